@@ -1,0 +1,99 @@
+# Targets of the project; `make help` lists them. Everything that a target needs from Debian is installed by
+# scripts/deps when it is missing and we are root; nothing needs buf but proto-lint, gen and check, which run it as a Go tool.
+
+SHELL := /bin/bash
+GO    ?= go
+BIN   := bin
+
+# What scripts/deps must find for the target; it is quick when all is there.
+need = @scripts/deps $(1)
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+BUF     := $(GO) tool -modfile=../scripts/tools/go.mod buf
+
+# The packages whose go:generate lines make committed files.
+GENERATED := ./proto ./encoder/wayland/...
+
+PURE := phonehostd=./agent/cmd/phonehostd phonectl=./agent/cmd/phonectl phone-log=./runtime/cmd/phone-log
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build phonehostd, phonectl, phone-log and phone-display into bin/
+	$(call need,build)
+	@mkdir -p $(BIN)
+	@for p in $(PURE); do echo "go build $${p%%=*}"; \
+	  CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$${p%%=*} $${p#*=} || exit 1; done
+	@echo "go build phone-display"
+	@CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/phone-display ./encoder/cmd/phone-display
+
+.PHONY: cross
+cross: ## build the pure-Go binaries for linux/amd64 and linux/arm64 into bin/ARCH/
+	$(call need,go)
+	@for arch in amd64 arm64; do mkdir -p $(BIN)/$$arch; for p in $(PURE); do echo "go build $$arch $${p%%=*}"; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$arch/$${p%%=*} $${p#*=} || exit 1; done; done
+
+.PHONY: image
+image: ## build the testphone image for both architectures into out/testphone.tar
+	$(call need,go)
+	@mkdir -p out && $(GO) run ./scripts/testphone/cmd/mkimage -o out/testphone.tar
+
+.PHONY: check
+check: ## format, vet, staticcheck, generated code up to date, buf lint
+	$(call need,check)
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not gofmt'd:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@$(MAKE) --no-print-directory gen-diff proto-lint
+
+.PHONY: test
+test: ## all tests, with real containerd, runc, encoder, Wayland clients and browser
+	$(call need,test)
+	PHONEHOST_TEST_REQUIRE=all $(GO) test -count=1 -timeout 30m -p 2 ./...
+
+.PHONY: test-race
+test-race: ## the tests of the packages with concurrency of their own, under the race detector
+	$(call need,test)
+	PHONEHOST_TEST_REQUIRE=all $(GO) test -count=1 -race -timeout 40m -p 2 ./agent/... ./encoder/...
+
+.PHONY: demo
+demo: ## the whole path on this machine: create a phone, power it on, record and touch it through the tunnel
+	$(call need,demo)
+	@$(MAKE) --no-print-directory build image
+	@scripts/demo/run
+
+.PHONY: demo-clean
+demo-clean: ## stop and remove all that `make demo` started
+	@scripts/demo/clean
+
+.PHONY: bench
+bench: ## measure the ratios of docs/bench.md against their named peers
+	$(call need,bench)
+	@$(MAKE) --no-print-directory build image
+	$(GO) run ./scripts/bench
+
+.PHONY: gen
+gen: ## make the generated code anew
+	$(call need,check)
+	@for p in $$($(GO) list -f '{{.ImportPath}}' $(GENERATED)); do $(GO) generate $$p || exit 1; done
+
+.PHONY: gen-diff
+gen-diff: gen ## fail when the committed generated code differs from what gen makes
+	@git diff --exit-code -- proto encoder/wayland || { echo "generated code is out of date: run make gen and commit"; exit 1; }
+	@new=$$(git ls-files --others --exclude-standard -- proto encoder/wayland); [ -z "$$new" ] || { echo "generated files are not committed:"; echo "$$new"; exit 1; }
+
+.PHONY: proto-lint
+proto-lint: ## buf lint
+	@cd proto && $(BUF) lint
+
+.PHONY: fmt
+fmt: ## gofmt and buf format
+	gofmt -w $$(git ls-files '*.go')
+	cd proto && $(BUF) format -w
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) out
