@@ -1,9 +1,6 @@
 package screen
 
-import (
-	"image"
-	"math/bits"
-)
+import "image"
 
 // tiles is a set of tiles, one bit each, row by row.
 type tiles []uint64
@@ -30,15 +27,6 @@ func (t tiles) merge(other tiles) {
 	for i, w := range other {
 		t[i] |= w
 	}
-}
-
-// count is the number of tiles in the set.
-func (t tiles) count() int {
-	n := 0
-	for _, w := range t {
-		n += bits.OnesCount64(w)
-	}
-	return n
 }
 
 // rects appends the set as disjoint rectangles in pixels, clipped to bounds: runs of tiles within a row, joined with equal
