@@ -1,0 +1,167 @@
+// Package config reads the agent's configuration file.
+//
+// The file is TOML, decoded strictly: a key that is not known, a value of the wrong type and a value out of range are errors
+// that name the line or the key. Every key has a default; Default holds them, and the commented file that Example returns says
+// the same (a test compares the two). The package only reads: it opens nothing that the configuration names.
+package config
+
+import "time"
+
+// DefaultPath is where the agent looks for its configuration file when none is named.
+const DefaultPath = "/etc/phonehost/phonehostd.toml"
+
+// Config is the whole configuration.
+type Config struct {
+	// Name is the agent's name on the Unix socket and in logs; empty means the host's name. On the network the certificate's
+	// name counts.
+	Name string `toml:"name"`
+	// StateDir holds what must outlive the host's restart: the database and the phones' data volumes.
+	StateDir string `toml:"state_dir"`
+	// RunDir holds sockets and network namespaces.
+	RunDir string `toml:"run_dir"`
+	// LogDir holds the output of guests and displays.
+	LogDir string `toml:"log_dir"`
+
+	Log        Log        `toml:"log"`
+	Containerd Containerd `toml:"containerd"`
+	Runtime    Runtime    `toml:"runtime"`
+	Display    Display    `toml:"display"`
+	Socket     Socket     `toml:"socket"`
+	TLS        TLS        `toml:"tls"`
+	Dial       []Dial     `toml:"dial"`
+	Access     []Access   `toml:"access"`
+	Metrics    Metrics    `toml:"metrics"`
+	Limits     Limits     `toml:"limits"`
+}
+
+// Log says how the agent writes its own log, on standard error.
+type Log struct {
+	// Level is the least level written: debug, info, warn or error.
+	Level string `toml:"level"`
+	// Format is text or json.
+	Format string `toml:"format"`
+}
+
+// Containerd says where containerd is.
+type Containerd struct {
+	// Address is the path of containerd's socket.
+	Address string `toml:"address"`
+	// Namespace is the containerd namespace that holds all that the agent makes.
+	Namespace string `toml:"namespace"`
+}
+
+// Runtime says how containers are made.
+type Runtime struct {
+	// CgroupRoot is the cgroup under which every phone gets its own, an absolute path within the hierarchy.
+	CgroupRoot string `toml:"cgroup_root"`
+	// LogBinary is the path of phone-log, the log writer of every container.
+	LogBinary string `toml:"log_binary"`
+	// Snapshotter is containerd's snapshotter for root file systems; empty means containerd's default.
+	Snapshotter string `toml:"snapshotter"`
+}
+
+// Display says how displays are run.
+type Display struct {
+	// Binary is the path of phone-display.
+	Binary string `toml:"binary"`
+	// UIDBase is the first of the uids that displays run as; a phone's slot is added to it.
+	UIDBase uint32 `toml:"uid_base"`
+	// Args are added to the display's command line.
+	Args []string `toml:"args"`
+}
+
+// Socket is the Unix door.
+type Socket struct {
+	// Path is where the socket is made, with mode 0660.
+	Path string `toml:"path"`
+	// Group owns the socket; without such a group only root may connect.
+	Group string `toml:"group"`
+}
+
+// TLS is the identity that both network doors use, and the door that listens.
+type TLS struct {
+	// Listen is the address of the listening door, HOST:PORT; empty means that the agent does not listen.
+	Listen string `toml:"listen"`
+	// Cert, Key and CA are PEM files: the agent's certificate and key, and the authorities that vouch for control planes.
+	Cert string `toml:"cert"`
+	Key  string `toml:"key"`
+	CA   string `toml:"ca"`
+}
+
+// Dial is one control plane that the agent dials and stays connected to.
+type Dial struct {
+	// Address is the control plane's HOST:PORT.
+	Address string `toml:"address"`
+	// Name is the client name that its certificate must carry: NAME of phonehost://client/NAME.
+	Name string `toml:"name"`
+}
+
+// Access gives a role to those that one of its other keys names. Exactly one of Identity, User and Group is set.
+type Access struct {
+	// Identity is a certificate's identity: "client/NAME", or "client/*" for every client that the authorities vouch for.
+	Identity string `toml:"identity"`
+	// User is the name or number of a user of this host.
+	User string `toml:"user"`
+	// Group is the name or number of a group of this host.
+	Group string `toml:"group"`
+	// Role is viewer, operator or admin.
+	Role string `toml:"role"`
+}
+
+// Metrics is the Prometheus endpoint.
+type Metrics struct {
+	// Socket is the path of the Unix socket that serves /metrics over HTTP; empty means no endpoint.
+	Socket string `toml:"socket"`
+}
+
+// Limits are times and reserves.
+type Limits struct {
+	// BootTimeout is how long a guest may take from the start of its init to boot completed.
+	BootTimeout Duration `toml:"boot_timeout"`
+	// Grace is how long a guest may take to shut down where the request does not say.
+	Grace Duration `toml:"grace"`
+	// DiskReserveBytes is how much of the file system below StateDir must stay free: below it phones are not created, started
+	// or imported.
+	DiskReserveBytes uint64 `toml:"disk_reserve_bytes"`
+}
+
+// Duration is a time span in Go's words, such as "120s", as it stands in the file.
+type Duration time.Duration
+
+// UnmarshalText reads a time span.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return err
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes a time span.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Default returns the configuration that an empty file means.
+func Default() Config {
+	return Config{
+		StateDir:   "/var/lib/phonehost",
+		RunDir:     "/run/phonehost",
+		LogDir:     "/var/log/phonehost",
+		Log:        Log{Level: "info", Format: "text"},
+		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "phonehost"},
+		Runtime:    Runtime{CgroupRoot: "/phonehost", LogBinary: "/usr/local/bin/phone-log"},
+		Display:    Display{Binary: "/usr/local/bin/phone-display", UIDBase: 2000000, Args: []string{}},
+		Socket:     Socket{Path: "/run/phonehost/phonehostd.sock", Group: "phonehost"},
+		Dial:       []Dial{},
+		Access: []Access{
+			{User: "root", Role: "admin"},
+			{Group: "phonehost", Role: "operator"},
+		},
+		Metrics: Metrics{Socket: "/run/phonehost/metrics.sock"},
+		Limits: Limits{
+			BootTimeout:      Duration(120 * time.Second),
+			Grace:            Duration(20 * time.Second),
+			DiskReserveBytes: 2 << 30,
+		},
+	}
+}

@@ -1,0 +1,123 @@
+// Package fault gives errors the two things that a caller of the API acts on: a class and a reason.
+//
+// The class is one of github.com/containerd/errdefs' sentinels and decides the gRPC code. The reason is a word in capitals,
+// such as NOT_RUNNING, out of the table in docs/api.md; it travels in the ErrorInfo of the API's errors and in the Failure of
+// an operation. The package holds no state and knows nothing of gRPC services: agent/api turns faults into statuses.
+package fault
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// Domain is the domain of every reason in the API's ErrorInfo details.
+const Domain = "phonehost.dev"
+
+// Reasons that more than one package gives or tests for. Each is described in docs/api.md.
+const (
+	// InvalidField means that one field of the request breaks its rule; metadata "field" names it.
+	InvalidField = "INVALID_FIELD"
+	// NoSuchPhone means that no phone has the id.
+	NoSuchPhone = "NO_SUCH_PHONE"
+	// NoSuchOperation means that the operation never was, or ended more than 24 hours ago.
+	NoSuchOperation = "NO_SUCH_OPERATION"
+	// NoSuchImage means that the host does not have the image.
+	NoSuchImage = "NO_SUCH_IMAGE"
+	// PhoneExists means that the id is taken by a phone with another spec.
+	PhoneExists = "PHONE_EXISTS"
+	// NotRunning means that the request needs a running guest.
+	NotRunning = "NOT_RUNNING"
+	// AlreadyOn means that the phone is on or on its way there.
+	AlreadyOn = "ALREADY_ON"
+	// NotOff means that the request needs a phone that is off.
+	NotOff = "NOT_OFF"
+	// Busy means that an operation is in the way; metadata "operation_id" names it.
+	Busy = "BUSY"
+	// ContainerdLost means that containerd does not answer, so that the phone's state is not known.
+	ContainerdLost = "CONTAINERD_LOST"
+	// DiskLow means that the host's disk is below its low-water mark.
+	DiskLow = "DISK_LOW"
+	// RequestIDReused means that the request id named another request before.
+	RequestIDReused = "REQUEST_ID_REUSED"
+	// JournalTrimmed means that events after the given number are no longer kept; metadata "oldest_seq".
+	JournalTrimmed = "JOURNAL_TRIMMED"
+	// JournalReset means that the given number is ahead of the journal; metadata "newest_seq".
+	JournalReset = "JOURNAL_RESET"
+	// Superseded means that another request went before this one; metadata "operation_id" names it.
+	Superseded = "SUPERSEDED"
+	// ShuttingDown means that the agent is stopping.
+	ShuttingDown = "SHUTTING_DOWN"
+)
+
+// Error is an error with a class and a reason.
+type Error struct {
+	// Class is a sentinel of errdefs; errors.Is finds it.
+	Class error
+	// Word is the reason that programs test for.
+	Word string
+	// Message says what is wrong, for people.
+	Message string
+	// Meta holds details by name; may be nil.
+	Meta map[string]string
+}
+
+// New returns an Error. The format is that of fmt.Sprintf.
+func New(class error, reason, format string, args ...any) *Error {
+	return &Error{Class: class, Word: reason, Message: fmt.Sprintf(format, args...)}
+}
+
+// Field returns the error for a field of a request that breaks its rule. Field is the field's path in the request as the API
+// spells it, such as "spec.memory_bytes".
+func Field(field, format string, args ...any) *Error {
+	return New(errdefs.ErrInvalidArgument, InvalidField, field+": "+format, args...).With("field", field)
+}
+
+// With returns a copy of e that carries one more detail.
+func (e *Error) With(name, value string) *Error {
+	c := *e
+	c.Meta = maps.Clone(e.Meta)
+	if c.Meta == nil {
+		c.Meta = make(map[string]string, 1)
+	}
+	c.Meta[name] = value
+	return &c
+}
+
+// Error returns the message.
+func (e *Error) Error() string { return e.Message }
+
+// Unwrap returns the class.
+func (e *Error) Unwrap() error { return e.Class }
+
+// Reason returns the word.
+func (e *Error) Reason() string { return e.Word }
+
+// Reason returns the reason of the first error in err's tree that has one, or "". Every error with a method Reason() string
+// counts, so that packages that do not import this one can give reasons too.
+func Reason(err error) string {
+	var e interface{ Reason() string }
+	if errors.As(err, &e) {
+		return e.Reason()
+	}
+	return ""
+}
+
+// Meta returns the details of the first Error in err's tree, or nil. The caller must not change them.
+func Meta(err error) map[string]string {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.Meta
+	}
+	return nil
+}
+
+// Code returns the gRPC code of err's class: OK for nil, and UNKNOWN for an error of no class.
+func Code(err error) codes.Code {
+	return status.Code(errgrpc.ToGRPC(err))
+}
