@@ -1,0 +1,57 @@
+package container
+
+import "time"
+
+// TaskState is what containerd says of a task.
+type TaskState int
+
+// The states of a task. There is none for "unknown": Observe returns an error instead.
+const (
+	// TaskNone: there is no task, or containerd lost it together with its shim.
+	TaskNone TaskState = iota
+	// TaskCreated: its namespaces, mounts and cgroups exist; its first process has not begun.
+	TaskCreated
+	// TaskRunning: its first process runs. A task in the act of being paused counts as running.
+	TaskRunning
+	// TaskStopped: its first process ended; ExitCode and ExitedAt are set until the task is removed.
+	TaskStopped
+)
+
+// String returns "none", "created", "running" or "stopped".
+func (s TaskState) String() string {
+	switch s {
+	case TaskCreated:
+		return "created"
+	case TaskRunning:
+		return "running"
+	case TaskStopped:
+		return "stopped"
+	default:
+		return "none"
+	}
+}
+
+// Task is what containerd knows about one of a phone's containers.
+type Task struct {
+	// Container tells whether the container's record exists; without it every other field is zero.
+	Container bool
+	// State of the container's task.
+	State TaskState
+	// PID of its first process in the host's pid namespace; 0 when it does not run.
+	PID uint32
+	// ExitCode and ExitedAt are set when State is TaskStopped. An exit by signal n is 128 + n.
+	ExitCode uint32
+	ExitedAt time.Time
+	// StartedAt is when the running process began, in the kernel's resolution; zero when it does not run.
+	StartedAt time.Time
+	// What the container was created from.
+	BootGeneration, DataGeneration uint64
+	ImageDigest                    string
+	// Version names what runs in the container: for a display the hash of its root directory, for a guest it is empty.
+	Version string
+}
+
+// Observation is the actual state of a phone at one moment.
+type Observation struct {
+	Guest, Display Task
+}
