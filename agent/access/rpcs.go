@@ -1,0 +1,52 @@
+package access
+
+// required is the least role for every RPC of the agent, by full method name. An RPC that is not here is refused for every
+// identity: a new RPC works only after somebody has decided who may call it.
+var required = map[string]Role{
+	"/phonehost.v1.HostService/GetHost":   RoleViewer,
+	"/phonehost.v1.HostService/RunDoctor": RoleOperator,
+
+	"/phonehost.v1.PhoneService/GetPhone":   RoleViewer,
+	"/phonehost.v1.PhoneService/ListPhones": RoleViewer,
+	"/phonehost.v1.PhoneService/Watch":      RoleViewer,
+	"/phonehost.v1.PhoneService/GetSpec":    RoleViewer,
+	"/phonehost.v1.PhoneService/PowerOn":    RoleOperator,
+	"/phonehost.v1.PhoneService/PowerOff":   RoleOperator,
+	"/phonehost.v1.PhoneService/Restart":    RoleOperator,
+	"/phonehost.v1.PhoneService/Reset":      RoleOperator,
+	// What a guest prints may be its user's business.
+	"/phonehost.v1.PhoneService/Logs":        RoleOperator,
+	"/phonehost.v1.PhoneService/CreatePhone": RoleAdmin,
+	"/phonehost.v1.PhoneService/Delete":      RoleAdmin,
+	// Exec is root inside the guest.
+	"/phonehost.v1.PhoneService/Exec": RoleAdmin,
+
+	"/phonehost.v1.StreamService/Attach":     RoleOperator,
+	"/phonehost.v1.StreamService/Input":      RoleOperator,
+	"/phonehost.v1.StreamService/Screenshot": RoleOperator,
+
+	"/phonehost.v1.OperationService/GetOperation":   RoleViewer,
+	"/phonehost.v1.OperationService/ListOperations": RoleViewer,
+	"/phonehost.v1.OperationService/Watch":          RoleViewer,
+
+	"/phonehost.v1.EventService/Watch": RoleViewer,
+
+	"/phonehost.v1.ImageService/ListImages":  RoleViewer,
+	"/phonehost.v1.ImageService/PullImage":   RoleAdmin,
+	"/phonehost.v1.ImageService/ImportImage": RoleAdmin,
+	"/phonehost.v1.ImageService/RemoveImage": RoleAdmin,
+
+	"/grpc.health.v1.Health/Check": RoleViewer,
+	"/grpc.health.v1.Health/List":  RoleViewer,
+	"/grpc.health.v1.Health/Watch": RoleViewer,
+
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      RoleViewer,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": RoleViewer,
+}
+
+// Required returns the least role that may call an RPC, by its full method name such as "/phonehost.v1.HostService/GetHost".
+// It is false for an RPC that the table does not know, which nobody may call.
+func Required(method string) (Role, bool) {
+	role, ok := required[method]
+	return role, ok
+}
