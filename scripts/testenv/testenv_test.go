@@ -1,0 +1,51 @@
+package testenv
+
+import (
+	"os/exec"
+	"testing"
+)
+
+func TestPromised(t *testing.T) {
+	for _, tt := range []struct {
+		name, list, need string
+		want             bool
+	}{
+		{"nothing promised", "", "root", false},
+		{"promised alone", "root", "root", true},
+		{"promised among others", "ffmpeg, root,containerd", "root", true},
+		{"all", "all", "anything", true},
+		{"another", "ffmpeg", "ff", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := promised(tt.list, tt.need); got != tt.want {
+				t.Errorf("promised(%q, %q) = %v, want %v", tt.list, tt.need, got, tt.want)
+			}
+		})
+	}
+}
+
+func TestContainerdSurvivesAKill(t *testing.T) {
+	s := Containerd(t)
+	c := s.Client(t)
+	if _, err := c.Version(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.Kill()
+	if _, err := c.Version(t.Context()); err == nil {
+		t.Error("a killed containerd answered")
+	}
+	s.Restart()
+	if ok, err := c.IsServing(t.Context()); err != nil || !ok {
+		t.Errorf("after the restart: serving %v, %v", ok, err)
+	}
+}
+
+func TestToolFindsPrograms(t *testing.T) {
+	want, err := exec.LookPath("sh")
+	if err != nil {
+		t.Skip(err)
+	}
+	if got := Tool(t, "sh"); got != want {
+		t.Errorf("Tool(sh) = %q, want %q", got, want)
+	}
+}
