@@ -1,0 +1,342 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/phonehost/phonehost/scripts/testenv"
+)
+
+// host is one server: a containerd of its own and an agent.
+type host struct {
+	t          *testing.T
+	bin        binaries
+	dir        string
+	containerd *testenv.ContainerdServer
+	tlsAddr    string
+	agent      *exec.Cmd
+	agentLog   *os.File
+	agentDone  chan struct{}
+}
+
+// newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
+func newHost(t *testing.T) *host {
+	t.Helper()
+	testenv.Root(t)
+	containerd := testenv.Containerd(t)
+	bin, err := build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Unix socket paths are short: the test's own temporary directory is not.
+	dir, err := os.MkdirTemp("", "phe-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h := &host{t: t, bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h.pki()
+	h.writeConfig("")
+	h.startAgent()
+	t.Cleanup(h.stop)
+	h.ctl("image", "import", bin.path("testphone.tar"))
+	return h
+}
+
+// freeAddress returns a loopback address that nobody listens on.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func (h *host) path(elem ...string) string { return filepath.Join(append([]string{h.dir}, elem...)...) }
+
+// cgroupRoot is a cgroup of this host only, so that two tests never meet in one.
+func (h *host) cgroupRoot() string { return "/" + filepath.Base(h.dir) }
+
+func (h *host) socket() string { return h.path("run", "phonehostd.sock") }
+
+// pki makes a CA and the certificates of the agent and of two clients.
+func (h *host) pki() {
+	h.t.Helper()
+	h.tool("pki", "init", "--dir", h.path("pki"))
+	h.tool("pki", "issue", "--dir", h.path("pki"), "agent/e2e")
+	h.tool("pki", "issue", "--dir", h.path("pki"), "client/fleet")
+	h.tool("pki", "issue", "--dir", h.path("pki"), "client/watcher")
+}
+
+// tool runs phonectl without an agent.
+func (h *host) tool(args ...string) string {
+	h.t.Helper()
+	out, err := exec.CommandContext(h.t.Context(), h.bin.path("phonectl"), args...).CombinedOutput()
+	if err != nil {
+		h.t.Fatalf("phonectl %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// startAgent starts phonehostd and waits until its API answers.
+func (h *host) startAgent() {
+	h.t.Helper()
+	log, err := os.OpenFile(h.path("agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.agentLog = log
+	notify, ready := readySocket(h.t, h.path("notify.sock"))
+	cmd := exec.Command(h.bin.path("phonehostd"), "--config", h.path("phonehostd.toml"))
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+notify)
+	if err := cmd.Start(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.agent, h.agentDone = cmd, make(chan struct{})
+	go func(done chan struct{}) { cmd.Wait(); close(done) }(h.agentDone)
+	select {
+	case <-ready:
+	case <-h.agentDone:
+		h.t.Fatalf("phonehostd ended at once:\n%s", h.tail())
+	case <-time.After(60 * time.Second):
+		h.t.Fatalf("phonehostd was not ready within a minute:\n%s", h.tail())
+	}
+}
+
+// readySocket is systemd's side of sd_notify: the channel closes when READY=1 arrives.
+func readySocket(t *testing.T, path string) (string, <-chan struct{}) {
+	t.Helper()
+	os.Remove(path)
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	ready := make(chan struct{})
+	go func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := conn.Read(buf)
+			if err != nil {
+				return
+			}
+			if strings.Contains(string(buf[:n]), "READY=1") {
+				close(ready)
+				return
+			}
+		}
+	}()
+	return path, ready
+}
+
+// killAgent ends the agent as a crash would.
+func (h *host) killAgent() {
+	h.t.Helper()
+	if err := h.agent.Process.Signal(syscall.SIGKILL); err != nil {
+		h.t.Fatal(err)
+	}
+	<-h.agentDone
+}
+
+// stop removes the phones and ends the agent in order; the test environment ends containerd after it.
+func (h *host) stop() {
+	if h.t.Failed() {
+		h.t.Logf("the agent's log:\n%s", h.tail())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+	defer cancel()
+	if out, err := h.command(ctx, "ls", "-o", "json").Output(); err == nil {
+		for _, id := range phoneIDs(out) {
+			h.command(ctx, "rm", "--force", id).Run()
+		}
+	}
+	h.agent.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-h.agentDone:
+	case <-time.After(30 * time.Second):
+		h.t.Errorf("phonehostd did not end within 30 s of SIGTERM:\n%s", h.tail())
+		h.agent.Process.Kill()
+		<-h.agentDone
+	}
+	h.agentLog.Close()
+}
+
+func (h *host) tail() string {
+	text, _ := os.ReadFile(h.path("agent.log"))
+	if len(text) > 16<<10 {
+		text = text[len(text)-16<<10:]
+	}
+	return string(text)
+}
+
+func phoneIDs(list []byte) []string {
+	var answer struct {
+		Phones []struct {
+			Spec struct {
+				ID string `json:"id"`
+			} `json:"spec"`
+		} `json:"phones"`
+	}
+	if json.Unmarshal(list, &answer) != nil {
+		return nil
+	}
+	var ids []string
+	for _, p := range answer.Phones {
+		ids = append(ids, p.Spec.ID)
+	}
+	return ids
+}
+
+// command is phonectl on the Unix socket.
+func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, h.bin.path("phonectl"), append([]string{"--host", "unix://" + h.socket()}, args...)...)
+}
+
+// remote is phonectl through the TLS tunnel, as client/fleet.
+func (h *host) remote(ctx context.Context, args ...string) *exec.Cmd {
+	return h.remoteAs(ctx, "client-fleet", args...)
+}
+
+func (h *host) remoteAs(ctx context.Context, cert string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, h.bin.path("phonectl"), append([]string{
+		"--host", "tls://" + h.tlsAddr, "--ca", h.path("pki", "ca.pem"),
+		"--cert", h.path("pki", cert+".pem"), "--key", h.path("pki", cert+"-key.pem"),
+	}, args...)...)
+}
+
+// ctl runs phonectl on the Unix socket, which must succeed, and returns its standard output.
+func (h *host) ctl(args ...string) string {
+	h.t.Helper()
+	return h.must(h.command(h.t.Context(), args...))
+}
+
+// tls runs phonectl through the tunnel, which must succeed.
+func (h *host) tls(args ...string) string {
+	h.t.Helper()
+	return h.must(h.remote(h.t.Context(), args...))
+}
+
+func (h *host) must(cmd *exec.Cmd) string {
+	h.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		h.t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args[1:], " "), err, stdout.String(), stderr.String())
+	}
+	return stdout.String()
+}
+
+// refused runs phonectl on the Unix socket, which must fail with the exit code, and returns its standard error.
+func (h *host) refused(code int, args ...string) string {
+	h.t.Helper()
+	return h.mustRefuse(code, h.command(h.t.Context(), args...))
+}
+
+func (h *host) mustRefuse(code int, cmd *exec.Cmd) string {
+	h.t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != code {
+		h.t.Fatalf("%s: %v, want exit code %d\n%s%s", strings.Join(cmd.Args[1:], " "), err, code, stdout.String(), stderr.String())
+	}
+	return stderr.String()
+}
+
+// phone is the part of `phonectl show -o json` that the tests read.
+type phone struct {
+	Status   string `json:"status"`
+	InitPID  int    `json:"initPid"`
+	Reason   string `json:"reason"`
+	Viewers  int    `json:"viewers"`
+	DataGen  string `json:"dataGeneration"`
+	LastFail *struct {
+		Message string `json:"message"`
+		Reason  string `json:"reason"`
+	} `json:"lastFailure"`
+}
+
+func (h *host) show(id string) phone {
+	h.t.Helper()
+	var answer struct {
+		Phone phone `json:"phone"`
+	}
+	text := h.ctl("show", id, "-o", "json")
+	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+		h.t.Fatalf("decode phonectl show: %v\n%s", err, text)
+	}
+	if answer.Phone.Status == "" {
+		h.t.Fatalf("phonectl show printed no status:\n%s", text)
+	}
+	return answer.Phone
+}
+
+// create makes a phone and powers it on.
+func (h *host) create(id string, flags ...string) {
+	h.t.Helper()
+	h.ctl(append([]string{"create", id, "--image", "phonehost.dev/testphone:latest", "--memory", "256MiB", "--data", "128MiB"}, flags...)...)
+	h.ctl("on", id)
+}
+
+// sharedHost serves the tests that disturb nothing but their own phones.
+func sharedHost(t *testing.T) *host {
+	t.Helper()
+	return newHost(t)
+}
+
+// ffprobe returns what ffprobe prints for the entries asked for, and fails on any warning.
+func ffprobe(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), testenv.Tool(t, "ffprobe"), append([]string{"-v", "warning", "-of", "csv=p=0"}, args...)...)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
+		t.Fatalf("ffprobe %v: %v\n%s", args, err, stderr.String())
+	}
+	return strings.TrimSpace(stdout.String())
+}
+
+// decode decodes a file with ffmpeg, which must neither fail nor warn, into raw frames of BGRX.
+func decode(t *testing.T, file string, width, height int) [][]byte {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), testenv.Tool(t, "ffmpeg"), "-v", "warning", "-xerror", "-i", file,
+		"-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "bgr0", "-")
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
+		t.Fatalf("ffmpeg %s: %v\n%s", file, err, stderr.String())
+	}
+	size := width * height * 4
+	if stdout.Len() == 0 || stdout.Len()%size != 0 {
+		t.Fatalf("ffmpeg %s: %d bytes, not whole frames of %dx%d", file, stdout.Len(), width, height)
+	}
+	var frames [][]byte
+	for raw := stdout.Bytes(); len(raw) > 0; raw = raw[size:] {
+		frames = append(frames, raw[:size])
+	}
+	return frames
+}
+
+func requireContains(t *testing.T, text string, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if !strings.Contains(text, w) {
+			t.Errorf("%q does not contain %q", text, w)
+		}
+	}
+}
