@@ -1,0 +1,112 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/phonehost/phonehost/scripts/testphone/applet"
+)
+
+// entry is one file of the image.
+type entry struct {
+	name string // without a leading slash
+	mode int64  // with tar.TypeDir or tar.TypeReg
+	kind byte
+	link string
+	data []byte
+}
+
+// tree returns the files of the image for an architecture, directories before what is in them.
+func tree(program []byte, arch, version string) []entry {
+	dir := func(name string, mode int64) entry { return entry{name: name + "/", mode: mode, kind: tar.TypeDir} }
+	file := func(name, text string) entry {
+		return entry{name: name, mode: 0o644, kind: tar.TypeReg, data: []byte(text)}
+	}
+	link := func(name, target string) entry {
+		return entry{name: name, mode: 0o777, kind: tar.TypeSymlink, link: target}
+	}
+	list := []entry{
+		link("bin", "system/bin"),
+		dir("data", 0o771), dir("dev", 0o755), dir("etc", 0o755),
+		file("etc/group", "root:x:0:\nsystem:x:1000:\nshell:x:2000:\ninet:x:3003:\nnobody:x:9999:\n"),
+		file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
+		file("etc/passwd", "root:x:0:0::/data:/system/bin/sh\nsystem:x:1000:1000::/data:/system/bin/sh\n"+
+			"shell:x:2000:2000::/data:/system/bin/sh\nnobody:x:9999:9999::/data:/system/bin/false\n"),
+		link("init", "system/bin/testphone"),
+		dir("proc", 0o555), dir("run", 0o755), dir("run/wayland", 0o755), dir("sys", 0o555),
+		dir("system", 0o755), dir("system/bin", 0o755),
+	}
+	names := append(applet.Names(), "init", "sh", "testphone-screen")
+	slices.Sort(names)
+	for _, name := range names {
+		list = append(list, link("system/bin/"+name, "testphone"))
+	}
+	list = append(list,
+		entry{name: "system/bin/testphone", mode: 0o755, kind: tar.TypeReg, data: program},
+		file("system/build.prop", buildProp(arch, version)),
+		dir("tmp", 0o1777),
+	)
+	return list
+}
+
+// buildProp returns the properties of the image. The Android release is the one whose contracts testphone keeps.
+func buildProp(arch, version string) string {
+	abi := map[string]string{"amd64": "x86_64", "arm64": "arm64-v8a"}[arch]
+	lines := []string{
+		"# Properties of the testphone image.",
+		"ro.build.id=testphone",
+		"ro.build.type=userdebug",
+		"ro.build.display.id=testphone " + version,
+		"ro.build.version.release=14",
+		"ro.build.version.sdk=34",
+		"ro.build.version.incremental=" + version,
+		"ro.build.shutdown_timeout=6",
+		"ro.debuggable=1",
+		"ro.hardware=testphone",
+		"ro.product.brand=phonehost",
+		"ro.product.cpu.abi=" + abi,
+		"ro.product.cpu.abilist=" + abi,
+		"ro.product.device=testphone",
+		"ro.product.manufacturer=phonehost",
+		"ro.product.model=testphone",
+		"ro.product.name=testphone",
+		"ro.sf.lcd_density=320",
+	}
+	return strings.Join(lines, "\n") + "\n"
+}
+
+// writeTar writes the entries as a tar stream in which everything belongs to root and nothing has a date.
+func writeTar(w io.Writer, list []entry) error {
+	tw := tar.NewWriter(w)
+	for _, e := range list {
+		hdr := &tar.Header{Typeflag: e.kind, Name: e.name, Linkname: e.link, Mode: e.mode, Size: int64(len(e.data)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}
+		if err := tw.WriteHeader(hdr); err != nil {
+			return fmt.Errorf("tar %s: %w", e.name, err)
+		}
+		if _, err := tw.Write(e.data); err != nil {
+			return fmt.Errorf("tar %s: %w", e.name, err)
+		}
+	}
+	return tw.Close()
+}
+
+func compress(b []byte) ([]byte, error) {
+	var out bytes.Buffer
+	zw, err := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := zw.Write(b); err != nil {
+		return nil, err
+	}
+	if err := zw.Close(); err != nil {
+		return nil, err
+	}
+	return out.Bytes(), nil
+}
