@@ -99,10 +99,10 @@ func (t *Table) Watch(ctx context.Context, id string, send func(Operation) error
 		return send(op)
 	}
 	t.hold(id)
-	defer t.release(id)
+	defer func() { t.release(id, op.State != Running) }()
 	for {
 		changed := t.changed(id)
-		op, err := t.Get(id)
+		op, err = t.Get(id)
 		if err != nil {
 			return err
 		}
@@ -170,11 +170,12 @@ func (t *Table) hold(id string) {
 	t.entry(id).watchers++
 }
 
-func (t *Table) release(id string) {
+func (t *Table) release(id string, ended bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	l := t.entry(id)
 	l.watchers--
+	l.ended = l.ended || ended
 	t.drop(id, l)
 }
 

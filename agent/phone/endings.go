@@ -1,0 +1,115 @@
+package phone
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/store"
+)
+
+// operationID returns the id of the operation under way, or "".
+func (r *Record) operationID() string {
+	if r.Task == nil {
+		return ""
+	}
+	return r.Task.OperationID
+}
+
+// end records that a guest ended and what follows from it, in one transaction: a crash before it finds the same end again, a
+// crash after it finds it dealt with.
+func (c *controller) end(saw sight) error {
+	c.s.mu.Lock()
+	outOfMemory := c.outOfMemory
+	c.s.mu.Unlock()
+	now := time.Now()
+	err := c.s.change(c.id, func(tx *store.Tx, r *Record) error {
+		if !ended(r, saw) {
+			return nil
+		}
+		e := observedEnding(r, saw, c.s.cfg.HostBoot, outOfMemory, now)
+		meaning := applyEnding(r, e, c.s.timing)
+		code := ""
+		if !e.gone {
+			code = strconv.FormatUint(uint64(e.code), 10)
+		}
+		return c.s.cfg.Journal.Append(tx, event.Event{
+			Time: e.at, Kind: event.GuestExited, PhoneID: c.id, OperationID: r.operationID(), Message: e.String(),
+			Attributes: map[string]string{"exit_code": code, "meaning": meaning},
+		})
+	})
+	if err == nil {
+		c.resetBoot()
+	}
+	return err
+}
+
+// renew makes the file systems of a reset while the phone is off, so that the reset is complete when its operation ends.
+func (c *controller) renew(ctx context.Context, r *Record) error {
+	c.progress(r, "making fresh file systems")
+	err := c.s.cfg.Runtime.Prepare(ctx, r.container())
+	if err == nil {
+		return c.keep(ctx, r)
+	}
+	if ctx.Err() != nil || !permanent(err) && c.attempt(stepRenew) < c.s.timing.StartAttempts {
+		return err
+	}
+	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
+		r.fail(failure(fault.Code(err), orDefault(fault.Reason(err), HoldStartFailed), err.Error(), time.Now()))
+		return nil
+	})
+}
+
+// keep drops the file systems of other generations, and records that they are gone.
+func (c *controller) keep(ctx context.Context, r *Record) error {
+	generation := r.DataGeneration
+	if err := c.s.cfg.Runtime.KeepGeneration(ctx, c.id, generation); err != nil {
+		return err
+	}
+	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
+		r.KeptGeneration = generation
+		return nil
+	})
+}
+
+// finish ends the operation under way.
+func (c *controller) finish() error {
+	return c.s.change(c.id, func(tx *store.Tx, r *Record) error { return c.s.finishTask(tx, c.id, r) })
+}
+
+// finishTask ends the operation under way in the transaction that records its outcome.
+func (s *Supervisor) finishTask(tx *store.Tx, id string, r *Record) error {
+	if r.Task == nil {
+		return nil
+	}
+	task := r.Task
+	r.Task = nil
+	if task.Failure != nil {
+		r.LastFailure = task.Failure
+		return s.cfg.Operations.End(tx, task.OperationID, id, operation.Failed, task.Failure)
+	}
+	if r.LastFailure != nil && r.LastFailure.Kind == task.Kind {
+		r.LastFailure = nil
+	}
+	return s.cfg.Operations.End(tx, task.OperationID, id, operation.Succeeded, nil)
+}
+
+// destroy removes a deleted phone: first all that belongs to it, then its record, so that a crash in between finds the record and
+// goes on.
+func (c *controller) destroy(ctx context.Context, r *Record) error {
+	c.progress(r, "removing all that belongs to the phone")
+	c.s.cfg.Displays.Close(c.id)
+	if err := c.s.cfg.Runtime.Destroy(ctx, c.id); err != nil {
+		return err
+	}
+	if err := c.s.cfg.Networks.Delete(c.id); err != nil {
+		return err
+	}
+	if err := c.s.remove(c.id); err != nil {
+		return err
+	}
+	return errGone
+}

@@ -1,0 +1,189 @@
+package phone
+
+import (
+	"time"
+
+	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// step is what a controller does next.
+type step int
+
+const (
+	// stepIdle waits until something changes.
+	stepIdle step = iota
+	// stepEnd records that a guest ended, and what follows from it.
+	stepEnd
+	// stepDestroy removes a phone that is deleted.
+	stepDestroy
+	// stepShutdown asks a guest that must end to do so.
+	stepShutdown
+	// stepKill ends a guest that must end now.
+	stepKill
+	// stepStart brings up network, file systems, display and guest.
+	stepStart
+	// stepStarted records that a guest was started.
+	stepStarted
+	// stepDisplay starts a display that ended under its guest.
+	stepDisplay
+	// stepTrack has an adopted display connected.
+	stepTrack
+	// stepAskBoot asks a guest whether its boot has completed.
+	stepAskBoot
+	// stepBootTimeout gives up on a boot.
+	stepBootTimeout
+	// stepRenew makes the file systems of a reset while the phone is off.
+	stepRenew
+	// stepKeep drops the file systems of other generations.
+	stepKeep
+	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need.
+	stepRemoveGuest
+	stepRemoveDisplay
+	// stepFinish ends the operation under way.
+	stepFinish
+)
+
+// String returns the step's name for logs.
+func (s step) String() string {
+	return [...]string{"idle", "end", "destroy", "shutdown", "kill", "start", "started", "display", "track", "ask_boot", "boot_timeout",
+		"renew", "keep", "remove_guest", "remove_display", "finish"}[s]
+}
+
+// plan is the next step. at is when to look again without being woken, where the step is stepIdle or has to wait to be tried
+// again; zero means only when woken.
+type plan struct {
+	step step
+	at   time.Time
+}
+
+// memory is what a controller knows beyond record and sight. Losing it with the agent costs a repeated question or request,
+// never a wrong step.
+type memory struct {
+	// shutdownSent is whether the guest that must end has been asked to.
+	shutdownSent bool
+	// tracked is whether the running display is being connected to.
+	tracked bool
+	// nextAsk is when the guest is asked again whether it has booted.
+	nextAsk time.Time
+	// displayAt is the earliest time at which a display that ended is started again.
+	displayAt time.Time
+	// failed is the step that failed last, and retryAt when it is tried again.
+	failed  step
+	retryAt time.Time
+}
+
+// next decides the next step. It is pure: everything that it goes by is given.
+func next(r *Record, s sight, m memory, now time.Time, t Timing) plan {
+	if !s.known {
+		return plan{step: stepIdle, at: m.retryAt}
+	}
+	p := choose(r, s, m, now, t)
+	if p.step != stepIdle && p.step == m.failed && m.retryAt.After(now) {
+		return plan{step: stepIdle, at: earliest(m.retryAt, p.at)}
+	}
+	return p
+}
+
+func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
+	switch {
+	case ended(r, s):
+		return plan{step: stepEnd}
+	case r.Deleting:
+		return plan{step: stepDestroy}
+	case s.guestUp() && r.wantsGuest() && s.obs.Guest.BootGeneration == r.BootGeneration:
+		return runningPlan(r, s, m, now, t)
+	case s.guestUp():
+		return stoppingPlan(r, m, now)
+	case r.wantsGuest():
+		if at := nextStart(r, t); at.After(now) {
+			return plan{step: stepIdle, at: at}
+		}
+		return plan{step: stepStart}
+	}
+	return offPlan(r, s)
+}
+
+// ended reports whether a guest ended that has not been dealt with: its task shows an exit, or it was started and is not there.
+func ended(r *Record, s sight) bool {
+	g := s.obs.Guest
+	if g.State == container.TaskStopped {
+		return g.BootGeneration > r.Ended
+	}
+	return !s.guestUp() && r.Started.Generation > r.Ended
+}
+
+// runningPlan is for a guest that runs and should.
+func runningPlan(r *Record, s sight, m memory, now time.Time, t Timing) plan {
+	if r.Started.Generation != r.BootGeneration {
+		return plan{step: stepStarted}
+	}
+	var wake time.Time
+	if s.obs.Display.State != container.TaskRunning {
+		if !m.displayAt.After(now) {
+			return plan{step: stepDisplay}
+		}
+		wake = m.displayAt
+	} else if !m.tracked {
+		return plan{step: stepTrack}
+	}
+	switch {
+	case !r.booted():
+		return bootPlan(s, m, now, t, wake)
+	case r.KeptGeneration != r.DataGeneration:
+		return plan{step: stepKeep}
+	case r.Task != nil:
+		return plan{step: stepFinish}
+	}
+	return plan{step: stepIdle, at: wake}
+}
+
+// bootPlan is for a guest whose boot has not completed.
+func bootPlan(s sight, m memory, now time.Time, t Timing, wake time.Time) plan {
+	deadline := s.obs.Guest.StartedAt.Add(t.BootTimeout)
+	switch {
+	case !now.Before(deadline):
+		return plan{step: stepBootTimeout}
+	case now.Before(m.nextAsk):
+		return plan{step: stepIdle, at: earliest(m.nextAsk, deadline, wake)}
+	}
+	return plan{step: stepAskBoot, at: deadline}
+}
+
+// stoppingPlan is for a guest that runs and must end.
+func stoppingPlan(r *Record, m memory, now time.Time) plan {
+	deadline := r.Stop.At.Add(r.Stop.Grace)
+	switch {
+	case r.Stop.Grace == 0 || !now.Before(deadline):
+		return plan{step: stepKill}
+	case !m.shutdownSent:
+		return plan{step: stepShutdown, at: deadline}
+	}
+	return plan{step: stepIdle, at: deadline}
+}
+
+// offPlan is for a phone that is off and should be.
+func offPlan(r *Record, s sight) plan {
+	switch {
+	case s.obs.Guest.Container:
+		return plan{step: stepRemoveGuest}
+	case s.obs.Display.Container:
+		return plan{step: stepRemoveDisplay}
+	case r.Task == nil:
+		return plan{step: stepIdle}
+	case r.Task.Kind == operation.Reset && r.Task.Failure == nil && r.KeptGeneration != r.DataGeneration:
+		return plan{step: stepRenew}
+	}
+	return plan{step: stepFinish}
+}
+
+// earliest returns the earliest of the times that are not zero, or zero.
+func earliest(times ...time.Time) time.Time {
+	var least time.Time
+	for _, at := range times {
+		if !at.IsZero() && (least.IsZero() || at.Before(least)) {
+			least = at
+		}
+	}
+	return least
+}

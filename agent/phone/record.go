@@ -1,0 +1,166 @@
+package phone
+
+import (
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// Hold reasons.
+const (
+	// HoldCrashLoop means that the guest crashed too often.
+	HoldCrashLoop = "CRASH_LOOP"
+	// HoldBootFailed means that the guest did not report boot completed in time.
+	HoldBootFailed = "BOOT_FAILED"
+	// HoldStartFailed means that the guest or its display could not be started.
+	HoldStartFailed = "START_FAILED"
+)
+
+// Hold is a durable stop sign: the controller does not start the phone until the next PowerOn, Restart or Reset.
+type Hold struct {
+	// Reason is HoldCrashLoop, HoldBootFailed or HoldStartFailed.
+	Reason string `json:"reason"`
+	// Message says what was last seen.
+	Message string `json:"message"`
+	// Since is when the controller stopped trying.
+	Since time.Time `json:"since"`
+}
+
+// Task is the operation that is under way for a phone.
+type Task struct {
+	// OperationID names it.
+	OperationID string `json:"operation_id"`
+	// Kind is what it does.
+	Kind operation.Kind `json:"kind"`
+	// Failure is how it will end once the phone is off; nil while it may still succeed.
+	Failure *operation.Failure `json:"failure,omitempty"`
+}
+
+// Stop says how a guest that must end is ended.
+type Stop struct {
+	// At is when it was asked for.
+	At time.Time `json:"at,omitzero"`
+	// Grace is how long after At the guest is killed; zero means at once.
+	Grace time.Duration `json:"grace,omitempty"`
+}
+
+// Start is what was learned when a guest's init was started.
+type Start struct {
+	// Generation is the boot generation that was started; 0 means none ever was.
+	Generation uint64 `json:"generation,omitempty"`
+	// HostBoot is the kernel's boot id then: another one now means that the host's restart ended the guest.
+	HostBoot string `json:"host_boot,omitempty"`
+}
+
+// Boot is what was learned when a guest reported boot completed.
+type Boot struct {
+	// Generation is the boot generation that reported it; 0 means none ever has.
+	Generation uint64 `json:"generation,omitempty"`
+	// Time is when it did.
+	Time time.Time `json:"time,omitzero"`
+	// Duration is how long it took from the start of init.
+	Duration time.Duration `json:"duration,omitempty"`
+}
+
+// Record is what is stored of a phone: what it is, what it should be doing, and what happened to it. It never says what the phone
+// is doing: that is observed.
+type Record struct {
+	// Spec is what was asked for at creation, with every default filled in.
+	Spec Spec `json:"spec"`
+	// Slot is a small number that no other phone has.
+	Slot uint32 `json:"slot"`
+	// CreateTime is when the phone was created.
+	CreateTime time.Time `json:"create_time"`
+	// ImageDigest is the content that the root file system is made from; it changes by Reset only.
+	ImageDigest string `json:"image_digest"`
+
+	// On is whether the phone should run. Hold and Deleting go before it.
+	On bool `json:"on"`
+	// OffAsked is whether someone asked for off, through the API or inside the guest: POWERED_OFF instead of STOPPED.
+	OffAsked bool `json:"off_asked,omitempty"`
+	// OffReason says why the phone is off where nobody asked for it.
+	OffReason string `json:"off_reason,omitempty"`
+	// Hold is set while the controller does not try.
+	Hold *Hold `json:"hold,omitempty"`
+	// Deleting is whether the phone and all that belongs to it must go.
+	Deleting bool `json:"deleting,omitempty"`
+	// BootGeneration is the boot that should run; it grows with every boot that is asked for or follows an exit. A guest of another
+	// generation must end.
+	BootGeneration uint64 `json:"boot_generation"`
+	// DataGeneration is the root file system and data volume that should be used, from 1; it grows with every reset.
+	DataGeneration uint64 `json:"data_generation"`
+	// Stop says how a guest that must end is ended.
+	Stop Stop `json:"stop,omitzero"`
+	// Task is the operation under way, or nil.
+	Task *Task `json:"task,omitempty"`
+
+	// KeptGeneration is the newest data generation for which all others have been removed.
+	KeptGeneration uint64 `json:"kept_generation"`
+	// Started is the newest start of a guest.
+	Started Start `json:"started,omitzero"`
+	// Booted is the newest completed boot.
+	Booted Boot `json:"booted,omitzero"`
+	// Ended is the newest boot generation whose guest ended and was dealt with.
+	Ended uint64 `json:"ended,omitempty"`
+	// Crashes holds when the guest crashed lately, oldest first.
+	Crashes []time.Time `json:"crashes,omitempty"`
+	// LastFailure is the last operation that failed, until one of the same kind succeeds.
+	LastFailure *operation.Failure `json:"last_failure,omitempty"`
+}
+
+// records is the bucket of the phones.
+var records = store.Table[Record]{Bucket: store.Phones, What: "phone"}
+
+// clone returns a copy that shares nothing that changes.
+func (r *Record) clone() Record {
+	c := *r
+	c.Crashes = slices.Clone(r.Crashes)
+	if r.Task != nil {
+		task := *r.Task
+		c.Task = &task
+	}
+	return c
+}
+
+// wantsGuest reports whether a guest should run.
+func (r *Record) wantsGuest() bool { return r.On && r.Hold == nil && !r.Deleting }
+
+// booted reports whether the wanted boot has completed.
+func (r *Record) booted() bool {
+	return r.Booted.Generation == r.BootGeneration && r.BootGeneration > 0
+}
+
+// boot asks for the next boot generation.
+func (r *Record) boot() { r.BootGeneration++ }
+
+// turnOff drops the wish for a guest. asked tells whether someone wanted it.
+func (r *Record) turnOff(asked bool, reason string) {
+	r.On, r.OffAsked, r.OffReason, r.Hold = false, asked, reason, nil
+}
+
+// fail marks the operation under way, if there is one, to end with a failure once the phone is off.
+func (r *Record) fail(f operation.Failure) {
+	if r.Task == nil || r.Task.Failure != nil {
+		return
+	}
+	task := *r.Task
+	f.Kind = task.Kind
+	task.Failure = &f
+	r.Task = &task
+}
+
+// container returns the phone in the engine's words.
+func (r *Record) container() container.Phone {
+	s := r.Spec
+	return container.Phone{
+		ID: s.ID, Slot: r.Slot, Image: s.Image, ImageDigest: r.ImageDigest, Profile: s.Profile,
+		VCPUs: s.VCPUs, CPUWeight: s.CPUWeight, MemoryBytes: s.MemoryBytes, DataBytes: s.DataBytes,
+		Display:        container.DisplaySpec{Width: s.Display.Width, Height: s.Display.Height, DPI: s.Display.DPI, FPS: s.Display.MaxFPS},
+		Properties:     maps.Clone(s.Properties),
+		DataGeneration: r.DataGeneration, BootGeneration: r.BootGeneration,
+	}
+}

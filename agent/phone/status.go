@@ -1,0 +1,102 @@
+package phone
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// sight is what a controller saw last.
+type sight struct {
+	// known is false while containerd cannot be asked; then obs is what was seen before.
+	known bool
+	obs   container.Observation
+}
+
+// guestUp reports whether a guest runs.
+func (s sight) guestUp() bool { return s.obs.Guest.State == container.TaskRunning }
+
+// statusOf joins what should be with what is. The text says why where the status does not speak for itself.
+func statusOf(r *Record, s sight, now time.Time, t Timing) (Status, string) {
+	switch {
+	case !s.known:
+		return Unknown, "containerd does not answer"
+	case r.Deleting:
+		return Stopping, "being deleted"
+	case s.guestUp():
+		return statusUp(r, s)
+	case r.wantsGuest():
+		if next := nextStart(r, t); next.After(now) {
+			return Starting, fmt.Sprintf("the guest crashed; next start at %s", next.UTC().Format(time.RFC3339))
+		}
+		return Starting, ""
+	case s.obs.Guest.Container || s.obs.Display.Container:
+		return Stopping, ""
+	case r.Hold != nil:
+		return Stopped, r.Hold.Reason + ": " + r.Hold.Message
+	case r.OffAsked:
+		return PoweredOff, r.OffReason
+	}
+	return Stopped, r.OffReason
+}
+
+// statusUp is the status of a phone whose guest runs.
+func statusUp(r *Record, s sight) (Status, string) {
+	switch {
+	case !r.wantsGuest() || s.obs.Guest.BootGeneration != r.BootGeneration:
+		return Stopping, ""
+	case r.booted():
+		return Running, ""
+	}
+	return Starting, "booting"
+}
+
+// nextStart returns when a guest that crashed may be started again: the back-off doubles with every crash that is remembered.
+func nextStart(r *Record, t Timing) time.Time {
+	n := len(r.Crashes)
+	if n == 0 {
+		return time.Time{}
+	}
+	return r.Crashes[n-1].Add(t.crashDelay(n))
+}
+
+// Snapshot is one phone as readers see it, at one moment.
+type Snapshot struct {
+	// Record is what is stored of the phone; it must not be changed.
+	Record Record
+	// Status is what the phone is doing.
+	Status Status
+	// Reason says why, for people; empty where the status speaks for itself.
+	Reason string
+	// InitPID is the guest's init in the host's pid namespace; 0 when it does not run.
+	InitPID uint32
+	// StartTime is when the guest's init started; zero when it does not run.
+	StartTime time.Time
+	// BootTime is when the present run reported boot completed; zero before.
+	BootTime time.Time
+	// DisplayOn is whether the display's process runs.
+	DisplayOn bool
+	// DisplayVersion is the version of the display's files.
+	DisplayVersion string
+	// Revision grows with every change of any phone.
+	Revision uint64
+}
+
+// snapshot joins a record and a sight; the revision is the supervisor's to set.
+func snapshot(r *Record, s sight, now time.Time, t Timing) Snapshot {
+	snap := Snapshot{Record: r.clone()}
+	snap.Status, snap.Reason = statusOf(r, s, now, t)
+	if !s.known {
+		return snap
+	}
+	if s.guestUp() {
+		snap.InitPID, snap.StartTime = s.obs.Guest.PID, s.obs.Guest.StartedAt
+		if r.Booted.Generation == s.obs.Guest.BootGeneration {
+			snap.BootTime = r.Booted.Time
+		}
+	}
+	snap.DisplayOn = s.obs.Display.State == container.TaskRunning
+	snap.DisplayVersion = s.obs.Display.Version
+	return snap
+}

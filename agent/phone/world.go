@@ -1,0 +1,72 @@
+package phone
+
+import (
+	"context"
+
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// Runtime is what the controllers need of the engine that runs containers (container.Engine). Calls for one phone are never made
+// at the same time, apart from those that only read. Every call may be repeated after a crash at any point.
+type Runtime interface {
+	// Prepare makes what a start needs: directories, cgroups, and the root file system and data volume of the phone's generation.
+	Prepare(ctx context.Context, p container.Phone) error
+	// StartDisplay starts the phone's display unless it runs.
+	StartDisplay(ctx context.Context, p container.Phone) error
+	// StartGuest starts the phone's guest unless it runs.
+	StartGuest(ctx context.Context, p container.Phone) error
+	// Shutdown asks the guest to end and returns at once.
+	Shutdown(ctx context.Context, id string) error
+	// Kill ends a task; no error when it does not run.
+	Kill(ctx context.Context, id string, role container.Role) error
+	// RemoveGuest removes the guest's container and task; file systems stay.
+	RemoveGuest(ctx context.Context, id string) error
+	// RemoveDisplay removes the display's container and task.
+	RemoveDisplay(ctx context.Context, id string) error
+	// KeepGeneration drops the file systems of other data generations.
+	KeepGeneration(ctx context.Context, id string, keep uint64) error
+	// Destroy removes everything of the phone, and kills what runs.
+	Destroy(ctx context.Context, id string) error
+	// Observe reads what is; it fails with ErrUnavailable when containerd cannot be asked.
+	Observe(ctx context.Context, id string) (container.Observation, error)
+	// IDs names the phones of which anything exists.
+	IDs(ctx context.Context) ([]string, error)
+	// Events reports exits, and the loss and return of containerd, until the context ends.
+	Events(ctx context.Context) <-chan container.Event
+	// BootCompleted asks the guest whether its boot is complete, and tells what it saw.
+	BootCompleted(ctx context.Context, id string) (done bool, seen string, err error)
+}
+
+// Networks is what the controllers need of the phones' network namespaces (netns.Dir).
+type Networks interface {
+	// Create makes the phone's namespace unless it is there.
+	Create(id string) (path string, err error)
+	// Delete removes it; no error when it is not there.
+	Delete(id string) error
+	// List names the phones that have one.
+	List() ([]string, error)
+}
+
+// Displays is what the controllers need of the connections to displays (display.Registry).
+type Displays interface {
+	// Track begins to connect to a display that runs already.
+	Track(id string) error
+	// WaitReady connects and returns when the display answers.
+	WaitReady(ctx context.Context, id string) error
+	// Close forgets a display that is meant to go.
+	Close(id string)
+}
+
+// Image is what a phone needs to know of an image.
+type Image struct {
+	// Digest of its index or manifest, "sha256:...".
+	Digest string
+	// Profile that its label names, or empty.
+	Profile string
+}
+
+// Images is what creation and reset need of the images of the host.
+type Images interface {
+	// Image returns an image by its reference, or ErrNotFound.
+	Image(ctx context.Context, ref string) (Image, error)
+}
