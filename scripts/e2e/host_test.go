@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
+	"github.com/phonehost/phonehost/scripts/testphone/barcode"
 )
 
 // host is one server: a containerd of its own and an agent.
@@ -293,12 +294,6 @@ func (h *host) create(id string, flags ...string) {
 	h.ctl("on", id)
 }
 
-// sharedHost serves the tests that disturb nothing but their own phones.
-func sharedHost(t *testing.T) *host {
-	t.Helper()
-	return newHost(t)
-}
-
 // ffprobe returns what ffprobe prints for the entries asked for, and fails on any warning.
 func ffprobe(t *testing.T, args ...string) string {
 	t.Helper()
@@ -311,23 +306,22 @@ func ffprobe(t *testing.T, args ...string) string {
 	return strings.TrimSpace(stdout.String())
 }
 
-// decode decodes a file with ffmpeg, which must neither fail nor warn, into raw frames of BGRX.
-func decode(t *testing.T, file string, width, height int) [][]byte {
+// decode decodes a file with ffmpeg, which must neither fail nor warn.
+func decode(t *testing.T, file string, width, height int) []barcode.RGB24 {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), testenv.Tool(t, "ffmpeg"), "-v", "warning", "-xerror", "-i", file,
-		"-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "bgr0", "-")
+		"-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
 		t.Fatalf("ffmpeg %s: %v\n%s", file, err, stderr.String())
 	}
-	size := width * height * 4
-	if stdout.Len() == 0 || stdout.Len()%size != 0 {
-		t.Fatalf("ffmpeg %s: %d bytes, not whole frames of %dx%d", file, stdout.Len(), width, height)
+	frames, err := barcode.Frames(stdout.Bytes(), width, height)
+	if err != nil {
+		t.Fatal(err)
 	}
-	var frames [][]byte
-	for raw := stdout.Bytes(); len(raw) > 0; raw = raw[size:] {
-		frames = append(frames, raw[:size])
+	if len(frames) == 0 {
+		t.Fatalf("%s has no frames", file)
 	}
 	return frames
 }
