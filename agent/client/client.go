@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
+
+	"github.com/phonehost/phonehost/agent/tunnel"
 )
 
 // DefaultHost is where phonehostd listens unless its configuration says otherwise.
@@ -39,7 +41,7 @@ type Options struct {
 type Client struct {
 	control *grpc.ClientConn
 	media   *grpc.ClientConn
-	close   func() error // what lies below the connections
+	below   func() error // closes what lies below the connections
 }
 
 // Dial connects to an agent and returns when its control side answers. Errors are of class errdefs.ErrInvalidArgument for
@@ -49,15 +51,32 @@ func Dial(ctx context.Context, o Options) (*Client, error) {
 	if o.Hub != "" && o.Host != "" {
 		return nil, fmt.Errorf("host %s and hub %s: give one of the two: %w", o.Host, o.Hub, errdefs.ErrInvalidArgument)
 	}
+	if o.Hub != "" {
+		return dialHub(ctx, o)
+	}
 	if o.Host == "" {
 		o.Host = DefaultHost
 	}
-	switch {
-	case strings.HasPrefix(o.Host, "unix://"):
-		return dialUnix(ctx, strings.TrimPrefix(o.Host, "unix://"))
-	default:
-		return nil, fmt.Errorf("host %q: want unix:///path or tls://host:port: %w", o.Host, errdefs.ErrInvalidArgument)
+	if path, ok := strings.CutPrefix(o.Host, "unix://"); ok {
+		return dialUnix(ctx, path)
 	}
+	if addr, ok := strings.CutPrefix(o.Host, "tls://"); ok {
+		return dialTLS(ctx, addr, o)
+	}
+	return nil, fmt.Errorf("host %q: want unix:///path or tls://host:port: %w", o.Host, errdefs.ErrInvalidArgument)
+}
+
+// newClient makes a Client of two connections; when one cannot be made, what lies below is closed.
+func newClient(connect func(tunnel.Kind) (*grpc.ClientConn, error), below func() error) (*Client, error) {
+	control, err := connect(tunnel.Control)
+	if err != nil {
+		return nil, errors.Join(err, below())
+	}
+	media, err := connect(tunnel.Media)
+	if err != nil {
+		return nil, errors.Join(err, control.Close(), below())
+	}
+	return &Client{control: control, media: media, below: below}, nil
 }
 
 // Control returns the connection for commands and input.
@@ -69,9 +88,5 @@ func (c *Client) Media() grpc.ClientConnInterface { return c.media }
 
 // Close ends both connections and what they ran on.
 func (c *Client) Close() error {
-	err := errors.Join(c.control.Close(), c.media.Close())
-	if c.close != nil {
-		err = errors.Join(err, c.close())
-	}
-	return err
+	return errors.Join(c.control.Close(), c.media.Close(), c.below())
 }

@@ -11,6 +11,8 @@ import (
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/phonehost/phonehost/agent/tunnel"
 )
 
 // dialUnix connects to the socket of an agent of this host.
@@ -23,20 +25,13 @@ func dialUnix(ctx context.Context, path string) (*Client, error) {
 	if err := conn.Close(); err != nil {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
-	dial := func() (*grpc.ClientConn, error) {
-		return grpc.NewClient("passthrough:///phonehostd",
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
+	connect := func(tunnel.Kind) (*grpc.ClientConn, error) {
+		return grpc.NewClient("passthrough:///phonehost",
+			grpc.WithTransportCredentials(insecure.NewCredentials()), // the kernel tells who we are
+			grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(tunnel.MaxResponse)),
 			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialSocket(ctx, path) }))
 	}
-	control, err := dial()
-	if err != nil {
-		return nil, fmt.Errorf("socket %s: %w", path, err)
-	}
-	media, err := dial()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("socket %s: %w", path, err), control.Close())
-	}
-	return &Client{control: control, media: media}, nil
+	return newClient(connect, func() error { return nil })
 }
 
 func dialSocket(ctx context.Context, path string) (net.Conn, error) {

@@ -57,7 +57,7 @@ func NewDialOut(c DialOutConfig) (*DialOut, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Timing, c.Limits = c.Timing.withDefaults(), c.Limits.withDefaults()
+	c.Timing, c.Limits = c.Timing.WithDefaults(), c.Limits.WithDefaults()
 	return &DialOut{config: c}, nil
 }
 

@@ -38,7 +38,7 @@ type DialConfig struct {
 // errdefs.ErrPermissionDenied when one side refuses the other (RefusalReason says why where this side refuses), else
 // errdefs.ErrUnavailable.
 func Dial(ctx context.Context, addr string, c DialConfig) (*Session, error) {
-	c.Timing, c.Limits = c.Timing.withDefaults(), c.Limits.withDefaults()
+	c.Timing, c.Limits = c.Timing.WithDefaults(), c.Limits.WithDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}

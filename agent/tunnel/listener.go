@@ -66,7 +66,7 @@ func NewListener(c ListenerConfig) (*Listener, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	c.Limits, c.Timing = c.Limits.withDefaults(), c.Timing.withDefaults()
+	c.Limits, c.Timing = c.Limits.WithDefaults(), c.Timing.WithDefaults()
 	return &Listener{
 		config:    c,
 		tls:       serverConfig(c.Certificates, c.Serves),

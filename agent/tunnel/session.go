@@ -95,6 +95,18 @@ func (s *Session) Done() <-chan struct{} { return s.done }
 // Draining is closed when either side has announced that the session will be closed.
 func (s *Session) Draining() <-chan struct{} { return s.draining }
 
+// Usable reports whether streams can be opened: the session is open and does not drain.
+func (s *Session) Usable() bool {
+	select {
+	case <-s.done:
+		return false
+	case <-s.draining:
+		return false
+	default:
+		return true
+	}
+}
+
 // DrainCause returns what the drain notice said; "" before there was one.
 func (s *Session) DrainCause() string {
 	s.mu.Lock()

@@ -74,7 +74,8 @@ type Timing struct {
 	Drain time.Duration
 }
 
-func (t Timing) withDefaults() Timing {
+// WithDefaults returns the times with the defaults in place of zeros.
+func (t Timing) WithDefaults() Timing {
 	or := func(d *time.Duration, value time.Duration) {
 		if *d == 0 {
 			*d = value
@@ -101,7 +102,8 @@ type Limits struct {
 	StreamsPerSession int
 }
 
-func (l Limits) withDefaults() Limits {
+// WithDefaults returns the limits with the defaults in place of zeros.
+func (l Limits) WithDefaults() Limits {
 	or := func(n *int, value int) {
 		if *n == 0 {
 			*n = value
