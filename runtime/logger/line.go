@@ -53,7 +53,7 @@ func Parse(raw []byte) (Line, error) {
 		return Line{}, errMalformed
 	}
 	at, err := time.Parse(timeLayout, string(raw[:len(timeLayout)]))
-	if err != nil {
+	if err != nil || at.Format(timeLayout) != string(raw[:len(timeLayout)]) { // Parse takes more than Format writes
 		return Line{}, errMalformed
 	}
 	stream, rest, ok := bytes.Cut(raw[len(timeLayout)+1:], []byte{' '})
