@@ -92,13 +92,13 @@ type TLS struct {
 type Dial struct {
 	// Address is the control plane's HOST:PORT.
 	Address string `toml:"address"`
-	// Name is the client name that its certificate must carry: NAME of phonehost://client/NAME.
+	// Name is the client name that its certificate must carry, NAME of phonehost://client/NAME; empty means any.
 	Name string `toml:"name"`
 }
 
 // Access gives a role to those that one of its other keys names. Exactly one of Identity, User and Group is set.
 type Access struct {
-	// Identity is a certificate's identity: "client/NAME", or "client/*" for every client that the authorities vouch for.
+	// Identity is a certificate's identity: "client/NAME".
 	Identity string `toml:"identity"`
 	// User is the name or number of a user of this host.
 	User string `toml:"user"`
@@ -149,8 +149,8 @@ func Default() Config {
 		LogDir:     "/var/log/phonehost",
 		Log:        Log{Level: "info", Format: "text"},
 		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "phonehost"},
-		Runtime:    Runtime{CgroupRoot: "/phonehost", LogBinary: "/usr/local/bin/phone-log"},
-		Display:    Display{Binary: "/usr/local/bin/phone-display", UIDBase: 2000000, Args: []string{}},
+		Runtime:    Runtime{CgroupRoot: "/phonehost", LogBinary: "/usr/bin/phone-log"},
+		Display:    Display{Binary: "/usr/bin/phone-display", UIDBase: 2000000, Args: []string{}},
 		Socket:     Socket{Path: "/run/phonehost/phonehostd.sock", Group: "phonehost"},
 		Dial:       []Dial{},
 		Access: []Access{
