@@ -8,10 +8,9 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-)
 
-// Domain is the domain of the ErrorInfo that a refusal carries.
-const Domain = "phonehost.dev"
+	"github.com/phonehost/phonehost/agent/fault"
+)
 
 // Config says how calls are judged.
 type Config struct {
@@ -79,7 +78,7 @@ func refusal(id Identity, method string, has, needs Role, known bool) error {
 	}
 	text := fmt.Sprintf("%s has role %s; %s needs role %s", id, has, method, want)
 	st, err := status.New(codes.PermissionDenied, text).WithDetails(&errdetails.ErrorInfo{
-		Domain:   Domain,
+		Domain:   fault.Domain,
 		Reason:   "ROLE_TOO_LOW",
 		Metadata: map[string]string{"identity": id.String(), "role": has.String(), "needs": needs.String(), "method": method},
 	})
