@@ -1,0 +1,75 @@
+// Command testphone is every program of the testphone image, by the name that it is called with: init, sh, testphone-screen, and the
+// commands of package applet. Called as testphone, its first argument is the name.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/phonehost/phonehost/scripts/testphone/applet"
+	"github.com/phonehost/phonehost/scripts/testphone/initd"
+	"github.com/phonehost/phonehost/scripts/testphone/shell"
+)
+
+var version = "dev"
+
+func main() {
+	args := os.Args
+	name := filepath.Base(args[0])
+	if name == "testphone" {
+		if len(args) < 2 {
+			fmt.Fprintln(os.Stderr, "testphone: which command? One of init, sh, testphone-screen, version and", applet.Names())
+			os.Exit(2)
+		}
+		args = args[1:]
+		name = args[0]
+	}
+	os.Exit(run(context.Background(), name, args[1:]))
+}
+
+func run(ctx context.Context, name string, args []string) int {
+	if name == "init" {
+		return runInit(ctx, args)
+	}
+	if err := initd.RestoreTerm(); err != nil {
+		return fail(name, err)
+	}
+	switch name {
+	case "sh":
+		return shell.Main(ctx, shell.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, args)
+	case "testphone-screen":
+		return runScreen(ctx)
+	case "version":
+		fmt.Println(version)
+		return 0
+	}
+	code, err := applet.Run(ctx, applet.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, name, args)
+	if err != nil {
+		return fail("testphone", err)
+	}
+	return code
+}
+
+func runInit(ctx context.Context, args []string) int {
+	if os.Getpid() == 1 {
+		if err := initd.BlockTerm(); err != nil {
+			return fail("init", err)
+		}
+	}
+	return fail("init", initd.Run(ctx, initd.Config{
+		Args:    args,
+		Version: version,
+		Stdout:  os.Stdout,
+		Services: []initd.Service{
+			{Name: "composer", Args: []string{"/system/bin/testphone-screen"}},
+			{Name: "flood", Args: []string{"/system/bin/flood"}, Oneshot: true, Disabled: true},
+		},
+	}))
+}
+
+func fail(name string, err error) int {
+	fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+	return 1
+}
