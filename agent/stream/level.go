@@ -29,6 +29,7 @@ type level struct {
 	credit     bool           // a packet is allowed and has not come
 	keyPending bool           // a key frame is on its way
 	others     int            // packets that came instead since it was asked for
+	due        time.Time      // when the keeper will ask for a key frame; zero for never
 }
 
 // levelFor returns the screen's level of a frame rate, made if need be.
@@ -191,48 +192,52 @@ func (l *level) deliver(turn int, p *displayv1.VideoPacket) {
 	l.pump(now)
 }
 
-// pump asks for a key frame if a viewer needs one and may ask, and gives credit if a viewer can take a packet.
+// pump asks for a key frame if a viewer needs one and may ask, and gives credit if a viewer can take a packet. The keeper
+// is told of a key frame whose time has not come.
 func (l *level) pump(now time.Time) {
-	if l.open == nil {
-		return
+	due := l.ask(now)
+	l.grant(now)
+	if !due.IsZero() && (l.due.IsZero() || due.Before(l.due)) {
+		l.due = due
+		l.screen.wakeKeeper()
+	}
+}
+
+// ask asks for a key frame if a viewer needs one and may ask. Otherwise it returns when the first of those who need one may
+// ask, or zero.
+func (l *level) ask(now time.Time) (due time.Time) {
+	if l.open == nil || l.keyPending {
+		return due
 	}
 	for v := range l.viewers {
-		if l.keyPending {
-			break
-		}
 		if !v.wantsKey(now) {
 			continue
 		}
-		if now.Sub(v.lastKey) < keyInterval {
-			l.screen.wakeKeeper()
+		if may := v.lastKey.Add(keyInterval); may.After(now) {
+			if due.IsZero() || may.Before(due) {
+				due = may
+			}
 			continue
 		}
 		v.lastKey = now
 		l.keyPending, l.others = true, 0
 		l.screen.hub.keyFrames.Add(1)
 		_ = l.open.ForceKeyFrame() // an error means that the connection has ended, which is told in its own way
+		return time.Time{}
 	}
-	if l.credit {
+	return due
+}
+
+// grant gives credit if a viewer can take a packet.
+func (l *level) grant(now time.Time) {
+	if l.open == nil || l.credit {
 		return
 	}
 	for v := range l.viewers {
 		if v.ready(now) && (!v.needKey || l.keyPending) {
 			l.credit = true
-			_ = l.open.Credit(1)
+			_ = l.open.Credit(1) // as above
 			return
 		}
 	}
-}
-
-// nextAsk returns when the first key frame may be asked for that cannot be asked for now, or zero.
-func (l *level) nextAsk(now time.Time) (next time.Time) {
-	if l.open == nil || l.keyPending {
-		return next
-	}
-	for v := range l.viewers {
-		if t := v.lastKey.Add(keyInterval); v.wantsKey(now) && (next.IsZero() || t.Before(next)) {
-			next = t
-		}
-	}
-	return next
 }

@@ -100,9 +100,10 @@ func (s *screen) askDue() (wait time.Duration, ok bool) {
 	defer s.mu.Unlock()
 	now := time.Now()
 	for _, l := range s.levels {
-		l.pump(now)
-		if next := l.nextAsk(now); !next.IsZero() && (!ok || next.Sub(now) < wait) {
-			wait, ok = next.Sub(now), true
+		l.due = l.ask(now)
+		l.grant(now)
+		if !l.due.IsZero() && (!ok || l.due.Sub(now) < wait) {
+			wait, ok = l.due.Sub(now), true
 		}
 	}
 	return wait, ok
