@@ -188,3 +188,10 @@ func (v Value) Bytes() []byte { return v.b }
 
 // FD returns a descriptor argument, which whoever decoded the message owns.
 func (v Value) FD() int { return v.fd }
+
+// TakeFD returns a descriptor argument and leaves -1 in its place, so that CloseFDs passes it by.
+func (v *Value) TakeFD() int {
+	fd := v.fd
+	v.fd = -1
+	return fd
+}

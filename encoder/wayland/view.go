@@ -1,0 +1,90 @@
+package wayland
+
+import (
+	"image"
+
+	"github.com/phonehost/phonehost/encoder/wayland/protocol"
+)
+
+// view is how a surface shows its buffer.
+type view struct {
+	scale     int32 // buffer pixels for one of the surface, at least 1
+	transform int32 // one of wl_output.transform
+
+	// Set by wp_viewport, in 1/256 of a pixel of the scaled and turned buffer; srcW < 0 when not set.
+	srcX, srcY, srcW, srcH int32
+	dstW, dstH             int32 // size of the surface; < 0 when not set
+}
+
+func plainView() view {
+	return view{scale: 1, srcX: -256, srcY: -256, srcW: -256, srcH: -256, dstW: -1, dstH: -1}
+}
+
+// simple tells whether a pixel of the buffer is a pixel of the surface.
+func (v view) simple() bool {
+	return v.scale == 1 && v.transform == protocol.WlOutputTransformNormal && v.srcW < 0 && v.dstW < 0
+}
+
+// turned tells whether the transform exchanges width and height.
+func (v view) turned() bool { return v.transform&1 != 0 }
+
+// full returns the size of the buffer in the surface's pixels, before a viewport.
+func (v view) full(b *buffer) image.Point {
+	size := image.Pt(b.width/int(v.scale), b.height/int(v.scale))
+	if v.turned() {
+		size.X, size.Y = size.Y, size.X
+	}
+	return size
+}
+
+// size returns the size of the surface that shows b.
+func (v view) size(b *buffer) image.Point {
+	switch {
+	case v.dstW >= 0:
+		return image.Pt(int(v.dstW), int(v.dstH))
+	case v.srcW >= 0:
+		return image.Pt(int(v.srcW/256), int(v.srcH/256))
+	}
+	return v.full(b)
+}
+
+// source returns the pixel of a buffer that pixel (x, y) of a surface of the given size shows.
+func (v view) source(surface, buffer image.Point, x, y int) image.Point {
+	// In 1/512 pixels, at the middle of the pixel.
+	fullW, fullH := buffer.X/int(v.scale), buffer.Y/int(v.scale)
+	if v.turned() {
+		fullW, fullH = fullH, fullW
+	}
+	x0, y0, w, h := 0, 0, fullW*256, fullH*256
+	if v.srcW >= 0 {
+		x0, y0, w, h = int(v.srcX), int(v.srcY), int(v.srcW), int(v.srcH)
+	}
+	fx := x0*2 + (2*x+1)*w/surface.X
+	fy := y0*2 + (2*y+1)*h/surface.Y
+	return v.untransform(fx, fy, fullW*512, fullH*512, buffer)
+}
+
+// untransform turns a point of the upright picture, whose extent is w times h in 1/512 pixels, into a pixel of the buffer.
+func (v view) untransform(x, y, w, h int, buffer image.Point) image.Point {
+	var bx, by int
+	switch v.transform {
+	case protocol.WlOutputTransformNormal:
+		bx, by = x, y
+	case protocol.WlOutputTransform90:
+		bx, by = y, w-x
+	case protocol.WlOutputTransform180:
+		bx, by = w-x, h-y
+	case protocol.WlOutputTransform270:
+		bx, by = h-y, x
+	case protocol.WlOutputTransformFlipped:
+		bx, by = w-x, y
+	case protocol.WlOutputTransformFlipped90:
+		bx, by = y, x
+	case protocol.WlOutputTransformFlipped180:
+		bx, by = x, h-y
+	case protocol.WlOutputTransformFlipped270:
+		bx, by = h-y, w-x
+	}
+	bx, by = bx*int(v.scale)/512, by*int(v.scale)/512
+	return image.Pt(min(max(bx, 0), buffer.X-1), min(max(by, 0), buffer.Y-1))
+}
