@@ -39,6 +39,7 @@ type composer struct {
 	keys    keyState
 	fingers map[int32]struct{}
 	wheel   float64 // part of a step
+	counted bool    // the step that wl_pointer.axis comes for
 }
 
 // newComposer connects over a socket, which it owns from then on.

@@ -8,7 +8,7 @@ import (
 	"github.com/phonehost/phonehost/encoder/wayland/protocol"
 )
 
-// axisStep is how much of wl_pointer.axis is one step of a wheel.
+// axisStep is how much of wl_pointer.axis is one step of a wheel that tells no steps, as Waydroid takes it.
 const axisStep = 10
 
 // keyState is what is known of the keys.
@@ -99,12 +99,25 @@ func (s *composer) handleKeyboard(e event) {
 	}
 }
 
+// handlePointer counts vertical steps of the wheel: whole ones where the display tells them, else parts by the distance.
 func (s *composer) handlePointer(e event) {
-	if e.opcode != protocol.WlPointerEventAxis { // time, axis, value
-		return
+	switch e.opcode {
+	case protocol.WlPointerEventAxisDiscrete: // axis, steps; wl_pointer.axis follows
+		if e.args[0].Uint() == protocol.WlPointerAxisVerticalScroll {
+			s.picture.Wheel(int(e.args[1].Int()))
+			s.counted = true
+		}
+	case protocol.WlPointerEventAxis: // time, axis, distance
+		if e.args[1].Uint() != protocol.WlPointerAxisVerticalScroll {
+			return
+		}
+		if s.counted {
+			s.counted = false
+			return
+		}
+		s.wheel += e.args[2].Fixed().Float() / axisStep
+		steps := int(s.wheel)
+		s.wheel -= float64(steps)
+		s.picture.Wheel(steps)
 	}
-	s.wheel += e.args[2].Fixed().Float() / axisStep
-	steps := int(s.wheel)
-	s.wheel -= float64(steps)
-	s.picture.Wheel(steps)
 }
