@@ -2,13 +2,10 @@ package control
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"image/color"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,10 +14,10 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/encoder/avcodec"
+	"github.com/phonehost/phonehost/encoder/internal/displayclient"
 	"github.com/phonehost/phonehost/encoder/level"
 	"github.com/phonehost/phonehost/encoder/screen"
 	displayv1 "github.com/phonehost/phonehost/proto/phonehost/display/v1"
-	"google.golang.org/protobuf/proto"
 )
 
 // guest records input, as words.
@@ -102,11 +99,7 @@ func startSized(t *testing.T, width, height int) *display {
 			t.Errorf("the socket is left behind: %v", err)
 		}
 	})
-	for { // the socket appears by rename; there is no other event to wait for from outside
-		if _, err := os.Stat(d.path); err == nil {
-			return d
-		}
-	}
+	return d
 }
 
 func (d *display) draw(shade uint8) {
@@ -114,80 +107,66 @@ func (d *display) draw(shade uint8) {
 	d.screen.SetContent(true)
 }
 
-// client speaks the protocol from the agent's side.
+// client is a client that ends the test when the connection does.
 type client struct {
 	t testing.TB
-	net.Conn
+	*displayclient.Client
 }
 
 func dial(t testing.TB, d *display) *client {
 	t.Helper()
-	conn, err := net.Dial("unix", d.path)
+	conn, err := displayclient.Dial(d.path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
 	conn.SetDeadline(time.Now().Add(time.Minute))
-	return &client{t: t, Conn: conn}
+	return &client{t: t, Client: conn}
 }
 
 // connect dials and says hello.
 func connect(t testing.TB, d *display) *client {
 	t.Helper()
 	c := dial(t, d)
-	c.send(hello())
-	if h := c.next().GetHello(); h.GetVersion() != 1 {
+	if h := c.answer(displayclient.Hello()).GetHello(); h.GetVersion() != 1 {
 		t.Fatalf("hello: %v", h)
 	}
 	return c
 }
 
-func hello() *displayv1.ClientMessage {
-	return &displayv1.ClientMessage{Request: 1, Message: &displayv1.ClientMessage_Hello{Hello: &displayv1.ClientHello{Version: 1}}}
-}
-
 func (c *client) send(m *displayv1.ClientMessage) {
 	c.t.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
+	if err := c.Send(m); err != nil {
 		c.t.Fatal(err)
 	}
-	if _, err := c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
-		c.t.Fatal(err)
-	}
-}
-
-func (c *client) read() (*displayv1.ServerMessage, error) {
-	var head [4]byte
-	if _, err := io.ReadFull(c, head[:]); err != nil {
-		return nil, err
-	}
-	b := make([]byte, binary.BigEndian.Uint32(head[:]))
-	if _, err := io.ReadFull(c, b); err != nil {
-		return nil, err
-	}
-	m := &displayv1.ServerMessage{}
-	return m, proto.Unmarshal(b, m)
 }
 
 func (c *client) next() *displayv1.ServerMessage {
 	c.t.Helper()
-	m, err := c.read()
+	m, err := c.Receive()
 	if err != nil {
 		c.t.Fatalf("read from the display: %v", err)
 	}
 	return m
 }
 
-// answer sends a request and returns its answer; what else comes before it is thrown away.
+// answer sends a request and returns its answer.
 func (c *client) answer(m *displayv1.ClientMessage) *displayv1.ServerMessage {
 	c.t.Helper()
-	c.send(m)
-	for {
-		if a := c.next(); a.GetRequest() == m.GetRequest() {
-			return a
-		}
+	a, err := c.Call(m)
+	if err != nil {
+		c.t.Fatalf("call the display: %v", err)
 	}
+	return a
+}
+
+func (c *client) packet() *displayv1.VideoPacket {
+	c.t.Helper()
+	p, err := c.Packet()
+	if err != nil {
+		c.t.Fatalf("packet of the display: %v", err)
+	}
+	return p
 }
 
 func (c *client) wantError(m *displayv1.ClientMessage, code displayv1.ErrorCode, words string) {
@@ -201,33 +180,13 @@ func (c *client) wantError(m *displayv1.ClientMessage, code displayv1.ErrorCode,
 func (c *client) wantClosed() {
 	c.t.Helper()
 	for {
-		if _, err := c.read(); err != nil {
+		if _, err := c.Receive(); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				c.t.Error("the connection was not closed")
 			}
 			return
 		}
 	}
-}
-
-func levelRequest(request uint64, number uint32) *displayv1.ClientMessage {
-	return &displayv1.ClientMessage{Request: request, Message: &displayv1.ClientMessage_OpenLevel{
-		OpenLevel: &displayv1.OpenLevel{Level: number, BitrateKbps: 1000, MaxFps: 30},
-	}}
-}
-
-func credit(number, packets uint32) *displayv1.ClientMessage {
-	return &displayv1.ClientMessage{Message: &displayv1.ClientMessage_Credit{
-		Credit: &displayv1.Credit{Level: number, Packets: packets},
-	}}
-}
-
-func getState(request uint64) *displayv1.ClientMessage {
-	return &displayv1.ClientMessage{Request: request, Message: &displayv1.ClientMessage_GetState{GetState: &displayv1.GetState{}}}
-}
-
-func inputOf(request uint64, events ...*displayv1.InputEvent) *displayv1.ClientMessage {
-	return &displayv1.ClientMessage{Request: request, Message: &displayv1.ClientMessage_Input{Input: &displayv1.Input{Events: events}}}
 }
 
 func touch(id uint32, a TouchAction, x, y float64) *displayv1.InputEvent {
@@ -246,13 +205,4 @@ func text(s string) *displayv1.InputEvent {
 
 func wheel(x, y, dx, dy float64) *displayv1.InputEvent {
 	return &displayv1.InputEvent{Event: &displayv1.InputEvent_Wheel{Wheel: &displayv1.Wheel{X: x, Y: y, Dx: dx, Dy: dy}}}
-}
-
-func (c *client) packet() *displayv1.VideoPacket {
-	c.t.Helper()
-	for {
-		if p := c.next().GetPacket(); p != nil {
-			return p
-		}
-	}
 }

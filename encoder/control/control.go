@@ -88,9 +88,10 @@ type Config struct {
 
 // Server serves the display protocol. Its methods may be called from any goroutine.
 type Server struct {
-	config  Config
-	encoded atomic.Uint64 // frames over all levels
-	levels  watchers
+	config   Config
+	listener *net.UnixListener
+	encoded  atomic.Uint64 // frames over all levels
+	levels   watchers
 
 	strangers atomic.Int32
 
@@ -100,7 +101,8 @@ type Server struct {
 	current *conn // the client; nil before the first
 }
 
-// New makes a server; Serve starts it. The error is of class InvalidArgument.
+// New makes a server and its socket, which appears under its name when a client can connect to it; the caller owes a Serve.
+// A socket of the same name is replaced. The error is of class InvalidArgument for a bad Config.
 func New(config Config) (*Server, error) {
 	if config.Dir == "" || config.Screen == nil || config.Input == nil || config.Open == nil || config.Clients == nil ||
 		config.Logger == nil {
@@ -108,33 +110,35 @@ func New(config Config) (*Server, error) {
 	}
 	s := &Server{config: config, conns: map[*conn]struct{}{}}
 	s.levels.changed = config.Watched
+	var err error
+	if s.listener, err = listen(s.path()); err != nil {
+		return nil, err
+	}
 	return s, nil
 }
+
+func (s *Server) path() string { return filepath.Join(s.config.Dir, SocketName) }
 
 // Watched tells whether a level is open.
 func (s *Server) Watched() bool { return s.levels.any() }
 
-// Serve binds the socket and serves clients until the context ends, and returns nil then, or what kept it from accepting. The
-// socket appears under its name when it accepts, and is removed at the end.
+// Serve serves clients until the context ends, and returns nil then, or what kept it from accepting. At the end it closes all
+// connections, waits for what it started and removes the socket. It is called once.
 func (s *Server) Serve(ctx context.Context) error {
-	path := filepath.Join(s.config.Dir, SocketName)
-	listener, err := listen(path)
-	if err != nil {
-		return err
-	}
-	defer os.Remove(path)
-	stop := context.AfterFunc(ctx, func() { listener.Close(); s.closeAll() })
+	defer os.Remove(s.path())
+	defer s.listener.Close()
+	stop := context.AfterFunc(ctx, func() { s.listener.Close(); s.closeAll() })
 	defer stop()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.closeAll()
 	for {
-		socket, err := listener.AcceptUnix()
+		socket, err := s.listener.AcceptUnix()
 		if err != nil {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			return fmt.Errorf("accept on %s: %w", path, err)
+			return fmt.Errorf("accept on %s: %w", s.path(), err)
 		}
 		if s.strangers.Add(1) > maxStrangers {
 			s.strangers.Add(-1)

@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/phonehost/phonehost/encoder/h264"
+	"github.com/phonehost/phonehost/encoder/internal/displayclient"
 	"github.com/phonehost/phonehost/encoder/screen"
 	displayv1 "github.com/phonehost/phonehost/proto/phonehost/display/v1"
 	"go.uber.org/goleak"
@@ -27,12 +28,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestHello(t *testing.T) {
 	d := start(t)
 	c := dial(t, d)
-	c.send(hello())
 	want := &displayv1.ServerHello{Version: 1, Build: "test", Width: 160, Height: 128, Fps: 30}
-	if got := c.next(); !proto.Equal(got.GetHello(), want) || got.GetRequest() != 1 {
+	if got := c.answer(displayclient.Hello()); !proto.Equal(got.GetHello(), want) {
 		t.Errorf("answer %v, want %v", got, want)
 	}
-	c.send(hello())
+	c.send(displayclient.Hello())
 	c.wantClosed()
 }
 
@@ -51,16 +51,16 @@ func TestNotAHello(t *testing.T) {
 		})
 	}
 	c := dial(t, d)
-	c.wantError(getState(9), displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT, "first message must be a hello")
+	c.wantError(displayclient.GetState(), displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT, "first message must be a hello")
 	c.wantClosed()
-	connect(t, d).answer(getState(2)) // the display goes on
+	connect(t, d).answer(displayclient.GetState()) // the display goes on
 }
 
 func TestVideo(t *testing.T) {
 	d := start(t)
 	c := connect(t, d)
 	d.draw(1)
-	if got := c.answer(levelRequest(5, 7)).GetLevelOpened(); !proto.Equal(got, &displayv1.LevelOpened{
+	if got := c.answer(displayclient.OpenLevel(7, 1000, 30)).GetLevelOpened(); !proto.Equal(got, &displayv1.LevelOpened{
 		Level: 7, Encoder: "libx264", Width: 160, Height: 128,
 	}) {
 		t.Errorf("opened: %v", got)
@@ -68,7 +68,7 @@ func TestVideo(t *testing.T) {
 	if !d.Watched() {
 		t.Error("an open level does not count as watching")
 	}
-	c.send(credit(7, 1))
+	c.send(displayclient.Credit(7, 1))
 	p := c.packet()
 	sps, err := h264.NewChecker(160, 128).Describe(p.GetData())
 	if err != nil || !p.GetKey() || p.GetLevel() != 7 || p.GetFrame() != 1 {
@@ -77,18 +77,18 @@ func TestVideo(t *testing.T) {
 	if p.GetCommitTimeNs() == 0 || p.GetEncodeStartTimeNs() < p.GetCommitTimeNs() || p.GetEncodeEndTimeNs() < p.GetEncodeStartTimeNs() {
 		t.Errorf("times: %d, %d, %d", p.GetCommitTimeNs(), p.GetEncodeStartTimeNs(), p.GetEncodeEndTimeNs())
 	}
-	c.send(&displayv1.ClientMessage{Message: &displayv1.ClientMessage_ForceKeyFrame{ForceKeyFrame: &displayv1.ForceKeyFrame{Level: 7}}})
-	c.send(credit(7, 1))
+	c.send(displayclient.ForceKeyFrame(7))
+	c.send(displayclient.Credit(7, 1))
 	for p = c.packet(); !p.GetKey(); p = c.packet() { // a refresh may have come first
-		c.send(credit(7, 1))
+		c.send(displayclient.Credit(7, 1))
 	}
-	s := c.answer(getState(6)).GetState()
+	s := c.answer(displayclient.GetState()).GetState()
 	if !s.GetHasContent() || s.GetFramesCommitted() != 1 || s.GetFramesEncoded() < 2 || s.GetClients() != 3 ||
 		!slices.Equal(s.GetLevels(), []uint32{7}) {
 		t.Errorf("state: %v", s)
 	}
-	c.send(&displayv1.ClientMessage{Message: &displayv1.ClientMessage_CloseLevel{CloseLevel: &displayv1.CloseLevel{Level: 7}}})
-	if s := c.answer(getState(8)).GetState(); len(s.GetLevels()) != 0 || d.Watched() {
+	c.send(displayclient.CloseLevel(7))
+	if s := c.answer(displayclient.GetState()).GetState(); len(s.GetLevels()) != 0 || d.Watched() {
 		t.Errorf("a closed level is listed: %v", s)
 	}
 }
@@ -97,40 +97,38 @@ func TestLevelErrors(t *testing.T) {
 	d := start(t)
 	c := connect(t, d)
 	const invalid = displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT
-	c.wantError(levelRequest(2, 0), invalid, "level 0")
-	bad := levelRequest(3, 1)
+	c.wantError(displayclient.OpenLevel(0, 1000, 30), invalid, "level 0")
+	bad := displayclient.OpenLevel(1, 1000, 30)
 	bad.GetOpenLevel().BitrateKbps = 10001
 	c.wantError(bad, invalid, "100..10000")
-	bad = levelRequest(4, 1)
+	bad = displayclient.OpenLevel(1, 1000, 30)
 	bad.GetOpenLevel().MaxFps = 0
 	c.wantError(bad, invalid, "1..120")
-	bad = levelRequest(5, 1)
+	bad = displayclient.OpenLevel(1, 1000, 30)
 	bad.GetOpenLevel().Encoder = "h264_magic"
 	c.wantError(bad, displayv1.ErrorCode_ERROR_CODE_UNAVAILABLE, "h264_magic")
 	if d.Watched() {
 		t.Error("a level that did not open counts as watching")
 	}
-	if c.answer(levelRequest(6, 1)).GetLevelOpened() == nil {
+	if c.answer(displayclient.OpenLevel(1, 1000, 30)).GetLevelOpened() == nil {
 		t.Error("a level that did not open cannot be opened again")
 	}
-	c.wantError(levelRequest(7, 1), invalid, "open already")
+	c.wantError(displayclient.OpenLevel(1, 1000, 30), invalid, "open already")
 	for n := uint32(2); n <= maxLevels; n++ {
-		c.answer(levelRequest(uint64(n)+100, n))
+		c.answer(displayclient.OpenLevel(n, 1000, 30))
 	}
-	c.wantError(levelRequest(8, 99), displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the most")
-	m := credit(1, 17)
-	m.Request = 9
+	c.wantError(displayclient.OpenLevel(99, 1000, 30), displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "the most")
+	m := displayclient.Credit(1, 17)
 	c.wantError(m, invalid, "1..16")
-	m = credit(55, 1)
-	m.Request = 10
+	m = displayclient.Credit(55, 1)
 	c.wantError(m, displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "level 55 is not open")
-	c.wantError(&displayv1.ClientMessage{Request: 11, Message: &displayv1.ClientMessage_SetRate{
+	c.wantError(&displayv1.ClientMessage{Message: &displayv1.ClientMessage_SetRate{
 		SetRate: &displayv1.SetRate{Level: 1, BitrateKbps: 1 << 31},
 	}}, invalid, "100..10000")
-	c.wantError(&displayv1.ClientMessage{Request: 12}, invalid, "does not know")
-	c.send(credit(55, 1))              // no number, no answer
-	c.send(&displayv1.ClientMessage{}) // of a later version
-	if s := c.answer(getState(13)).GetState(); len(s.GetLevels()) != maxLevels {
+	c.wantError(&displayv1.ClientMessage{}, invalid, "does not know")
+	c.send(displayclient.Credit(55, 1)) // no number, no answer
+	c.send(&displayv1.ClientMessage{})  // of a later version
+	if s := c.answer(displayclient.GetState()).GetState(); len(s.GetLevels()) != maxLevels {
 		t.Errorf("levels: %v", s.GetLevels())
 	}
 }
@@ -138,7 +136,7 @@ func TestLevelErrors(t *testing.T) {
 func TestInput(t *testing.T) {
 	d := start(t)
 	c := connect(t, d)
-	if a := c.answer(inputOf(2, touch(0, TouchDown, 0, 127.5), touch(9, TouchDown, 159.9, 0), touch(0, TouchMove, 5, 6),
+	if a := c.answer(displayclient.Input(touch(0, TouchDown, 0, 127.5), touch(9, TouchDown, 159.9, 0), touch(0, TouchMove, 5, 6),
 		touch(0, TouchUp, 0, 0), key(30, true), wheel(1, 2, -3, 0.5), text("a B\t~\n"))); a.GetDone() == nil {
 		t.Fatalf("answer: %v", a)
 	}
@@ -147,7 +145,7 @@ func TestInput(t *testing.T) {
 		t.Error(d)
 	}
 	d.guest.err = fmt.Errorf("no window has the focus: %w", errdefs.ErrFailedPrecondition)
-	c.wantError(inputOf(3, key(30, false)), displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "no window has the focus")
+	c.wantError(displayclient.Input(key(30, false)), displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "no window has the focus")
 	d.guest.err = nil
 	// Touch 9 and key 30 are still down, and are given up when a newer client comes.
 	connect(t, d)
@@ -181,9 +179,9 @@ func TestInputIsAllOrNone(t *testing.T) {
 		{text(strings.Repeat("a", maxText+1)), "at most 4096"},
 		{&displayv1.InputEvent{}, "is empty"},
 	} {
-		c.wantError(inputOf(2, key(30, true), test.e), displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT, test.words)
+		c.wantError(displayclient.Input(key(30, true), test.e), displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT, test.words)
 	}
-	c.wantError(inputOf(3, slices.Repeat([]*displayv1.InputEvent{key(1, true)}, maxEvents+1)...),
+	c.wantError(displayclient.Input(slices.Repeat([]*displayv1.InputEvent{key(1, true)}, maxEvents+1)...),
 		displayv1.ErrorCode_ERROR_CODE_INVALID_ARGUMENT, "at most 1024")
 	if got := d.guest.take(); len(got) != 0 {
 		t.Errorf("events of refused batches were delivered: %v", got)
@@ -193,15 +191,15 @@ func TestInputIsAllOrNone(t *testing.T) {
 func TestNewestClientWins(t *testing.T) {
 	d := start(t)
 	first := connect(t, d)
-	first.answer(levelRequest(2, 1))
+	first.answer(displayclient.OpenLevel(1, 1000, 30))
 	stranger := dial(t, d) // says nothing, and so replaces nobody
 	second := connect(t, d)
 	first.wantClosed()
-	if s := second.answer(getState(2)).GetState(); len(s.GetLevels()) != 0 || d.Watched() {
+	if s := second.answer(displayclient.GetState()).GetState(); len(s.GetLevels()) != 0 || d.Watched() {
 		t.Errorf("levels of the older client are open: %v", s.GetLevels())
 	}
 	stranger.Close()
-	second.answer(getState(3))
+	second.answer(displayclient.GetState())
 }
 
 func TestContentIsTold(t *testing.T) {
@@ -220,7 +218,7 @@ func TestContentIsTold(t *testing.T) {
 func TestScreenshot(t *testing.T) {
 	d := startSized(t, 160, 200)
 	c := connect(t, d)
-	shot := &displayv1.ClientMessage{Request: 3, Message: &displayv1.ClientMessage_TakeScreenshot{TakeScreenshot: &displayv1.TakeScreenshot{}}}
+	shot := displayclient.Screenshot()
 	c.wantError(shot, displayv1.ErrorCode_ERROR_CODE_FAILED_PRECONDITION, "no content")
 	noise := make([]byte, 160*200*4) // does not compress, so it takes more than one chunk
 	for i, v := 0, uint32(1); i < len(noise); i++ {
@@ -264,7 +262,7 @@ func TestStrangersAreBounded(t *testing.T) {
 		held = append(held, dial(t, d))
 	}
 	dial(t, d).wantClosed()
-	held[0].send(hello())
+	held[0].send(displayclient.Hello())
 	if held[0].next().GetHello() == nil {
 		t.Error("a stranger that says hello is not answered")
 	}
@@ -277,8 +275,8 @@ func TestNewRefusesIncompleteConfig(t *testing.T) {
 }
 
 func FuzzMessages(f *testing.F) {
-	for _, m := range []*displayv1.ClientMessage{hello(), levelRequest(1, 2), credit(1, 2), getState(4),
-		inputOf(1, touch(1, TouchDown, 5, 5), key(3, true), wheel(1, 2, 3, 4), text("abc"))} {
+	for _, m := range []*displayv1.ClientMessage{displayclient.Hello(), displayclient.OpenLevel(2, 1000, 30), displayclient.Credit(1, 2), displayclient.GetState(),
+		displayclient.Input(touch(1, TouchDown, 5, 5), key(3, true), wheel(1, 2, 3, 4), text("abc"))} {
 		b, _ := proto.Marshal(m)
 		f.Add(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...))
 	}
