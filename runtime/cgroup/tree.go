@@ -1,0 +1,265 @@
+package cgroup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tree is the part of every hierarchy below one root.
+type Tree struct {
+	root        string
+	hierarchies []hierarchy
+}
+
+// hierarchy is one mounted cgroup file system. v1 ones have the controllers of their mount; v2 has those that the kernel offers.
+type hierarchy struct {
+	mount       string
+	v2          bool
+	controllers []string
+}
+
+// Limits of a phone and its guest. Zero values mean no limit, and the kernel's default weight.
+type Limits struct {
+	// Weight against other phones, 1..10000; 100 is the default.
+	Weight uint32
+	// CPUQuota and CPUPeriod in microseconds.
+	CPUQuota, CPUPeriod int64
+	MemoryBytes         uint64
+	PIDs                int64
+}
+
+// New finds the hierarchies of this host. root is an absolute path below each, such as "/phonehost".
+func New(root string) (*Tree, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
+	}
+	t := &Tree{root: path.Clean("/" + root), hierarchies: parseMountInfo(string(info))}
+	if len(t.hierarchies) == 0 {
+		return nil, errors.New("find the cgroup hierarchies: none is mounted; mount cgroup2 at /sys/fs/cgroup")
+	}
+	for i, h := range t.hierarchies {
+		if !h.v2 {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(h.mount, "cgroup.controllers"))
+		if err != nil {
+			return nil, fmt.Errorf("read the controllers of cgroup v2: %w", err)
+		}
+		t.hierarchies[i].controllers = strings.Fields(string(text))
+	}
+	return t, nil
+}
+
+// parseMountInfo returns the first mount of each hierarchy whose root is visible.
+func parseMountInfo(text string) []hierarchy {
+	var found []hierarchy
+	seen := make(map[string]bool)
+	for line := range strings.Lines(text) {
+		before, after, ok := strings.Cut(line, " - ")
+		fields, tail := strings.Fields(before), strings.Fields(after)
+		if !ok || len(fields) < 6 || len(tail) < 3 || fields[3] != "/" || seen[fields[2]] {
+			continue
+		}
+		switch tail[0] {
+		case "cgroup2":
+			found = append(found, hierarchy{mount: fields[4], v2: true})
+		case "cgroup":
+			found = append(found, hierarchy{mount: fields[4], controllers: strings.Split(tail[2], ",")})
+		default:
+			continue
+		}
+		seen[fields[2]] = true // the device number
+	}
+	return found
+}
+
+// GuestPath is where the guest's container belongs, below each hierarchy.
+func (t *Tree) GuestPath(id string) string { return path.Join(t.root, id, "guest", "ctr") }
+
+// DisplayPath is where the display's container belongs, below each hierarchy.
+func (t *Tree) DisplayPath(id string) string { return path.Join(t.root, id, "display") }
+
+// SwapAccounting reports whether the kernel can limit swap together with memory (or, in v2, at all).
+func (t *Tree) SwapAccounting() bool {
+	for _, h := range t.hierarchies {
+		if !slices.Contains(h.controllers, "memory") {
+			continue
+		}
+		if h.v2 {
+			_, err := os.Stat("/proc/swaps")
+			return err == nil
+		}
+		_, err := os.Stat(filepath.Join(h.mount, "memory.memsw.limit_in_bytes"))
+		return err == nil
+	}
+	return false
+}
+
+// Create makes the agent's cgroups of a phone and sets the limits, also those of cgroups that exist.
+func (t *Tree) Create(id string, l Limits) error {
+	for _, h := range t.hierarchies {
+		if err := h.create(path.Join(t.root, id, "guest")); err != nil {
+			return fmt.Errorf("cgroups of %s: %w", id, err)
+		}
+		if err := h.limit(path.Join(t.root, id), l); err != nil {
+			return fmt.Errorf("cgroups of %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// create makes every level of p that is missing.
+func (h hierarchy) create(p string) error {
+	dir := h.mount
+	for _, name := range strings.Split(strings.Trim(p, "/"), "/") {
+		if h.v2 {
+			if err := h.delegate(dir); err != nil {
+				return err
+			}
+		}
+		dir = filepath.Join(dir, name)
+		if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		if !h.v2 && slices.Contains(h.controllers, "cpuset") {
+			if err := inheritCPUSet(dir); err != nil {
+				return err
+			}
+		}
+	}
+	if h.v2 {
+		return h.delegate(dir)
+	}
+	return nil
+}
+
+// used are the controllers of cgroup v2 that limits or runc want below the agent's cgroups.
+var used = []string{"cpu", "cpuset", "io", "memory", "pids"}
+
+// delegate makes the controllers that are used available to the children of a v2 cgroup.
+func (h hierarchy) delegate(dir string) error {
+	file := filepath.Join(dir, "cgroup.subtree_control")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	enabled := strings.Fields(string(text))
+	var missing []string
+	for _, c := range used {
+		if slices.Contains(h.controllers, c) && !slices.Contains(enabled, c) {
+			missing = append(missing, "+"+c)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return write(file, strings.Join(missing, " "))
+}
+
+// inheritCPUSet fills a new v1 cpuset from its parent: nothing can run in an empty one.
+func inheritCPUSet(dir string) error {
+	for _, name := range []string{"cpuset.cpus", "cpuset.mems"} {
+		own, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if strings.TrimSpace(string(own)) != "" {
+			continue
+		}
+		parent, err := os.ReadFile(filepath.Join(filepath.Dir(dir), name))
+		if err != nil {
+			return err
+		}
+		if err := write(filepath.Join(dir, name), strings.TrimSpace(string(parent))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Remove kills nothing: it removes the phone's cgroups, those that a guest made below its own included, from every hierarchy. A
+// process that is about to end keeps its cgroup for a moment; Remove waits for it until the context ends.
+func (t *Tree) Remove(ctx context.Context, id string) error {
+	var errs []error
+	for _, h := range t.hierarchies {
+		dir := filepath.Join(h.mount, t.root, id)
+		if err := removeAll(ctx, dir); err != nil {
+			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func removeAll(ctx context.Context, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := removeAll(ctx, filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	// v1 has no event for the last process's departure, so this asks again, less and less often.
+	for pause := time.Millisecond; ; pause = min(2*pause, 100*time.Millisecond) {
+		err := unix.Rmdir(dir)
+		if err == nil || errors.Is(err, unix.ENOENT) {
+			return nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: processes are left in it: %w", err, ctx.Err())
+		case <-time.After(pause):
+		}
+	}
+}
+
+// List names the phones that have a cgroup in any hierarchy, in order.
+func (t *Tree) List() ([]string, error) {
+	var ids []string
+	for _, h := range t.hierarchies {
+		entries, err := os.ReadDir(filepath.Join(h.mount, t.root))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("list cgroups: %w", err)
+		}
+		for _, e := range entries {
+			if e.IsDir() {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), nil
+}
+
+func write(file, value string) error {
+	// Not os.WriteFile: a cgroup file is never created.
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if _, err := f.WriteString(value); err != nil {
+		return fmt.Errorf("write %q: %w", value, err)
+	}
+	return nil
+}
