@@ -1,0 +1,236 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/phonehost/phonehost/encoder/convert"
+	"github.com/phonehost/phonehost/encoder/internal/benchframes"
+	"github.com/phonehost/phonehost/encoder/internal/displayclient"
+	"github.com/phonehost/phonehost/scripts/testenv"
+	"golang.org/x/sys/unix"
+
+	"image"
+	"slices"
+)
+
+// What the benchmark encodes. The rate is the highest there is, since the frames come four times as fast as a phone's.
+const (
+	benchWidth, benchHeight = 720, 1280
+	benchFPS, benchKbps     = 120, 10000
+	benchFrames             = 200 // per block
+)
+
+// BenchmarkCPU measures processor time per encoded frame of the whole display process, from frames that a guest commits to
+// packets that a client has read, and of ffmpeg encoding the same frames with the same settings, which it is handed as I420.
+// Blocks of both alternate (ABBA), b.N of them; the metrics are medians over blocks, in milliseconds per frame:
+//
+//	go test -run '^$' -bench CPU -benchtime 8x ./encoder/cmd/phone-display
+func BenchmarkCPU(b *testing.B) {
+	ffmpeg := testenv.Tool(b, "ffmpeg")
+	for _, kind := range []benchframes.Kind{benchframes.Motion, benchframes.Scroll, benchframes.Typing} {
+		b.Run(string(kind), func(b *testing.B) {
+			frames := drawFrames(b, kind)
+			file := i420File(b, frames)
+			d := startDisplay(b, benchWidth, benchHeight, benchFPS)
+			start := ffmpegCPU(b, ffmpeg, file, 1)
+			var ours, theirs, ratios []float64
+			for i := 0; b.Loop(); i++ {
+				var a, f time.Duration
+				if i%2 == 0 {
+					a, f = d.streamCPU(b, frames), ffmpegCPU(b, ffmpeg, file, benchFrames)-start
+				} else {
+					f, a = ffmpegCPU(b, ffmpeg, file, benchFrames)-start, d.streamCPU(b, frames)
+				}
+				ours, theirs = append(ours, perFrame(a)), append(theirs, perFrame(f))
+				ratios = append(ratios, a.Seconds()/f.Seconds())
+			}
+			b.ReportMetric(median(ours), "cpu_ms/frame")
+			b.ReportMetric(median(theirs), "ffmpeg_cpu_ms/frame")
+			b.ReportMetric(median(ratios), "ratio")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+func perFrame(d time.Duration) float64 { return d.Seconds() * 1000 / benchFrames }
+
+func median(v []float64) float64 {
+	v = slices.Sorted(slices.Values(v))
+	return v[len(v)/2]
+}
+
+// drawFrames draws as many frames as fit well in memory; a block goes through them forwards and backwards.
+func drawFrames(b *testing.B, kind benchframes.Kind) [][]byte {
+	source, err := benchframes.New(kind, benchWidth, benchHeight, 1)
+	if err != nil {
+		b.Fatal(err)
+	}
+	frames := make([][]byte, 50)
+	for i := range frames {
+		frames[i] = make([]byte, source.Size())
+		source.Draw(i, frames[i])
+	}
+	return frames
+}
+
+// frameAt is the number of the frame at step i of a block.
+func frameAt(frames [][]byte, i int) int {
+	n := len(frames) - 1
+	if i %= 2 * n; i > n {
+		i = 2*n - i
+	}
+	return i
+}
+
+// i420File writes a block's frames as ffmpeg is handed them.
+func i420File(b *testing.B, frames [][]byte) string {
+	path := filepath.Join(b.TempDir(), "frames.yuv")
+	f, err := os.Create(path)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	p, err := convert.NewPicture(benchWidth, benchHeight)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for i := range benchFrames {
+		convert.BGRX(p, frames[frameAt(frames, i)], benchWidth*4, []image.Rectangle{image.Rect(0, 0, benchWidth, benchHeight)})
+		for _, plane := range [][]byte{p.Y, p.U, p.V} {
+			if _, err := f.Write(plane); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	return path
+}
+
+// ffmpegCPU is the processor time of ffmpeg encoding the first n frames of a file.
+func ffmpegCPU(b *testing.B, ffmpeg, file string, n int) time.Duration {
+	rate := strconv.Itoa(benchKbps * 1000)
+	buffer := strconv.Itoa(benchKbps * 1000 / benchFPS)
+	cmd := exec.Command(ffmpeg, "-v", "error", "-f", "rawvideo", "-pix_fmt", "yuv420p",
+		"-s", fmt.Sprintf("%dx%d", benchWidth, benchHeight), "-r", strconv.Itoa(benchFPS), "-i", file, "-frames:v", strconv.Itoa(n),
+		"-c:v", "libx264", "-threads", "1", "-preset", "ultrafast", "-tune", "zerolatency", "-profile:v", "baseline",
+		"-crf", "20", "-maxrate", rate, "-bufsize", buffer, "-g", "1000000", "-refs", "1", "-bf", "0",
+		"-x264-params", "sliced-threads=0:scenecut=0:keyint=infinite", "-f", "h264", "-y", "/dev/null")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		b.Fatalf("ffmpeg: %v\n%s", err, out)
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+}
+
+// streamCPU is the display's processor time for a block: a frame is committed when the packet of the last has been read.
+func (d *display) streamCPU(b *testing.B, frames [][]byte) time.Duration {
+	guest, client := d.guest(b), d.client(b)
+	defer guest.Close()
+	defer client.Close()
+	if a, err := client.Call(displayclient.OpenLevel(1, benchKbps, benchFPS)); err != nil || a.GetLevelOpened() == nil {
+		b.Fatalf("open level: %v, %v", a, err)
+	}
+	var before time.Duration
+	for i := range benchFrames + 1 {
+		if i == 1 { // loading libraries and the key frame are not a frame's cost
+			before = processCPU(b, d.cmd.Process.Pid)
+		}
+		copy(guest.Buffer(), frames[frameAt(frames, i)])
+		if err := guest.Show(); err != nil {
+			b.Fatal(err)
+		}
+		// Typing changes every second frame only: what does not change is not encoded, and not waited for.
+		if i > 0 && bytes.Equal(frames[frameAt(frames, i)], frames[frameAt(frames, i-1)]) {
+			continue
+		}
+		if err := client.Send(displayclient.Credit(1, 1)); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := client.Packet(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return processCPU(b, d.cmd.Process.Pid) - before
+}
+
+// processCPU is the processor time that a process has used, by its clock (clock_getcpuclockid(3)).
+func processCPU(t testing.TB, pid int) time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(int32(^pid<<3|2), &ts); err != nil {
+		t.Fatalf("processor clock of %d: %v", pid, err)
+	}
+	return time.Duration(ts.Nano())
+}
+
+// BenchmarkMemory measures the proportional set size of a display in KiB: when a guest has drawn and nobody watches, while
+// one level streams, and after it was closed.
+//
+//	go test -run '^$' -bench Memory -benchtime 1x ./encoder/cmd/phone-display
+func BenchmarkMemory(b *testing.B) {
+	frames := drawFrames(b, benchframes.Scroll)
+	for b.Loop() {
+		d := startDisplay(b, benchWidth, benchHeight, 30)
+		guest, client := d.guest(b), d.client(b)
+		show := func(packets bool) {
+			for _, f := range frames {
+				copy(guest.Buffer(), f)
+				if err := guest.Show(); err != nil {
+					b.Fatal(err)
+				}
+				if !packets {
+					continue
+				}
+				client.Send(displayclient.Credit(1, 1))
+				if _, err := client.Packet(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+		show(false)
+		if _, err := client.Call(displayclient.GetState()); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(pss(b, d.cmd.Process.Pid), "idle_KiB")
+		if _, err := client.Call(displayclient.OpenLevel(1, 4000, 30)); err != nil {
+			b.Fatal(err)
+		}
+		show(true)
+		b.ReportMetric(pss(b, d.cmd.Process.Pid), "streaming_KiB")
+		client.Send(displayclient.CloseLevel(1))
+		if _, err := client.Call(displayclient.GetState()); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(pss(b, d.cmd.Process.Pid), "closed_KiB")
+		guest.Close()
+		client.Close()
+	}
+	b.ReportMetric(0, "ns/op")
+}
+
+// pss is a process's proportional set size in KiB.
+func pss(b *testing.B, pid int) float64 {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		if v, ok := strings.CutPrefix(lines.Text(), "Pss:"); ok {
+			n, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
+			if err != nil {
+				b.Fatal(err)
+			}
+			return n
+		}
+	}
+	b.Fatal("smaps_rollup has no Pss")
+	return 0
+}
