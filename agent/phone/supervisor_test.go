@@ -27,6 +27,7 @@ type agent struct {
 	db   *store.DB
 	ops  *operation.Table
 	log  *event.Journal
+	die  context.CancelFunc
 }
 
 // startAgent begins a life; stop ends it.
@@ -45,9 +46,10 @@ func startAgent(t *testing.T, w *world, path string, edit func(*Config)) *agent 
 	if err != nil {
 		t.Fatal(err)
 	}
+	life, die := context.WithCancel(context.Background())
 	cfg := Config{
 		DB: db, Operations: ops, Journal: journal,
-		Runtime: w, Networks: networksOf{w}, Displays: displaysOf{w}, Images: imagesOf{w},
+		Runtime: w, Networks: networksOf{w, life}, Displays: displaysOf{w}, Images: imagesOf{w},
 		Profiles: []string{"testphone"}, Host: Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "boot-1", Logger: logger,
 	}
 	if edit != nil {
@@ -60,12 +62,13 @@ func startAgent(t *testing.T, w *world, path string, edit func(*Config)) *agent 
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal}
+	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal, die: die}
 }
 
 // stop ends the life, and fails the test if the agent has broken a rule of the world.
 func (a *agent) stop() {
 	a.t.Helper()
+	a.die()
 	a.Close()
 	a.log.Close()
 	if err := a.db.Close(); err != nil {

@@ -136,20 +136,12 @@ func (w *world) StartGuest(ctx context.Context, p container.Phone) error {
 		}
 		b.lives++
 		b.asks = 0
-		life := b.lives
 		b.guest = container.Task{
 			Container: true, State: container.TaskRunning, PID: uint32(100 + b.lives), StartedAt: time.Now(),
 			BootGeneration: p.BootGeneration, DataGeneration: p.DataGeneration, ImageDigest: p.ImageDigest,
 		}
 		if m := w.manner; m.exitAfter > 0 {
-			time.AfterFunc(m.exitAfter, func() {
-				w.mu.Lock()
-				same := b.lives == life
-				w.mu.Unlock()
-				if same {
-					w.exit(p.ID, container.Guest, m.exitCode)
-				}
-			})
+			w.exitLater(m.exitAfter, p.ID, b, m.exitCode)
 		}
 		return nil
 	})
@@ -158,7 +150,7 @@ func (w *world) StartGuest(ctx context.Context, p container.Phone) error {
 func (w *world) Shutdown(ctx context.Context, id string) error {
 	return w.do(ctx, "Shutdown", id, func(b *body) error {
 		if b.guest.State == container.TaskRunning && !w.manner.ignoreShutdown {
-			time.AfterFunc(time.Second, func() { w.exit(id, container.Guest, 130) })
+			w.exitLater(time.Second, id, b, 130)
 		}
 		return nil
 	})
@@ -166,8 +158,24 @@ func (w *world) Shutdown(ctx context.Context, id string) error {
 
 func (w *world) Kill(ctx context.Context, id string, role container.Role) error {
 	return w.do(ctx, "Kill", id, func(b *body) error {
-		time.AfterFunc(time.Millisecond, func() { w.exit(id, role, 137) })
+		if role != container.Guest {
+			w.violation = "Kill of a display"
+		}
+		w.exitLater(time.Millisecond, id, b, 137)
 		return nil
+	})
+}
+
+// exitLater has the guest that runs now end after a time, unless it has ended before. w.mu is held.
+func (w *world) exitLater(after time.Duration, id string, b *body, code uint32) {
+	life := b.lives
+	time.AfterFunc(after, func() {
+		w.mu.Lock()
+		same := b.lives == life
+		w.mu.Unlock()
+		if same {
+			w.exit(id, container.Guest, code)
+		}
 	})
 }
 
@@ -301,16 +309,19 @@ func (w *world) restartHost() {
 	}
 }
 
-// networksOf is the world's Networks.
-type networksOf struct{ *world }
+// networksOf is the world's Networks. Its calls have no context: life ends them in a test that ends the agent's life.
+type networksOf struct {
+	*world
+	life context.Context
+}
 
 func (n networksOf) Create(id string) (string, error) {
-	err := n.do(context.Background(), "CreateNetwork", id, func(*body) error { n.networks[id] = true; return nil })
+	err := n.do(n.life, "CreateNetwork", id, func(*body) error { n.networks[id] = true; return nil })
 	return "/netns/" + id, err
 }
 
 func (n networksOf) Delete(id string) error {
-	return n.do(context.Background(), "DeleteNetwork", id, func(*body) error { delete(n.networks, id); return nil })
+	return n.do(n.life, "DeleteNetwork", id, func(*body) error { delete(n.networks, id); return nil })
 }
 
 func (n networksOf) List() ([]string, error) {

@@ -1,0 +1,213 @@
+package phone
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// TestAgentDiesAtEveryStep kills the agent before and after every changing call of every request, and again at the same call of the
+// next life. The operation must be taken up and succeed, and the phone must be where the request wants it.
+func TestAgentDiesAtEveryStep(t *testing.T) {
+	on := func(a *agent) { a.on("p1") }
+	offNew := func(a *agent) { a.create("p1") }
+	requests := []struct {
+		name  string
+		setUp func(a *agent)
+		kind  operation.Kind
+		want  Status
+		calls []string
+	}{
+		{"power on", offNew, operation.PowerOn, Running, []string{"CreateNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
+		{"power off", on, operation.PowerOff, PoweredOff, []string{"Shutdown", "RemoveGuest", "RemoveDisplay"}},
+		{"restart", on, operation.Restart, Running, []string{"Shutdown", "CreateNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
+		{"reset on", on, operation.Reset, Running, []string{"Kill", "Prepare", "StartGuest", "KeepGeneration"}},
+		{"reset off", offNew, operation.Reset, Stopped, []string{"Prepare", "KeepGeneration"}},
+		{"delete", offNew, operation.Delete, Unknown, []string{"Destroy", "DeleteNetwork"}},
+	}
+	for _, q := range requests {
+		for _, call := range q.calls {
+			for _, side := range []string{"before", "after"} {
+				point := call + " " + side
+				t.Run(q.name+"/"+point, func(t *testing.T) {
+					path := filepath.Join(t.TempDir(), "db")
+					synctest.Test(t, func(t *testing.T) { dieAt(t, path, point, q.setUp, q.kind, q.want) })
+				})
+			}
+		}
+	}
+}
+
+func dieAt(t *testing.T, path, point string, setUp func(*agent), kind operation.Kind, want Status) {
+	w := newWorld()
+	a := startAgent(t, w, path, nil)
+	setUp(a)
+	var op operation.Operation
+	for life := range 3 {
+		died := make(chan struct{})
+		if life < 2 {
+			w.mu.Lock()
+			w.hook = die(point, died)
+			w.mu.Unlock()
+		}
+		if life == 0 {
+			op = a.submit(kind, "p1", nil)
+		}
+		if life < 2 {
+			select {
+			case <-died:
+			case <-time.After(time.Minute):
+				// The step was done in an earlier life and is not needed again.
+				if life == 0 {
+					t.Fatalf("%s was never reached", point)
+				}
+			}
+			w.mu.Lock()
+			w.hook = nil
+			w.mu.Unlock()
+			a.stop()
+			a = startAgent(t, w, path, nil)
+		}
+	}
+	defer a.stop()
+	if r := a.finish(op); r.State != operation.Succeeded {
+		t.Errorf("the operation ended %s: %+v", r.State, r.Failure)
+	}
+	if kind == operation.Delete {
+		if len(w.phones) != 0 || len(w.networks) != 0 || len(a.List()) != 0 {
+			t.Errorf("left behind: %v %v %v", w.phones, w.networks, a.List())
+		}
+		return
+	}
+	snap := a.want("p1", want)
+	if snap.Record.Task != nil || snap.Record.KeptGeneration != snap.Record.DataGeneration {
+		t.Errorf("not finished: %+v", snap.Record)
+	}
+}
+
+// die returns a hook that ends the agent's life at a point: the call never returns to it in that life.
+func die(point string, died chan struct{}) func(context.Context, string, string) error {
+	once := false
+	return func(ctx context.Context, at, _ string) error {
+		if at == point && !once {
+			once = true
+			close(died)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}
+}
+
+// TestAdoptionLeavesRunningPhonesAlone restarts the agent over phones in every state and looks at what it did to them.
+func TestAdoptionLeavesRunningPhonesAlone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a := startAgent(t, w, path, nil)
+		a.on("running")
+		a.on("off")
+		a.do(operation.PowerOff, "off", operation.Succeeded)
+		a.create("new")
+		before := a.want("running", Running)
+		a.stop()
+		calls := len(w.calls)
+		a = startAgent(t, w, path, nil)
+		defer a.stop()
+		after := a.want("running", Running)
+		a.want("off", PoweredOff)
+		a.want("new", Stopped)
+		if len(w.calls) != calls {
+			t.Errorf("adoption made changing calls: %v", w.calls[calls:])
+		}
+		if after.InitPID != before.InitPID || !after.BootTime.Equal(before.BootTime) || after.Revision <= before.Revision {
+			t.Errorf("before %+v\nafter %+v", before, after)
+		}
+	})
+}
+
+// TestGuestEndsWhileNobodyLooks ends guests while no agent runs.
+func TestGuestEndsWhileNobodyLooks(t *testing.T) {
+	for code, want := range map[uint32]Status{129: Running, 130: PoweredOff, 1: Running} {
+		path := filepath.Join(t.TempDir(), "db")
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld()
+			a := startAgent(t, w, path, nil)
+			a.on("p1")
+			a.stop()
+			w.exit("p1", container.Guest, code)
+			a = startAgent(t, w, path, nil)
+			defer a.stop()
+			time.Sleep(time.Minute)
+			a.want("p1", want)
+		})
+	}
+}
+
+// TestRandomRequestsAndDeaths is a model test: whatever is asked, in whatever order, with the agent dying at random, the phone comes to
+// rest where the last accepted request wants it, and no operation stays running.
+func TestRandomRequestsAndDeaths(t *testing.T) {
+	for seed := range uint64(40) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "db")
+			synctest.Test(t, func(t *testing.T) { randomLife(t, path, rand.New(rand.NewPCG(seed, 1))) })
+		})
+	}
+}
+
+func randomLife(t *testing.T, path string, rnd *rand.Rand) {
+	w := newWorld()
+	a := startAgent(t, w, path, nil)
+	a.create("p1")
+	on := false
+	for range 30 {
+		time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+		switch rnd.IntN(10) {
+		case 0:
+			a.stop()
+			a = startAgent(t, w, path, nil)
+			continue
+		case 1:
+			w.setDown(true)
+			time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
+			w.setDown(false)
+			continue
+		}
+		kind := operation.Kind(1 + rnd.IntN(4))
+		_, err := a.Submit(t.Context(), Request{Kind: kind, IDs: []string{"p1"}, Force: rnd.IntN(3) == 0, RequestedBy: "x"})
+		if err != nil {
+			if fault.Reason(err) == "" {
+				t.Fatalf("%s: refused without a reason: %v", kind, err)
+			}
+			continue
+		}
+		switch kind {
+		case operation.PowerOn:
+			on = true
+		case operation.PowerOff:
+			on = false
+		}
+	}
+	defer func() { a.stop() }()
+	time.Sleep(10 * time.Minute)
+	synctest.Wait()
+	snap, err := a.Get("p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if running := snap.Status == Running; running != on {
+		t.Errorf("phone is %s (%s), should be on: %v\n%+v", snap.Status, snap.Reason, on, snap.Record)
+	}
+	ops, err := a.ops.List(operation.ListOptions{RunningOnly: true, Limit: 10})
+	if err != nil || len(ops) != 0 {
+		t.Errorf("operations still running: %+v %v", ops, err)
+	}
+}
