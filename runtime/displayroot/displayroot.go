@@ -1,0 +1,192 @@
+package displayroot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Program is where the binary stands in a root.
+const Program = "/phone-display"
+
+// mountpoints are the empty directories that the container's mounts need in a root that cannot be written.
+var mountpoints = []string{"proc", "dev", "wayland", "control"}
+
+// Config says what to assemble.
+type Config struct {
+	// Dir holds the roots; it is made when it is not there.
+	Dir string
+	// Binary is the program's path on the host.
+	Binary string
+	// Sonames are libraries that the program opens by dlopen, such as "libavcodec.so.59".
+	Sonames []string
+}
+
+// Assemble returns the root for the binary and libraries as they are now, and builds it when it is not there yet.
+//
+// Errors: ErrNotFound of errdefs names a library that the host does not have.
+func Assemble(ctx context.Context, config Config) (string, error) {
+	files, err := closure(config.Binary, config.Sonames, loaderDirs("/"))
+	if err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	plan, name, err := digest(ctx, config.Binary, files)
+	if err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	root := filepath.Join(config.Dir, name)
+	if _, err := os.Stat(root); err == nil {
+		return root, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	if err := os.MkdirAll(config.Dir, 0o711); err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	building, err := os.MkdirTemp(config.Dir, buildingPrefix)
+	if err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	defer os.RemoveAll(building) // nothing is left of it after the rename
+	if err := fill(ctx, building, plan); err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	if err := os.Rename(building, root); err != nil {
+		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	return root, syncDir(config.Dir)
+}
+
+// buildingPrefix begins the names of roots that are not complete; "." keeps them from ever being a hash.
+const buildingPrefix = ".building-"
+
+// Prune removes the roots of dir that are not in use, and what a crash left half built. A dir that is not there has none.
+func Prune(dir string, inUse []string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("prune display roots: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		root := filepath.Join(dir, e.Name())
+		if !slices.Contains(inUse, root) {
+			errs = append(errs, os.RemoveAll(root))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("prune display roots: %w", err)
+	}
+	return nil
+}
+
+// file is one file of a root.
+type file struct{ from, to string }
+
+// digest plans where each file goes and names the whole.
+func digest(ctx context.Context, program string, files []string) ([]file, string, error) {
+	sum := sha256.New()
+	var plan []file
+	for _, from := range files {
+		to := from
+		if from == program {
+			to = Program
+		}
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		f, err := os.Open(from)
+		if err != nil {
+			return nil, "", err
+		}
+		fmt.Fprintf(sum, "%s\n", to)
+		part := sha256.New()
+		_, err = io.Copy(part, f)
+		f.Close()
+		if err != nil {
+			return nil, "", fmt.Errorf("read %s: %w", from, err)
+		}
+		sum.Write(part.Sum(nil))
+		plan = append(plan, file{from, to})
+	}
+	return plan, hex.EncodeToString(sum.Sum(nil))[:32], nil
+}
+
+// fill makes a root's files and directories, and brings them to the disk.
+func fill(ctx context.Context, root string, plan []file) error {
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
+	for _, dir := range mountpoints {
+		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+			return err
+		}
+	}
+	for _, f := range plan {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		to := filepath.Join(root, f.to)
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			return err
+		}
+		if err := copyFile(f.from, to); err != nil {
+			return fmt.Errorf("copy %s: %w", f.from, err)
+		}
+	}
+	// One call for the whole file system is far quicker than one for each of a hundred libraries.
+	d, err := os.Open(root)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return unix.Syncfs(int(d.Fd()))
+}
+
+// copyFile copies content, shared with the source where the file system can, readable and executable by all.
+func copyFile(from, to string) error {
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	if err != nil {
+		return err
+	}
+	if unix.IoctlFileClone(int(out.Fd()), int(in.Fd())) != nil {
+		_, err = io.Copy(out, in)
+	}
+	return errors.Join(err, out.Chmod(0o755), out.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Sonames reads the list that `phone-display libraries` prints: one per line.
+func Sonames(text string) []string {
+	var names []string
+	for _, line := range strings.Split(text, "\n") {
+		if line = strings.TrimSpace(line); line != "" {
+			names = append(names, line)
+		}
+	}
+	return names
+}
