@@ -7,6 +7,8 @@ import (
 	"net"
 	"runtime/debug"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/phonehost/phonehost/encoder/wayland/protocol"
 	"github.com/phonehost/phonehost/encoder/wayland/wire"
 )
@@ -44,6 +46,7 @@ type client struct {
 	keyboards []*object
 	pointers  []*object
 	devices   []*object
+	offers    int
 }
 
 func newClient(s *Server, conn *wire.Conn) *client {
@@ -223,7 +226,7 @@ func (c *client) pid() int32 {
 
 func (c *client) logEnd() {
 	switch err := c.ended; {
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed):
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
 		c.s.log.Debug("wayland client gone", "pid", c.pid())
 	default:
 		c.s.log.Warn("wayland client disconnected", "pid", c.pid(), "error", err)

@@ -72,6 +72,8 @@ func OptionalGlobals() []string {
 func optionalGlobals() []global {
 	return []global{
 		{face: protocol.WlSubcompositor, version: 1, bind: func(*object) resource { return subcompositorResource{} }},
+		{face: protocol.WlDataDeviceManager, version: 3, bind: func(*object) resource { return dataManager{} }},
+		{face: protocol.WpViewporter, version: 1, bind: func(*object) resource { return viewporter{} }},
 	}
 }
 

@@ -81,7 +81,7 @@ func (st *seat) keyboardEnter() {
 	for _, k := range st.focus.o.c.keyboards {
 		st.sendKeyboardEnter(k, serial)
 	}
-
+	st.s.clipboard.offerTo(st.focus.o.c)
 }
 
 // keyboardLeave tells it that it has not.

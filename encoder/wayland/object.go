@@ -2,6 +2,7 @@ package wayland
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/phonehost/phonehost/encoder/wayland/protocol"
 	"github.com/phonehost/phonehost/encoder/wayland/wire"
@@ -59,21 +60,35 @@ func (o *object) make(id uint32, face *wire.Interface, res resource) *object {
 }
 
 // table is the objects of a client by id. Ids are dense: a client takes the lowest that is free, as libwayland does and
-// demands.
+// demands, and so does the server for those that it makes.
 type table struct {
 	client []*object // by id; nil where free
+	server []*object // by id - wire.MinServerID
 	count  int
 }
 
 func (t *table) init() { t.client = make([]*object, 1, 64) }
 
-func (t *table) get(id uint32) *object {
-	if uint64(id) < uint64(len(t.client)) {
-		return t.client[id]
+// slot returns where an object of the id is kept, or nil when the id is beyond all that are.
+func (t *table) slot(id uint32) **object {
+	list := t.client
+	if id >= wire.MinServerID {
+		id, list = id-wire.MinServerID, t.server
+	}
+	if uint64(id) < uint64(len(list)) {
+		return &list[id]
 	}
 	return nil
 }
 
+func (t *table) get(id uint32) *object {
+	if slot := t.slot(id); slot != nil {
+		return *slot
+	}
+	return nil
+}
+
+// free tells whether a client may take the id.
 func (t *table) free(id uint32) bool {
 	if id == 0 || id > wire.MaxClientID || uint64(id) > uint64(len(t.client)) {
 		return false
@@ -81,18 +96,28 @@ func (t *table) free(id uint32) bool {
 	return uint64(id) == uint64(len(t.client)) || t.client[id] == nil
 }
 
+// nextServer returns the id of an object that the server makes.
+func (t *table) nextServer() uint32 {
+	i := slices.Index(t.server, nil)
+	if i < 0 {
+		t.server = append(t.server, nil)
+		i = len(t.server) - 1
+	}
+	return wire.MinServerID + uint32(i)
+}
+
 // put adds an object under an id that is free.
 func (t *table) put(o *object) {
-	if uint64(o.id) == uint64(len(t.client)) {
-		t.client = append(t.client, o)
+	if slot := t.slot(o.id); slot != nil {
+		*slot = o
 	} else {
-		t.client[o.id] = o
+		t.client = append(t.client, o)
 	}
 	t.count++
 }
 
 func (t *table) drop(id uint32) {
-	t.client[id] = nil
+	*t.slot(id) = nil
 	t.count--
 }
 
@@ -103,14 +128,18 @@ func (c *client) remove(o *object) {
 	}
 	c.objects.drop(o.id)
 	o.res.gone(o)
-	c.send(1, protocol.WlDisplay.Event(protocol.WlDisplayEventDeleteId), wire.Uint(o.id))
+	if o.id < wire.MinServerID {
+		c.send(1, protocol.WlDisplay.Event(protocol.WlDisplayEventDeleteId), wire.Uint(o.id))
+	}
 }
 
 // removeAll takes all objects of a client that has ended. Newer ones go first, so that roles go before their surfaces.
 func (c *client) removeAll() {
-	for id := len(c.objects.client) - 1; id > 0; id-- {
-		if o := c.objects.client[id]; o != nil {
-			c.remove(o)
+	for _, list := range [][]*object{c.objects.server, c.objects.client} {
+		for _, o := range slices.Backward(list) {
+			if o != nil {
+				c.remove(o)
+			}
 		}
 	}
 }

@@ -368,7 +368,9 @@ func (p *peer) ack(xdg uint32) {
 // pixel returns a pixel of the screen.
 func pixel(s *Server, x, y int) color.RGBA { return s.cfg.Screen.Snapshot().RGBAAt(x, y) }
 
-func rgb(v uint32) color.RGBA { return color.RGBA{R: byte(v >> 16), G: byte(v >> 8), B: byte(v), A: 255} }
+func rgb(v uint32) color.RGBA {
+	return color.RGBA{R: byte(v >> 16), G: byte(v >> 8), B: byte(v), A: 255}
+}
 
 // wantPixels checks pixels of the screen by place.
 func wantPixels(t testing.TB, s *Server, want map[image.Point]uint32) {

@@ -132,6 +132,7 @@ func (sf *surface) gone(o *object) {
 	if sf.xdg != nil {
 		sf.xdg.sf = nil
 	}
+	sf.viewport = nil
 	s.scene.forget(sf)
 	s.seat.forget(sf)
 	s.pace.forget(sf)

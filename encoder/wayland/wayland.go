@@ -83,16 +83,17 @@ type Server struct {
 	wake     chan struct{}
 	clients  sync.WaitGroup
 
-	mu      sync.Mutex
-	closed  bool
-	all     map[*client]struct{}
-	dirty   []*client // have something to flush
-	serial  uint32
-	scene   scene
-	seat    seat
-	pace    pacer
-	pools   map[*pool]struct{}
-	scratch []byte // for reading without a mapping
+	mu        sync.Mutex
+	closed    bool
+	all       map[*client]struct{}
+	dirty     []*client // have something to flush
+	serial    uint32
+	scene     scene
+	seat      seat
+	pace      pacer
+	clipboard clipboard
+	pools     map[*pool]struct{}
+	scratch   []byte // for reading without a mapping
 }
 
 // New checks the configuration and makes the socket, which a client can connect to as soon as it is visible; it is served by
