@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/errdefs"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/phonehost/phonehost/agent/cli/render"
+	"github.com/phonehost/phonehost/agent/fault"
+)
+
+// exitCode prints an error in words, with the command that mends it, and returns the exit code that it means.
+func (a *app) exitCode(ctx context.Context, err error) int {
+	var exit exitError
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.As(err, &exit):
+		if exit.text != "" {
+			a.sayf("phonectl: %s", exit.text)
+		}
+		return exit.code
+	case errors.As(err, &usage):
+		a.sayf("phonectl: %s", usage.text)
+		return exitUsage
+	case errors.Is(err, syscall.EPIPE):
+		return exitFailed // the reader of the output has left; there is nothing to say
+	}
+	text, remedy := a.explain(ctx, err)
+	a.sayf("phonectl: %s", text)
+	if remedy != "" {
+		a.sayf("  %s", remedy)
+	}
+	return exitFailed
+}
+
+// aboutError is an error of a request that names what the request was about, so that its remedy can name it too.
+type aboutError struct {
+	subject string // id of a phone, reference of an image...
+	err     error
+}
+
+func (e aboutError) Error() string { return e.err.Error() }
+func (e aboutError) Unwrap() error { return e.err }
+
+// about marks err as concerning subject; nil stays nil.
+func about(subject string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return aboutError{subject: subject, err: err}
+}
+
+// explain puts an error into words and finds what mends it.
+func (a *app) explain(ctx context.Context, err error) (text, remedy string) {
+	subject := ""
+	var named aboutError
+	if errors.As(err, &named) {
+		subject = named.subject
+	}
+	var remote interface{ GRPCStatus() *status.Status }
+	code := codes.Unknown
+	if errors.As(err, &remote) {
+		code = remote.GRPCStatus().Code()
+	}
+	if text := a.explainEnd(ctx, code, err); text != "" {
+		return text, ""
+	}
+	if remote == nil {
+		return withoutClass(err), ""
+	}
+	st := remote.GRPCStatus()
+	reason, meta := reasonOf(st)
+	text = render.Printable(st.Message())
+	if text == "" {
+		text = code.String()
+	}
+	if code == codes.Unavailable && reason == "" {
+		text = "the agent is gone or does not answer: " + text
+	}
+	return text, remedyFor(code, reason, subject, meta)
+}
+
+// explainEnd explains an error that comes of the command's own end: Ctrl-C, or --timeout, which an agent may notice first.
+func (a *app) explainEnd(ctx context.Context, code codes.Code, err error) string {
+	canceled := code == codes.Canceled || errors.Is(err, context.Canceled)
+	late := code == codes.DeadlineExceeded || errors.Is(err, context.DeadlineExceeded)
+	switch _, limited := ctx.Deadline(); {
+	case canceled && errors.Is(ctx.Err(), context.Canceled):
+		return "interrupted"
+	case limited && (canceled || late):
+		return fmt.Sprintf("not done within --timeout %s", a.globals.Timeout)
+	}
+	return ""
+}
+
+// withoutClass is err's text without the class of errdefs at its end, which is for programs.
+func withoutClass(err error) string {
+	text := err.Error()
+	for _, class := range []error{
+		errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument,
+		errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrUnauthenticated,
+	} {
+		if errors.Is(err, class) {
+			text = strings.TrimSuffix(text, ": "+class.Error())
+		}
+	}
+	return text
+}
+
+// reasonOf returns the machine-readable reason of a status and its details, or nothing.
+func reasonOf(st *status.Status) (string, map[string]string) {
+	for _, detail := range st.Details() {
+		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.GetDomain() == fault.Domain {
+			return info.GetReason(), info.GetMetadata()
+		}
+	}
+	return "", nil
+}
+
+// remedyFor names the command that mends a refusal, or is empty. Subject is what the request was about, or empty.
+func remedyFor(code codes.Code, reason, subject string, meta map[string]string) string {
+	phone := subject
+	if phone == "" {
+		phone = "ID"
+	}
+	switch reason {
+	case fault.NotRunning:
+		return fmt.Sprintf("power it on: `phonectl on %s`", phone)
+	case fault.NotOff:
+		return fmt.Sprintf("power it off first: `phonectl off %s`, or use --force", phone)
+	case fault.AlreadyOn:
+		return fmt.Sprintf("see what it does: `phonectl status %s`; to start it anew: `phonectl restart %s`", phone, phone)
+	case fault.Busy:
+		if op := meta["operation_id"]; op != "" {
+			return fmt.Sprintf("wait for what is under way: `phonectl ops wait %s`", op)
+		}
+		return "see what is under way: `phonectl ops ls --running`"
+	case fault.NoSuchImage:
+		return "get it: `phonectl image import FILE` or `phonectl image pull NAME`; what is there: `phonectl image ls`"
+	case fault.NoSuchPhone:
+		return "see which there are: `phonectl ls`"
+	case fault.NoSuchOperation:
+		return "see which are kept: `phonectl ops ls`"
+	case fault.PhoneExists:
+		return fmt.Sprintf("see it: `phonectl show %s`; remove it: `phonectl rm %s`", phone, phone)
+	case fault.ContainerdLost:
+		return "containerd does not answer: `systemctl status containerd`, then `phonectl doctor`"
+	case fault.DiskLow:
+		return "make room on the host's disk: `phonectl host` shows how much is free, `phonectl rm` and `phonectl image rm` free some"
+	case fault.JournalTrimmed:
+		return "begin with the oldest that is kept: `phonectl events`"
+	case fault.JournalReset:
+		return "the journal is younger than your number: `phonectl events`"
+	case fault.Superseded:
+		return fmt.Sprintf("see what went before it: `phonectl ops ls --phone %s`", phone)
+	case "NO_SCREEN":
+		return fmt.Sprintf("the guest has drawn nothing yet; see what it does: `phonectl logs %s`", phone)
+	case "IMAGE_IN_USE":
+		return "see which phones name it: `phonectl ls`, and remove them: `phonectl rm ID`"
+	case "BOOT_TIMEOUT", "BOOT_FAILED", "START_FAILED", "CRASH_LOOP":
+		return fmt.Sprintf("see why: `phonectl logs %s`, `phonectl events --phone %s`", phone, phone)
+	}
+	return remedyForCode(code)
+}
+
+// remedyForCode names what mends a refusal that gives no reason.
+func remedyForCode(code codes.Code) string {
+	switch code {
+	case codes.PermissionDenied:
+		return "ask an admin of the host for the role, in the table [access] of /etc/phonehost/phonehostd.toml"
+	case codes.Unauthenticated:
+		return "give a client certificate that the agent's CA has signed: --cert, --key, --ca"
+	case codes.Unimplemented:
+		return "the agent is older than this phonectl: `phonectl version` compares them"
+	case codes.Unavailable:
+		return "see whether the agent and containerd are up: `systemctl status phonehostd containerd`"
+	}
+	return ""
+}

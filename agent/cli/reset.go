@@ -1,0 +1,24 @@
+package cli
+
+import (
+	"context"
+
+	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+)
+
+type resetCmd struct {
+	IDs []string `arg:"" name:"id" help:"The phones, up to 100."`
+	waiting
+}
+
+func (c *resetCmd) Run(ctx context.Context, a *app) error {
+	phones, err := a.phones(ctx)
+	if err != nil {
+		return err
+	}
+	answer, err := phones.Reset(ctx, &phonehostv1.ResetRequest{PhoneIds: c.IDs, RequestId: c.RequestID})
+	if err != nil {
+		return about(first(c.IDs), err)
+	}
+	return a.finish(ctx, answer.GetOperation(), c.waiting)
+}
