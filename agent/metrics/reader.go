@@ -1,0 +1,89 @@
+package metrics
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/phonehost/phonehost/agent/health"
+)
+
+// statusLabels are the words for the numbers of a phone's status.
+var statusLabels = [6]string{"unknown", "stopped", "running", "stopping", "starting", "powered_off"}
+
+// reader reads at each scrape what other packages count.
+type reader struct {
+	config Config
+
+	start, phones, viewers, levels, packets, bytes, skipped  *prometheus.Desc
+	keyFrames, input, displays, containerd, warnings, serves *prometheus.Desc
+}
+
+func newReader(config Config) *reader {
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc("phonehost_"+name, help, labels, nil)
+	}
+	return &reader{
+		config:     config,
+		start:      desc("agent_start_time_seconds", "When the agent started, in seconds since the Unix epoch."),
+		phones:     desc("phones", "Phones, by status.", "status"),
+		viewers:    desc("viewers", "Attached viewers."),
+		levels:     desc("stream_levels", "Open encoders."),
+		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
+		bytes:      desc("stream_bytes_total", "Bytes of video that were handed to viewers' connections."),
+		skipped:    desc("stream_packets_skipped_total", "Packets that were encoded for other viewers and left out for one that lagged."),
+		keyFrames:  desc("stream_key_frames_requested_total", "Key frames that were asked of displays because a viewer came, lagged or asked."),
+		input:      desc("input_events_total", "Input events that were delivered to displays."),
+		displays:   desc("displays_connected", "Displays that are connected."),
+		containerd: desc("containerd_up", "Whether containerd answers: 1 or 0."),
+		warnings:   desc("health_warnings", "Standing warnings, by severity.", "severity"),
+		serves:     desc("health_serving", "Whether no warning of severity error stands: 1 or 0."),
+	}
+}
+
+// Describe sends what Collect will.
+func (r *reader) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
+		r.warnings, r.serves,
+	} {
+		out <- d
+	}
+}
+
+// Collect reads everything once.
+func (r *reader) Collect(out chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
+	}
+	counter := func(d *prometheus.Desc, value uint64) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+	}
+	gauge(r.start, float64(r.config.Start.UnixMilli())/1000)
+	for status, n := range r.config.PhonesByStatus() {
+		gauge(r.phones, float64(n), statusLabels[status])
+	}
+	t := r.config.Streams()
+	gauge(r.viewers, float64(t.Viewers))
+	gauge(r.levels, float64(t.Levels))
+	counter(r.packets, t.Packets)
+	counter(r.bytes, t.Bytes)
+	counter(r.skipped, t.Skipped)
+	counter(r.keyFrames, t.KeyFrames)
+	counter(r.input, t.InputEvents)
+	gauge(r.displays, float64(r.config.DisplaysConnected()))
+	gauge(r.containerd, truth(r.config.ContainerdUp()))
+	count := map[health.Severity]int{}
+	for _, f := range r.config.Health.List() {
+		count[f.Severity]++
+	}
+	for _, s := range []health.Severity{health.Warning, health.Error} {
+		gauge(r.warnings, float64(count[s]), s.String())
+	}
+	gauge(r.serves, truth(r.config.Health.Serving()))
+}
+
+func truth(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
