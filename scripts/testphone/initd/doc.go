@@ -17,6 +17,6 @@
 //
 // # SIGTERM
 //
-// Whether SIGTERM came from outside is told by its siginfo, which Go's os/signal does not hand out. So init starts itself once more with
-// SIGTERM blocked in every thread and reads it from a signalfd; RestoreTerm undoes that in the processes that init starts.
+// Whether SIGTERM came from outside is told by its siginfo, which Go's os/signal does not hand out. So init has a signal handler of its
+// own, a few lines of assembly, that looks at the sender's pid and writes to an eventfd.
 package initd

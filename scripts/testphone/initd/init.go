@@ -55,8 +55,9 @@ type phone struct {
 	power    *property.Subscription
 	debug    *property.Subscription
 	timer    *time.Timer
-	mayBoot  bool // CAP_SYS_BOOT
-	alone    bool // no child is left
+	started  unix.Timespec // since the host booted
+	mayBoot  bool          // CAP_SYS_BOOT
+	alone    bool          // no child is left
 	ending   *ending
 }
 
@@ -101,6 +102,9 @@ func start(ctx context.Context, cfg Config) (*phone, error) {
 		timer:    time.NewTimer(0),
 		mayBoot:  hasCapability(unix.CAP_SYS_BOOT),
 	}
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &p.started); err != nil {
+		return nil, fmt.Errorf("read the clock: %w", err)
+	}
 	signal.Notify(p.children, unix.SIGCHLD)
 	absorbSignals()
 	p.out.printf("testphone %s, pid 1, started %s", cfg.Version, time.Now().UTC().Format(time.RFC3339Nano))
@@ -138,10 +142,7 @@ func (p *phone) loadProperties(args []string) {
 	p.derive("ro.serialno", p.store.Get("ro.boot.serialno"))
 	p.derive("ro.hardware", p.store.Get("ro.boot.hardware"))
 	p.derive("ro.sf.lcd_density", p.store.Get("ro.boot.phonehost_dpi"))
-	if started := os.Getenv(startedVariable); started != "" {
-		p.derive("ro.boottime.init", started)
-		os.Unsetenv(startedVariable)
-	}
+	p.derive("ro.boottime.init", strconv.FormatInt(p.started.Nano(), 10))
 	text, err := os.ReadFile(buildProp)
 	if err != nil {
 		p.out.printf("image properties: %v", err)

@@ -79,9 +79,23 @@ func runner(s Streams, params []string, more ...interp.RunnerOption) (*interp.Ru
 		interp.StdIO(s.In, s.Out, s.Err),
 		interp.Env(expand.ListEnviron(os.Environ()...)),
 		interp.Params(params...),
+		interp.CallHandler(programs),
 		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return interp.DefaultExecHandler(killTimeout) }),
 	}, more...)
 	return interp.New(options...)
+}
+
+// programs sends the builtins that the interpreter only knows by name to the programs of that name.
+func programs(ctx context.Context, args []string) ([]string, error) {
+	if args[0] != "kill" {
+		return args, nil
+	}
+	hc := interp.HandlerCtx(ctx)
+	path, err := interp.LookPathDir(hc.Dir, hc.Env, args[0])
+	if err != nil {
+		return args, nil
+	}
+	return append([]string{path}, args[1:]...), nil
 }
 
 func file(ctx context.Context, s Streams, path string, params []string) error {

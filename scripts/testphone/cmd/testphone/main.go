@@ -33,9 +33,6 @@ func run(ctx context.Context, name string, args []string) int {
 	if name == "init" {
 		return runInit(ctx, args)
 	}
-	if err := initd.RestoreTerm(); err != nil {
-		return fail(name, err)
-	}
 	switch name {
 	case "sh":
 		return shell.Main(ctx, shell.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, args)
@@ -53,11 +50,6 @@ func run(ctx context.Context, name string, args []string) int {
 }
 
 func runInit(ctx context.Context, args []string) int {
-	if os.Getpid() == 1 {
-		if err := initd.BlockTerm(); err != nil {
-			return fail("init", err)
-		}
-	}
 	return fail("init", initd.Run(ctx, initd.Config{
 		Args:    args,
 		Version: version,
