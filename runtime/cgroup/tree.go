@@ -90,18 +90,16 @@ func (t *Tree) GuestPath(id string) string { return path.Join(t.root, id, "guest
 // DisplayPath is where the display's container belongs, below each hierarchy.
 func (t *Tree) DisplayPath(id string) string { return path.Join(t.root, id, "display") }
 
-// SwapAccounting reports whether the kernel can limit swap together with memory (or, in v2, at all).
+// SwapAccounting reports whether the kernel can limit swap. In v2 it is known once a phone has its cgroups.
 func (t *Tree) SwapAccounting() bool {
 	for _, h := range t.hierarchies {
-		if !slices.Contains(h.controllers, "memory") {
-			continue
-		}
+		file := filepath.Join(h.mount, "memory.memsw.limit_in_bytes")
 		if h.v2 {
-			_, err := os.Stat("/proc/swaps")
-			return err == nil
+			file = filepath.Join(h.mount, t.root, "memory.swap.max")
 		}
-		_, err := os.Stat(filepath.Join(h.mount, "memory.memsw.limit_in_bytes"))
-		return err == nil
+		if _, err := os.Stat(file); err == nil && slices.Contains(h.controllers, "memory") {
+			return true
+		}
 	}
 	return false
 }
