@@ -71,6 +71,10 @@ type commandLine struct {
 	Host   hostCmd   `cmd:"" group:"host" help:"Show the host: versions, resources, phones, warnings."`
 	Doctor doctorCmd `cmd:"" group:"host" help:"Check the host and say how to mend what is wrong."`
 
+	PKI    pkiCmd    `cmd:"" name:"pki" group:"doors" help:"Make a test CA and certificates."`
+	Hub    hubCmd    `cmd:"" name:"hub" group:"doors" help:"Run a small control plane that agents dial."`
+	Agents agentsCmd `cmd:"" group:"doors" help:"List the agents that are connected to --hub."`
+
 	Version    versionCmd    `cmd:"" group:"client" help:"Print the versions of phonectl and of the agent."`
 	Completion completionCmd `cmd:"" group:"client" help:"Print the completion script of a shell."`
 	Complete   completeCmd   `cmd:"" name:"__complete" group:"client" hidden:"" passthrough:"" help:"Complete a command line."`

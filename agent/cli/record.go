@@ -73,12 +73,20 @@ func (c *recordCmd) Run(ctx context.Context, a *app) error {
 	if context.Cause(attach) == errRecorded || interrupted(ctx, err) {
 		err = nil // ended as it was meant to
 	}
-	return errors.Join(about(c.ID, err), c.close(a, r))
+	closed := c.close(a, r)
+	if err != nil {
+		return about(c.ID, err)
+	}
+	return closed
 }
 
 // close finishes the file and prints what was recorded.
 func (c *recordCmd) close(a *app, r *recorder) error {
-	if err := r.out.close(r.meter.end(time.Now())); err != nil {
+	err := r.out.close(r.meter.end(time.Now()))
+	if r.meter.frames == 0 {
+		return errors.Join(c.nothing(), c.remove())
+	}
+	if err != nil {
 		return fmt.Errorf("finish %s: %w", c.File, err)
 	}
 	summary := r.meter.summary()
@@ -92,6 +100,20 @@ func (c *recordCmd) close(a *app, r *recorder) error {
 		return render.Value(w, summary)
 	}
 	return render.Recorded(w, summary)
+}
+
+// nothing is the error of a recording without a frame.
+func (c *recordCmd) nothing() error {
+	return exitError{code: exitFailed, text: fmt.Sprintf(
+		"no frame came: %s has drawn nothing yet; see what it does: `phonectl logs %s`", c.ID, c.ID)}
+}
+
+// remove removes a file without a frame.
+func (c *recordCmd) remove() error {
+	if c.File == "-" {
+		return nil
+	}
+	return os.Remove(c.File)
 }
 
 // format says what the file's name asks for.
