@@ -1,0 +1,137 @@
+package store
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+	bolt "go.etcd.io/bbolt"
+)
+
+// unpack puts a committed database of an old release where it can be opened.
+func unpack(t *testing.T, name string) string {
+	t.Helper()
+	f, err := os.Open(filepath.Join("testdata", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "db")
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestTableOfMigrations(t *testing.T) {
+	for i, m := range migrations {
+		if m.version != uint64(i+1) || m.what == "" || m.apply == nil {
+			t.Errorf("entry %d is version %d %q", i, m.version, m.what)
+		}
+	}
+}
+
+// TestMigration1 makes the buckets of version 1, by name.
+func TestMigration1(t *testing.T) {
+	b, err := bolt.Open(filepath.Join(t.TempDir(), "db"), 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	if err := b.Update(migrations[0].apply); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	err = b.View(func(tx *bolt.Tx) error {
+		return tx.ForEach(func(name []byte, top *bolt.Bucket) error {
+			got = append(got, string(name))
+			return top.ForEachBucket(func(sub []byte) error {
+				got = append(got, string(name)+"/"+string(sub))
+				return nil
+			})
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"events", "operations", "operations/by_end", "operations/by_id", "operations/by_request", "operations/running", "phones", "slots"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("buckets (-want +got):\n%s", diff)
+	}
+}
+
+// TestDatabaseOfVersion1 opens a database that release 1 wrote.
+func TestDatabaseOfVersion1(t *testing.T) {
+	path := unpack(t, "v1.db.gz")
+	db := open(t, path)
+	err := db.View(func(tx *Tx) error {
+		for bucket, want := range map[string]struct {
+			path Bucket
+			n    int
+		}{
+			"phones": {Phones, 2}, "slots": {Slots, 2}, "operations": {OperationsByID, 2}, "running": {OperationsRunning, 1},
+			"ended": {OperationsByEnd, 1}, "requests": {OperationsByRequest, 1}, "events": {Events, 13},
+		} {
+			if got := tx.Bucket(want.path).Stats().KeyN; got != want.n {
+				t.Errorf("%d keys in %s, want %d", got, bucket, want.n)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if backups, _ := filepath.Glob(path + ".v*"); len(migrations) == 1 && len(backups) != 0 {
+		t.Errorf("a database that needs no migration was copied to %v", backups)
+	}
+}
+
+func TestUpgradeBacksUpFirst(t *testing.T) {
+	path := unpack(t, "v1.db.gz")
+	next := append(migrations[:1:1], migration{2, "test", func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("new"))
+		return err
+	}})
+	db, err := Open(Config{Path: path, migrations: next})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	old := open(t, path+".v1.bak")
+	if got := names(t, old); len(got) != 2 {
+		t.Errorf("the copy holds %q", got)
+	}
+	if _, err := Open(Config{Path: path}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "version 2") {
+		t.Errorf("an older release opens a newer database: %v", err)
+	}
+}
+
+func TestMigrationThatFailsChangesNothing(t *testing.T) {
+	path := unpack(t, "v1.db.gz")
+	wrong := errors.New("wrong")
+	next := append(migrations[:1:1],
+		migration{2, "first", func(tx *bolt.Tx) error { return tx.DeleteBucket([]byte("phones")) }},
+		migration{3, "second", func(*bolt.Tx) error { return wrong }})
+	if _, err := Open(Config{Path: path, migrations: next}); !errors.Is(err, wrong) {
+		t.Fatalf("Open: %v", err)
+	}
+	if got := names(t, open(t, path)); len(got) != 2 {
+		t.Errorf("after a migration that failed the database holds %q", got)
+	}
+}
