@@ -73,6 +73,7 @@ type event struct {
 type peer struct {
 	t       testing.TB
 	conn    *wire.Conn
+	sock    *net.UnixConn // of conn, for sending what conn refuses to
 	objects map[uint32]*wire.Interface
 	events  []event
 	globals map[string]uint32 // names by interface
@@ -93,7 +94,7 @@ func dial(t testing.TB, s *Server) *peer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{t: t, conn: conn, next: 2, globals: map[string]uint32{}, objects: map[uint32]*wire.Interface{1: protocol.WlDisplay}}
+	p := &peer{t: t, conn: conn, sock: sock, next: 2, globals: map[string]uint32{}, objects: map[uint32]*wire.Interface{1: protocol.WlDisplay}}
 	t.Cleanup(func() { conn.Close(); conn.Release() })
 	return p
 }

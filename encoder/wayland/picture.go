@@ -16,6 +16,9 @@ type picture struct {
 	stride int
 	pix    []byte
 	opaque bool // the fourth byte has no meaning
+
+	// base is the buffer as it was, where a view made this picture of it; nil where this is it.
+	base *picture
 }
 
 // memoryLimit is how many bytes of pictures a client may have: what a phone's screen with sub-surfaces, popups and some
@@ -49,6 +52,7 @@ func (p *picture) free() {
 	if p == nil || p.pix == nil {
 		return
 	}
+	p.base.free()
 	p.c.memory -= len(p.pix)
 	_ = unix.Munmap(p.pix)
 	p.pix = nil
@@ -79,23 +83,51 @@ func (p *picture) load(b *buffer, r image.Rectangle) error {
 	return nil
 }
 
-// loadThrough copies a whole buffer as seen through a view: turned, scaled and cropped, taking the nearest pixel.
-func (p *picture) loadThrough(b *buffer, v view) error {
-	whole, err := p.c.newPicture(image.Pt(b.width, b.height))
+// newContents copies a whole buffer as seen through a view.
+func (c *client) newContents(b *buffer, v view) (*picture, error) {
+	base, err := c.newPicture(b.size())
 	if err != nil {
-		return err
+		return nil, err
 	}
-	defer whole.free()
-	if err := whole.load(b, whole.bounds()); err != nil {
-		return err
+	if err := base.load(b, base.bounds()); err != nil {
+		base.free()
+		return nil, err
 	}
-	p.opaque = whole.opaque
-	for y := range p.size.Y {
-		out := p.row(y, 0, p.size.X)
-		for x := range p.size.X {
-			from := v.source(p.size, whole.size, x, y)
-			copy(out[x*4:x*4+4], whole.row(from.Y, from.X, from.X+1))
+	p, err := base.through(v)
+	if err != nil {
+		base.free()
+	}
+	return p, err
+}
+
+// through returns what a view makes of a picture, taking the nearest pixels. The picture becomes its base, or is returned
+// itself when the view changes nothing.
+func (p *picture) through(v view) (*picture, error) {
+	if v.identity(p.size) {
+		return p, nil
+	}
+	out, err := p.c.newPicture(v.size(p.size))
+	if err != nil {
+		return nil, err
+	}
+	out.opaque, out.base = p.opaque, p
+	// A column of the result depends on its x alone, a row on its y alone.
+	across, down := make([]image.Point, out.size.X), make([]image.Point, out.size.Y)
+	for x := range across {
+		across[x] = v.source(out.size, p.size, x, 0)
+	}
+	for y := range down {
+		down[y] = v.source(out.size, p.size, 0, y)
+	}
+	for y, d := range down {
+		row := out.row(y, 0, out.size.X)
+		for x, a := range across {
+			from := d.Y*p.stride + a.X*4
+			if v.turned() {
+				from = a.Y*p.stride + d.X*4
+			}
+			copy(row[x*4:x*4+4], p.pix[from:from+4])
 		}
 	}
-	return nil
+	return out, nil
 }

@@ -76,50 +76,70 @@ func (sc *scene) at(p image.Point) (layer, bool) {
 
 // put takes the damaged pixels of a buffer into a surface.
 func (sc *scene) put(sf *surface, b *buffer, st *state) error {
-	size := st.view.size(b)
-	if size.X <= 0 || size.Y <= 0 {
-		return sf.o.errorf(protocol.WlSurfaceErrorInvalidSize, "surface of %dx%d pixels", size.X, size.Y)
-	}
-	resized := size != sf.size || b.alpha() == sf.opaque
-	if !resized && st.view.simple() && sc.direct == sf && sc.mayDirect(sf) {
-		return sc.putDirect(sf, b, &st.damage)
-	}
-	fresh := sf.pic == nil || resized || !st.view.simple()
-	if fresh && (sf.pic == nil || sf.pic.size != size) {
-		pic, err := sf.o.c.newPicture(size)
+	if !st.view.identity(b.size()) {
+		pic, err := sf.o.c.newContents(b, st.view)
 		if err != nil {
 			return err
 		}
-		sf.pic.free()
-		sf.pic = pic
+		sc.replace(sf, pic, st.view)
+		return nil
 	}
-	if sc.direct == sf {
-		sc.direct = nil // what it showed is replaced as a whole
+	if fits := b.size() == sf.size && b.alpha() != sf.opaque; fits && sc.direct == sf && sc.mayDirect(sf) {
+		sf.view = st.view
+		return sc.putDirect(sf, b, &st.damage)
+	} else if fits && sf.pic != nil && sf.pic.base == nil {
+		sf.view = st.view
+		return sc.load(sf, b, &st.damage)
 	}
-	if sf.size != size {
-		sc.stale = true
+	pic, err := sf.o.c.newPicture(b.size())
+	if err != nil {
+		return err
 	}
-	sf.size, sf.opaque = size, !b.alpha()
-	if fresh {
-		st.damage = damage{}
-		st.damage.add(whole)
+	if err := pic.load(b, pic.bounds()); err != nil {
+		pic.free()
+		return err
 	}
-	return sc.load(sf, b, st)
+	sc.replace(sf, pic, st.view)
+	return nil
 }
 
-// load takes the damage of st into the surface's picture and marks where it is shown.
-func (sc *scene) load(sf *surface, b *buffer, st *state) error {
-	var err error
-	if !st.view.simple() {
-		err = sf.pic.loadThrough(b, st.view)
-	}
-	for _, r := range st.damage.list() {
-		if st.view.simple() && err == nil {
-			err = sf.pic.load(b, r)
+// load takes damage into the surface's picture and marks where it is shown.
+func (sc *scene) load(sf *surface, b *buffer, d *damage) error {
+	for _, r := range d.list() {
+		if err := sf.pic.load(b, r); err != nil {
+			return err
 		}
 		sc.touch(sf, r)
 	}
-	return err
+	return nil
+}
+
+// review shows a surface's contents through another view.
+func (sc *scene) review(sf *surface, v view) error {
+	if v == sf.view || sf.size == (image.Point{}) {
+		return nil
+	}
+	if sc.direct == sf {
+		sc.spill()
+	}
+	if sf.pic == nil {
+		return nil
+	}
+	base := sf.pic
+	if base.base != nil {
+		base = sf.pic.base
+	}
+	pic, err := base.through(v)
+	if err != nil {
+		return err
+	}
+	if sf.pic.base == base { // the old picture goes, what it was made of stays
+		sf.pic.base = nil
+	} else {
+		sf.pic = nil
+	}
+	sc.replace(sf, pic, v)
+	return nil
 }
 
 // putDirect copies damage straight to the screen.
@@ -142,8 +162,8 @@ func (sc *scene) putDirect(sf *surface, b *buffer, d *damage) error {
 	return nil
 }
 
-// replace gives a surface new contents.
-func (sc *scene) replace(sf *surface, pic *picture) {
+// replace gives a surface new contents, made with a view.
+func (sc *scene) replace(sf *surface, pic *picture, v view) {
 	if sc.direct == sf {
 		sc.direct = nil
 	}
@@ -152,7 +172,7 @@ func (sc *scene) replace(sf *surface, pic *picture) {
 	if sf.size != pic.size {
 		sc.stale = true
 	}
-	sf.size, sf.opaque = pic.size, pic.opaque
+	sf.size, sf.opaque, sf.view = pic.size, pic.opaque, v
 	sc.touch(sf, whole)
 }
 
@@ -222,7 +242,7 @@ func (sc *scene) settle() {
 // mayDirect tells whether the screen alone may keep the pixels of a surface: it is all that is shown, lies within the screen,
 // and cannot come to show something through itself.
 func (sc *scene) mayDirect(sf *surface) bool {
-	return len(sc.layers) == 1 && sc.layers[0].sf == sf && sf.current.view.simple() && sc.layers[0].rect().In(sc.bounds()) &&
+	return len(sc.layers) == 1 && sc.layers[0].sf == sf && (sf.pic == nil || sf.pic.base == nil) && sc.layers[0].rect().In(sc.bounds()) &&
 		(sf.opaque || !sc.s.offers(protocol.WlSubcompositor))
 }
 

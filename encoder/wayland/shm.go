@@ -1,6 +1,8 @@
 package wayland
 
 import (
+	"image"
+
 	"github.com/phonehost/phonehost/encoder/screen"
 	"github.com/phonehost/phonehost/encoder/wayland/protocol"
 	"github.com/phonehost/phonehost/encoder/wayland/wire"
@@ -106,6 +108,8 @@ func (b *buffer) gone(*object) {
 	b.dead = true
 	b.pool.release()
 }
+
+func (b *buffer) size() image.Point { return image.Pt(b.width, b.height) }
 
 // alpha tells whether the format has an alpha channel.
 func (b *buffer) alpha() bool { return b.format == screen.ARGB8888 || b.format == screen.ABGR8888 }

@@ -209,24 +209,11 @@ func (sf *surface) cachePixels() error {
 		c.picture = nil
 		return nil
 	}
-	defer b.o.send(protocol.WlBufferEventRelease)
-	size := v.size(b)
-	if size.X <= 0 || size.Y <= 0 {
-		return sf.o.errorf(protocol.WlSurfaceErrorInvalidSize, "surface of %dx%d pixels", size.X, size.Y)
-	}
-	if c.picture == nil || c.picture.size != size {
-		c.picture.free()
-		c.picture = nil
-		pic, err := sf.o.c.newPicture(size)
-		if err != nil {
-			return err
-		}
-		c.picture = pic
-	}
-	if v.simple() {
-		return c.picture.load(b, c.picture.bounds())
-	}
-	return c.picture.loadThrough(b, v)
+	c.picture.free()
+	pic, err := sf.o.c.newContents(b, v)
+	b.o.send(protocol.WlBufferEventRelease)
+	c.picture = pic
+	return err
 }
 
 // appendLayers appends a surface and its sub-surfaces, bottom first, with the surface's corner at a point of the screen. A

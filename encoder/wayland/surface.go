@@ -21,9 +21,8 @@ func (compositorResource) request(o *object, op int, args []wire.Value) error {
 			return o.c.display.errorf(protocol.WlDisplayErrorNoMemory, "more than %d surfaces", maxSurfaces)
 		}
 		o.c.surfaces++
-		sf := &surface{s: o.c.s}
+		sf := &surface{s: o.c.s, inputAll: true, view: plainView()}
 		sf.stack = []*surface{sf}
-		sf.current.init()
 		sf.pending.init()
 		sf.cached.init()
 		sf.o = o.make(args[0].ID(), protocol.WlSurface, sf)
@@ -65,9 +64,10 @@ type surface struct {
 	o *object
 	s *Server
 
-	pending state // since the last commit
-	cached  state // committed, waiting for the parent; see subsurface
-	current state // buffer, damage and frames are not used
+	pending  state  // since the last commit
+	cached   state  // committed, waiting for the parent; see subsurface
+	input    region // where it takes input, unless that is everywhere
+	inputAll bool
 
 	role     role   // the object of the role; nil when it is gone
 	roleName string // set once
@@ -77,6 +77,7 @@ type surface struct {
 	// Contents: size is zero without any. The pixels are in pic, or, when pic is nil, on the screen alone.
 	size   image.Point
 	opaque bool
+	view   view // through which they are seen
 	pic    *picture
 
 	// stack is the sub-surfaces and, between them, the surface itself, bottom first. nextStack is the order from the next
@@ -250,7 +251,7 @@ func (sf *surface) checkBuffer(st *state) error {
 		return sf.viewport.errorf(protocol.WpViewportErrorBadSize, "source of %v by %v and no destination",
 			wire.Fixed(v.srcW).Float(), wire.Fixed(v.srcH).Float())
 	}
-	full := v.full(b)
+	full := v.full(b.size())
 	if int64(v.srcX)+int64(v.srcW) > int64(full.X)*256 || int64(v.srcY)+int64(v.srcH) > int64(full.Y)*256 {
 		return sf.viewport.errorf(protocol.WpViewportErrorOutOfBuffer, "source is beyond %dx%d", full.X, full.Y)
 	}
@@ -259,9 +260,8 @@ func (sf *surface) checkBuffer(st *state) error {
 
 // apply makes a state current: contents, region, order of sub-surfaces, the role, the callbacks, the sub-surfaces' own.
 func (sf *surface) apply(st *state) error {
-	sf.current.view = st.view
 	if st.inputSet {
-		sf.current.input, sf.current.inputAll = st.input, st.inputAll
+		sf.input, sf.inputAll = st.input, st.inputAll
 	}
 	if err := sf.takeContents(st); err != nil {
 		return err
@@ -299,14 +299,16 @@ func (sf *surface) applyChildren() error {
 	return nil
 }
 
-// takeContents takes the pixels of a state into the surface and releases its buffer.
+// takeContents takes the pixels of a state into the surface and releases its buffer. Without a buffer, it is the view that
+// may be new.
 func (sf *surface) takeContents(st *state) error {
 	switch {
 	case st.picture != nil:
 		pic := st.picture
 		st.picture = nil
-		sf.s.scene.replace(sf, pic)
+		sf.s.scene.replace(sf, pic, st.view)
 	case !st.attached:
+		return sf.s.scene.review(sf, st.view)
 	case st.buffer == nil:
 		sf.s.scene.clear(sf)
 	default:
@@ -322,7 +324,7 @@ func (sf *surface) accepts(p image.Point) bool {
 	if !p.In(image.Rectangle{Max: sf.size}) {
 		return false
 	}
-	return sf.current.inputAll || sf.current.input.contains(p)
+	return sf.inputAll || sf.input.contains(p)
 }
 
 // frameCallback is the wl_callback of a wl_surface.frame.

@@ -20,48 +20,46 @@ func plainView() view {
 	return view{scale: 1, srcX: -256, srcY: -256, srcW: -256, srcH: -256, dstW: -1, dstH: -1}
 }
 
-// simple tells whether a pixel of the buffer is a pixel of the surface.
-func (v view) simple() bool {
-	return v.scale == 1 && v.transform == protocol.WlOutputTransformNormal && v.srcW < 0 && v.dstW < 0
+// identity tells whether every pixel of a buffer of the given size is that pixel of the surface.
+func (v view) identity(buffer image.Point) bool {
+	whole := v.srcW < 0 || (v.srcX == 0 && v.srcY == 0 && int(v.srcW) == buffer.X*256 && int(v.srcH) == buffer.Y*256)
+	return v.scale == 1 && v.transform == protocol.WlOutputTransformNormal && whole && v.size(buffer) == buffer
 }
 
 // turned tells whether the transform exchanges width and height.
 func (v view) turned() bool { return v.transform&1 != 0 }
 
-// full returns the size of the buffer in the surface's pixels, before a viewport.
-func (v view) full(b *buffer) image.Point {
-	size := image.Pt(b.width/int(v.scale), b.height/int(v.scale))
+// full returns the size of a buffer in the surface's pixels, before a viewport.
+func (v view) full(buffer image.Point) image.Point {
+	size := buffer.Div(int(v.scale))
 	if v.turned() {
 		size.X, size.Y = size.Y, size.X
 	}
 	return size
 }
 
-// size returns the size of the surface that shows b.
-func (v view) size(b *buffer) image.Point {
+// size returns the size of the surface that shows a buffer of the given size.
+func (v view) size(buffer image.Point) image.Point {
 	switch {
 	case v.dstW >= 0:
 		return image.Pt(int(v.dstW), int(v.dstH))
 	case v.srcW >= 0:
 		return image.Pt(int(v.srcW/256), int(v.srcH/256))
 	}
-	return v.full(b)
+	return v.full(buffer)
 }
 
 // source returns the pixel of a buffer that pixel (x, y) of a surface of the given size shows.
 func (v view) source(surface, buffer image.Point, x, y int) image.Point {
 	// In 1/512 pixels, at the middle of the pixel.
-	fullW, fullH := buffer.X/int(v.scale), buffer.Y/int(v.scale)
-	if v.turned() {
-		fullW, fullH = fullH, fullW
-	}
-	x0, y0, w, h := 0, 0, fullW*256, fullH*256
+	full := v.full(buffer)
+	x0, y0, w, h := 0, 0, full.X*256, full.Y*256
 	if v.srcW >= 0 {
 		x0, y0, w, h = int(v.srcX), int(v.srcY), int(v.srcW), int(v.srcH)
 	}
 	fx := x0*2 + (2*x+1)*w/surface.X
 	fy := y0*2 + (2*y+1)*h/surface.Y
-	return v.untransform(fx, fy, fullW*512, fullH*512, buffer)
+	return v.untransform(fx, fy, full.X*512, full.Y*512, buffer)
 }
 
 // untransform turns a point of the upright picture, whose extent is w times h in 1/512 pixels, into a pixel of the buffer.
