@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone/phonetest"
 )
 
 // TestDatabaseOfRelease1 takes over the phones of a host that release 1 left: p1 ran, p2 was booting under op-2 and is never started
@@ -36,7 +37,7 @@ func TestDatabaseOfRelease1(t *testing.T) {
 	}
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Date(2026, 1, 20, 1, 0, 0, 0, time.UTC).Sub(time.Now()))
-		a := startAgent(t, newWorld(), path, nil)
+		a := startAgent(t, phonetest.New(), path, nil)
 		defer a.stop()
 		time.Sleep(time.Minute)
 		snap := a.want("p1", Running)

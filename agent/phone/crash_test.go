@@ -11,6 +11,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -47,16 +48,16 @@ func TestAgentDiesAtEveryStep(t *testing.T) {
 }
 
 func dieAt(t *testing.T, path, point string, setUp func(*agent), kind operation.Kind, want Status) {
-	w := newWorld()
+	w := phonetest.New()
 	a := startAgent(t, w, path, nil)
 	setUp(a)
 	var op operation.Operation
 	for life := range 3 {
 		died := make(chan struct{})
 		if life < 2 {
-			w.mu.Lock()
-			w.hook = die(point, died)
-			w.mu.Unlock()
+			w.Lock()
+			w.Hook = die(point, died)
+			w.Unlock()
 		}
 		if life == 0 {
 			op = a.submit(kind, "p1", nil)
@@ -70,9 +71,9 @@ func dieAt(t *testing.T, path, point string, setUp func(*agent), kind operation.
 					t.Fatalf("%s was never reached", point)
 				}
 			}
-			w.mu.Lock()
-			w.hook = nil
-			w.mu.Unlock()
+			w.Lock()
+			w.Hook = nil
+			w.Unlock()
 			a.stop()
 			a = startAgent(t, w, path, nil)
 		}
@@ -82,8 +83,8 @@ func dieAt(t *testing.T, path, point string, setUp func(*agent), kind operation.
 		t.Errorf("the operation ended %s: %+v", r.State, r.Failure)
 	}
 	if kind == operation.Delete {
-		if len(w.phones) != 0 || len(w.networks) != 0 || len(a.List()) != 0 {
-			t.Errorf("left behind: %v %v %v", w.phones, w.networks, a.List())
+		if len(w.Bodies) != 0 || len(w.Nets) != 0 || len(a.List()) != 0 {
+			t.Errorf("left behind: %v %v %v", w.Bodies, w.Nets, a.List())
 		}
 		return
 	}
@@ -111,7 +112,7 @@ func die(point string, died chan struct{}) func(context.Context, string, string)
 func TestAdoptionLeavesRunningPhonesAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
+		w := phonetest.New()
 		a := startAgent(t, w, path, nil)
 		a.on("running")
 		a.on("off")
@@ -119,14 +120,14 @@ func TestAdoptionLeavesRunningPhonesAlone(t *testing.T) {
 		a.create("new")
 		before := a.want("running", Running)
 		a.stop()
-		calls := len(w.calls)
+		calls := len(w.Calls)
 		a = startAgent(t, w, path, nil)
 		defer a.stop()
 		after := a.want("running", Running)
 		a.want("off", PoweredOff)
 		a.want("new", Stopped)
-		if len(w.calls) != calls {
-			t.Errorf("adoption made changing calls: %v", w.calls[calls:])
+		if len(w.Calls) != calls {
+			t.Errorf("adoption made changing calls: %v", w.Calls[calls:])
 		}
 		if after.InitPID != before.InitPID || !after.BootTime.Equal(before.BootTime) || after.Revision <= before.Revision {
 			t.Errorf("before %+v\nafter %+v", before, after)
@@ -139,11 +140,11 @@ func TestGuestEndsWhileNobodyLooks(t *testing.T) {
 	for code, want := range map[uint32]Status{129: Running, 130: PoweredOff, 1: Running} {
 		path := filepath.Join(t.TempDir(), "db")
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
+			w := phonetest.New()
 			a := startAgent(t, w, path, nil)
 			a.on("p1")
 			a.stop()
-			w.exit("p1", container.Guest, code)
+			w.Exit("p1", container.Guest, code)
 			a = startAgent(t, w, path, nil)
 			defer a.stop()
 			time.Sleep(time.Minute)
@@ -164,7 +165,7 @@ func TestRandomRequestsAndDeaths(t *testing.T) {
 }
 
 func randomLife(t *testing.T, path string, rnd *rand.Rand) {
-	w := newWorld()
+	w := phonetest.New()
 	a := startAgent(t, w, path, nil)
 	a.create("p1")
 	on := false
@@ -176,9 +177,9 @@ func randomLife(t *testing.T, path string, rnd *rand.Rand) {
 			a = startAgent(t, w, path, nil)
 			continue
 		case 1:
-			w.setDown(true)
+			w.SetDown(true)
 			time.Sleep(time.Duration(rnd.IntN(3000)) * time.Millisecond)
-			w.setDown(false)
+			w.SetDown(false)
 			continue
 		}
 		kind := operation.Kind(1 + rnd.IntN(4))

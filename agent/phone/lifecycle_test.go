@@ -13,28 +13,9 @@ import (
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/runtime/container"
 )
-
-// set changes how guests behave from now on.
-func (w *world) set(m manner) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.manner = m
-}
-
-// count returns how often a call was made.
-func (w *world) count(call string) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n := 0
-	for _, c := range w.calls {
-		if c == call {
-			n++
-		}
-	}
-	return n
-}
 
 // on creates a phone that runs.
 func (a *agent) on(id string) {
@@ -70,7 +51,7 @@ func TestGuestEndsByItself(t *testing.T) {
 				}
 				a.do(operation.PowerOn, "p1", operation.Succeeded)
 				before := a.want("p1", Running)
-				a.w.exit("p1", container.Guest, tt.code)
+				a.w.Exit("p1", container.Guest, tt.code)
 				synctest.Wait()
 				time.Sleep(10 * time.Second)
 				after := a.want("p1", tt.want)
@@ -86,8 +67,8 @@ func TestGuestEndsByItself(t *testing.T) {
 				if kinds := a.kinds("p1"); !slices.Contains(kinds, "6"+tt.meant) {
 					t.Errorf("events %v do not tell of the exit's meaning %s", kinds, tt.meant)
 				}
-				if tt.want == Running && a.w.count("StartDisplay") != 2 {
-					t.Errorf("StartDisplay was called %d times, want twice and the display untouched", a.w.count("StartDisplay"))
+				if tt.want == Running && a.w.Count("StartDisplay") != 2 {
+					t.Errorf("StartDisplay was called %d times, want twice and the display untouched", a.w.Count("StartDisplay"))
 				}
 			})
 		})
@@ -96,7 +77,7 @@ func TestGuestEndsByItself(t *testing.T) {
 
 func TestCrashLoopIsHeld(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
-		a.w.set(manner{asksToBoot: -1, exitAfter: 2 * time.Second, exitCode: 6})
+		a.w.Set(phonetest.Manner{AsksToBoot: -1, ExitAfter: 2 * time.Second, ExitCode: 6})
 		a.create("p1")
 		r := a.do(operation.PowerOn, "p1", operation.Failed)
 		if r.Failure.Reason != HoldCrashLoop || !strings.Contains(r.Failure.Message, "code 6") {
@@ -106,12 +87,12 @@ func TestCrashLoopIsHeld(t *testing.T) {
 		if snap.Record.Hold == nil || snap.Record.Hold.Reason != HoldCrashLoop || snap.DisplayOn {
 			t.Errorf("phone is not held as CRASH_LOOP: %+v", snap)
 		}
-		if n := a.w.count("StartGuest"); n != 5 {
+		if n := a.w.Count("StartGuest"); n != 5 {
 			t.Errorf("the guest was started %d times, want 5", n)
 		}
 		time.Sleep(time.Hour)
 		a.want("p1", Stopped)
-		a.w.set(manner{asksToBoot: 1})
+		a.w.Set(phonetest.Manner{AsksToBoot: 1})
 		a.do(operation.PowerOn, "p1", operation.Succeeded)
 		if snap := a.want("p1", Running); snap.Record.Hold != nil || snap.Record.LastFailure != nil {
 			t.Errorf("hold or failure stay after a power-on that succeeded: %+v", snap.Record)
@@ -124,7 +105,7 @@ func TestCrashesFarApartAreNoLoop(t *testing.T) {
 		a.on("p1")
 		for range 12 {
 			time.Sleep(3 * time.Minute)
-			a.w.exit("p1", container.Guest, 1)
+			a.w.Exit("p1", container.Guest, 1)
 			time.Sleep(2 * time.Minute)
 			a.want("p1", Running)
 		}
@@ -133,7 +114,7 @@ func TestCrashesFarApartAreNoLoop(t *testing.T) {
 
 func TestBootTimeoutSaysWhatWasSeen(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
-		a.w.set(manner{asksToBoot: -1})
+		a.w.Set(phonetest.Manner{AsksToBoot: -1})
 		a.create("p1")
 		began := time.Now()
 		r := a.do(operation.PowerOn, "p1", operation.Failed)
@@ -156,15 +137,15 @@ func TestPowerOff(t *testing.T) {
 			a.on("p1")
 			a.do(operation.PowerOff, "p1", operation.Succeeded)
 			a.want("p1", PoweredOff)
-			if a.w.count("Shutdown") != 1 || a.w.count("Kill") != 0 {
-				t.Errorf("calls: %v", a.w.calls)
+			if a.w.Count("Shutdown") != 1 || a.w.Count("Kill") != 0 {
+				t.Errorf("calls: %v", a.w.Calls)
 			}
 		})
 	})
 	t.Run("killed after grace", func(t *testing.T) {
 		runAgent(t, func(t *testing.T, a *agent) {
 			a.on("p1")
-			a.w.set(manner{ignoreShutdown: true})
+			a.w.Set(phonetest.Manner{IgnoreShutdown: true})
 			grace := 7 * time.Second
 			began := time.Now()
 			a.finish(a.submit(operation.PowerOff, "p1", func(q *Request) { q.Grace = &grace }))
@@ -178,14 +159,14 @@ func TestPowerOff(t *testing.T) {
 		runAgent(t, func(t *testing.T, a *agent) {
 			a.on("p1")
 			a.finish(a.submit(operation.PowerOff, "p1", func(q *Request) { q.Force = true }))
-			if a.want("p1", PoweredOff); a.w.count("Shutdown") != 0 {
-				t.Errorf("calls: %v", a.w.calls)
+			if a.want("p1", PoweredOff); a.w.Count("Shutdown") != 0 {
+				t.Errorf("calls: %v", a.w.Calls)
 			}
 		})
 	})
 	t.Run("during boot", func(t *testing.T) {
 		runAgent(t, func(t *testing.T, a *agent) {
-			a.w.set(manner{asksToBoot: -1})
+			a.w.Set(phonetest.Manner{AsksToBoot: -1})
 			a.create("p1")
 			boot := a.submit(operation.PowerOn, "p1", nil)
 			time.Sleep(5 * time.Second)
@@ -203,7 +184,7 @@ func TestPowerOff(t *testing.T) {
 	t.Run("force during a graceful one", func(t *testing.T) {
 		runAgent(t, func(t *testing.T, a *agent) {
 			a.on("p1")
-			a.w.set(manner{ignoreShutdown: true})
+			a.w.Set(phonetest.Manner{IgnoreShutdown: true})
 			slow := a.submit(operation.PowerOff, "p1", nil)
 			time.Sleep(time.Second)
 			a.want("p1", Stopping)
@@ -224,13 +205,13 @@ func TestPowerOff(t *testing.T) {
 // TestPowerOffInterruptsAStep has a request end a step that hangs.
 func TestPowerOffInterruptsAStep(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
-		a.w.hook = hang("Prepare before")
+		a.w.Hook = hang("Prepare before")
 		a.create("p1")
 		boot := a.submit(operation.PowerOn, "p1", nil)
 		synctest.Wait()
-		a.w.mu.Lock()
-		a.w.hook = nil
-		a.w.mu.Unlock()
+		a.w.Lock()
+		a.w.Hook = nil
+		a.w.Unlock()
 		began := time.Now()
 		a.do(operation.PowerOff, "p1", operation.Succeeded)
 		if r := a.finish(boot); r.State != operation.Aborted || time.Since(began) > time.Second {
@@ -253,13 +234,13 @@ func TestStartThatFailsIsHeld(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			runAgent(t, func(t *testing.T, a *agent) {
-				a.w.hook = fail("StartGuest before", tt.err)
+				a.w.Hook = fail("StartGuest before", tt.err)
 				a.create("p1")
 				r := a.do(operation.PowerOn, "p1", operation.Failed)
 				if r.Failure.Reason != HoldStartFailed || r.Failure.Code != tt.code || !strings.Contains(r.Failure.Message, tt.err.Error()) {
 					t.Errorf("failure is %+v", r.Failure)
 				}
-				if n := a.w.count("StartGuest"); n != tt.tries {
+				if n := a.w.Count("StartGuest"); n != tt.tries {
 					t.Errorf("it was tried %d times, want %d", n, tt.tries)
 				}
 				if snap := a.want("p1", Stopped); snap.Record.Hold == nil || snap.DisplayOn {
@@ -272,13 +253,13 @@ func TestStartThatFailsIsHeld(t *testing.T) {
 
 func TestDisplayThatEndsAtOnceIsHeld(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
-		a.w.set(manner{displayExits: true})
+		a.w.Set(phonetest.Manner{DisplayExits: true})
 		a.create("p1")
 		r := a.do(operation.PowerOn, "p1", operation.Failed)
 		if r.Failure.Reason != HoldStartFailed || !strings.Contains(r.Failure.Message, "display") {
 			t.Errorf("failure is %+v", r.Failure)
 		}
-		if a.w.count("StartGuest") != 0 {
+		if a.w.Count("StartGuest") != 0 {
 			t.Error("a guest was started without a display")
 		}
 		a.want("p1", Stopped)
@@ -289,7 +270,7 @@ func TestDisplayIsRestartedUnderItsGuest(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.on("p1")
 		before := a.want("p1", Running)
-		a.w.exit("p1", container.Display, 139)
+		a.w.Exit("p1", container.Display, 139)
 		after := a.want("p1", Running)
 		if !after.DisplayOn || after.InitPID != before.InitPID {
 			t.Errorf("after the display's end: %+v", after)
@@ -297,16 +278,16 @@ func TestDisplayIsRestartedUnderItsGuest(t *testing.T) {
 		if kinds := a.kinds("p1"); !slices.Contains(kinds, "8") {
 			t.Errorf("events %v do not tell of it", kinds)
 		}
-		a.w.set(manner{displayExits: true})
-		calls := a.w.count("StartDisplay")
-		a.w.exit("p1", container.Display, 139)
+		a.w.Set(phonetest.Manner{DisplayExits: true})
+		calls := a.w.Count("StartDisplay")
+		a.w.Exit("p1", container.Display, 139)
 		time.Sleep(time.Minute)
-		if n := a.w.count("StartDisplay") - calls; n < 3 || n > 12 {
+		if n := a.w.Count("StartDisplay") - calls; n < 3 || n > 12 {
 			t.Errorf("a display that goes on ending was started %d times in a minute", n)
 		}
-		a.w.set(manner{})
+		a.w.Set(phonetest.Manner{})
 		time.Sleep(time.Minute)
-		if a.want("p1", Running); a.w.count("StartGuest") != 1 {
+		if a.want("p1", Running); a.w.Count("StartGuest") != 1 {
 			t.Error("the guest was not left alone")
 		}
 	})
@@ -317,7 +298,7 @@ func TestContainerdLostAndBack(t *testing.T) {
 		a.on("p1")
 		a.create("p2")
 		before := a.want("p1", Running)
-		a.w.setDown(true)
+		a.w.SetDown(true)
 		a.want("p1", Unknown)
 		a.want("p2", Unknown)
 		_, err := a.Submit(t.Context(), Request{Kind: operation.PowerOff, IDs: []string{"p1"}})
@@ -326,10 +307,10 @@ func TestContainerdLostAndBack(t *testing.T) {
 		}
 		time.Sleep(time.Hour)
 		a.want("p1", Unknown)
-		a.w.setDown(false)
+		a.w.SetDown(false)
 		after := a.want("p1", Running)
 		a.want("p2", Stopped)
-		if after.InitPID != before.InitPID || a.w.count("StartGuest") != 1 {
+		if after.InitPID != before.InitPID || a.w.Count("StartGuest") != 1 {
 			t.Error("the loss of containerd touched the guest")
 		}
 		if kinds := a.kinds("p1"); slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(k, "6") }) {
@@ -342,11 +323,11 @@ func TestContainerdLostDuringStart(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.create("p1")
 		once := false
-		a.w.hook = hookOnce("StartDisplay after", &once, func() { go a.w.setDown(true) })
+		a.w.Hook = hookOnce("StartDisplay after", &once, func() { go a.w.SetDown(true) })
 		boot := a.submit(operation.PowerOn, "p1", nil)
 		time.Sleep(time.Minute)
 		a.want("p1", Unknown)
-		a.w.setDown(false)
+		a.w.SetDown(false)
 		if r := a.finish(boot); r.State != operation.Succeeded {
 			t.Errorf("power-on over a loss of containerd: %+v", r)
 		}
@@ -361,14 +342,14 @@ func TestHostRestart(t *testing.T) {
 	}{{Always, Running}, {OnGuestReboot, Running}, {Never, Stopped}} {
 		path := t.TempDir() + "/db"
 		synctest.Test(t, func(t *testing.T) {
-			w := newWorld()
+			w := phonetest.New()
 			a := startAgent(t, w, path, nil)
 			if _, err := a.Create(t.Context(), Spec{ID: "p1", Image: "testphone", MemoryBytes: 256 << 20, RestartPolicy: tt.policy}); err != nil {
 				t.Fatal(err)
 			}
 			a.do(operation.PowerOn, "p1", operation.Succeeded)
 			a.stop()
-			w.restartHost()
+			w.RestartHost()
 			a = startAgent(t, w, path, func(c *Config) { c.HostBoot = "boot-2" })
 			defer a.stop()
 			time.Sleep(time.Minute)
@@ -382,24 +363,20 @@ func TestHostRestart(t *testing.T) {
 func TestReset(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.on("p1")
-		a.w.mu.Lock()
-		a.w.images["testphone"] = Image{Digest: "sha256:2", Profile: "testphone"}
-		a.w.mu.Unlock()
+		a.images["testphone"] = Image{Digest: "sha256:2", Profile: "testphone"}
 		a.do(operation.Restart, "p1", operation.Succeeded)
 		if snap := a.want("p1", Running); snap.Record.ImageDigest != "sha256:1" {
 			t.Error("a restart changed the image")
 		}
 		a.do(operation.Reset, "p1", operation.Succeeded)
 		snap := a.want("p1", Running)
-		if snap.Record.ImageDigest != "sha256:2" || a.w.phones["p1"].guest.ImageDigest != "sha256:2" {
+		if snap.Record.ImageDigest != "sha256:2" || a.w.Bodies["p1"].Guest.ImageDigest != "sha256:2" {
 			t.Error("a reset did not take the image's new content")
 		}
-		if got := a.w.phones["p1"].generations; len(got) != 1 || !got[2] {
+		if got := a.w.Bodies["p1"].Generations; len(got) != 1 || !got[2] {
 			t.Errorf("generations on disk: %v, want only 2", got)
 		}
-		a.w.mu.Lock()
-		delete(a.w.images, "testphone")
-		a.w.mu.Unlock()
+		delete(a.images, "testphone")
 		_, err := a.Submit(t.Context(), Request{Kind: operation.Reset, IDs: []string{"p1"}})
 		if fault.Reason(err) != fault.NoSuchImage {
 			t.Errorf("reset without the image: %v", err)
@@ -409,7 +386,7 @@ func TestReset(t *testing.T) {
 
 func TestResetOfAHeldPhoneLeavesItStopped(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
-		a.w.set(manner{asksToBoot: -1})
+		a.w.Set(phonetest.Manner{AsksToBoot: -1})
 		a.create("p1")
 		a.do(operation.PowerOn, "p1", operation.Failed)
 		a.do(operation.Reset, "p1", operation.Succeeded)
@@ -427,22 +404,22 @@ func TestDeleteForceInEveryStatus(t *testing.T) {
 	}{
 		{"running", func(a *agent) { a.on("p1") }},
 		{"starting", func(a *agent) {
-			a.w.set(manner{asksToBoot: -1})
+			a.w.Set(phonetest.Manner{AsksToBoot: -1})
 			a.create("p1")
 			a.submit(operation.PowerOn, "p1", nil)
 			time.Sleep(time.Second)
 		}},
 		{"stopping", func(a *agent) {
 			a.on("p1")
-			a.w.set(manner{ignoreShutdown: true})
+			a.w.Set(phonetest.Manner{IgnoreShutdown: true})
 			a.submit(operation.PowerOff, "p1", nil)
 			time.Sleep(time.Second)
 		}},
 		{"stopped", func(a *agent) { a.create("p1") }},
 		{"unknown", func(a *agent) {
 			a.on("p1")
-			a.w.setDown(true)
-			time.AfterFunc(time.Minute, func() { a.w.setDown(false) })
+			a.w.SetDown(true)
+			time.AfterFunc(time.Minute, func() { a.w.SetDown(false) })
 		}},
 	}
 	for _, tt := range tests {
@@ -452,10 +429,10 @@ func TestDeleteForceInEveryStatus(t *testing.T) {
 				if r := a.finish(a.submit(operation.Delete, "p1", force)); r.State != operation.Succeeded {
 					t.Errorf("delete: %+v", r)
 				}
-				if len(a.w.phones) != 0 || len(a.w.networks) != 0 || len(a.List()) != 0 {
-					t.Errorf("left behind: %v %v %v", a.w.phones, a.w.networks, a.List())
+				if len(a.w.Bodies) != 0 || len(a.w.Nets) != 0 || len(a.List()) != 0 {
+					t.Errorf("left behind: %v %v %v", a.w.Bodies, a.w.Nets, a.List())
 				}
-				a.w.set(manner{})
+				a.w.Set(phonetest.Manner{})
 				a.on("p1") // the id is free again
 			})
 		})

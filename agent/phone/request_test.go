@@ -15,6 +15,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/agent/store"
 )
 
@@ -45,7 +46,7 @@ func TestCreate(t *testing.T) {
 			{"unknown profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "testphone", Profile: "ios", MemoryBytes: 64 << 20}},
 			{"no profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "bare", MemoryBytes: 64 << 20}},
 		}
-		a.w.images["bare"] = Image{Digest: "sha256:3"}
+		a.images["bare"] = Image{Digest: "sha256:3"}
 		for _, tt := range tests {
 			_, err := a.Create(t.Context(), tt.spec)
 			if fault.Reason(err) != tt.reason || fault.Meta(err)["field"] != tt.field {
@@ -142,7 +143,7 @@ func TestOnePhonesRefusalNeverFailsTheOthers(t *testing.T) {
 func TestRequestIDReturnsTheFirstOperation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
+		w := phonetest.New()
 		a := startAgent(t, w, path, nil)
 		a.create("p1")
 		q := Request{Kind: operation.PowerOn, IDs: []string{"p1"}, RequestID: "r1", RequestedBy: "client/fleet"}
@@ -181,7 +182,7 @@ func TestLowDisk(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
 		free := uint64(10 << 30)
-		a := startAgent(t, newWorld(), path, func(c *Config) {
+		a := startAgent(t, phonetest.New(), path, func(c *Config) {
 			c.DiskReserve, c.DiskFree = 2<<30, func() (uint64, error) { return free, nil }
 		})
 		defer a.stop()
@@ -200,20 +201,20 @@ func TestLowDisk(t *testing.T) {
 func TestGarbageIsCollected(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		w.phones["ghost"] = &body{generations: map[uint64]bool{1: true}}
-		w.networks["ghost"], w.networks["veil"] = true, true
+		w := phonetest.New()
+		w.Bodies["ghost"] = &phonetest.Body{Generations: map[uint64]bool{1: true}}
+		w.Nets["ghost"], w.Nets["veil"] = true, true
 		a := startAgent(t, w, path, nil)
 		defer func() { a.stop() }()
 		a.on("p1")
-		if len(w.phones) != 1 || len(w.networks) != 1 || w.phones["p1"] == nil {
-			t.Errorf("after the start: %v %v", w.phones, w.networks)
+		if len(w.Bodies) != 1 || len(w.Nets) != 1 || w.Bodies["p1"] == nil {
+			t.Errorf("after the start: %v %v", w.Bodies, w.Nets)
 		}
-		w.mu.Lock()
-		w.phones["later"] = &body{}
-		w.mu.Unlock()
+		w.Lock()
+		w.Bodies["later"] = &phonetest.Body{}
+		w.Unlock()
 		time.Sleep(61 * time.Minute)
-		if a.want("p1", Running); w.phones["later"] != nil {
+		if a.want("p1", Running); w.Bodies["later"] != nil {
 			t.Error("an orphan lives longer than an hour")
 		}
 	})
@@ -223,7 +224,7 @@ func TestGarbageIsCollected(t *testing.T) {
 func TestBrokenRecordIsLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
+		w := phonetest.New()
 		a := startAgent(t, w, path, nil)
 		a.on("p1")
 		a.on("p2")
@@ -239,7 +240,7 @@ func TestBrokenRecordIsLeftAlone(t *testing.T) {
 		if _, err := a.Get("p1"); !errdefs.IsDataLoss(err) {
 			t.Errorf("Get of a broken record: %v", err)
 		}
-		if w.phones["p1"] == nil {
+		if w.Bodies["p1"] == nil {
 			t.Error("the phone of a broken record was collected as garbage")
 		}
 	})

@@ -9,29 +9,44 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
 
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/agent/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// library is the images of a host.
+type library map[string]Image
+
+// Image implements Images.
+func (l library) Image(_ context.Context, ref string) (Image, error) {
+	if img, found := l[ref]; found {
+		return img, nil
+	}
+	return Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+}
+
 // agent is one life of the agent over a world and a database file.
 type agent struct {
 	*Supervisor
 	t    *testing.T
-	w    *world
+	w    *phonetest.World
 	path string
 	db   *store.DB
 	ops  *operation.Table
 	log  *event.Journal
 	die  context.CancelFunc
+	// images of this life; only the test's goroutine asks for them and changes them.
+	images library
 }
 
 // startAgent begins a life; stop ends it.
-func startAgent(t *testing.T, w *world, path string, edit func(*Config)) *agent {
+func startAgent(t *testing.T, w *phonetest.World, path string, edit func(*Config)) *agent {
 	t.Helper()
 	db, err := store.Open(store.Config{Path: path})
 	if err != nil {
@@ -46,10 +61,11 @@ func startAgent(t *testing.T, w *world, path string, edit func(*Config)) *agent 
 	if err != nil {
 		t.Fatal(err)
 	}
+	images := library{"testphone": {Digest: "sha256:1", Profile: "testphone"}}
 	life, die := context.WithCancel(context.Background())
 	cfg := Config{
 		DB: db, Operations: ops, Journal: journal,
-		Runtime: w, Networks: networksOf{w, life}, Displays: displaysOf{w}, Images: imagesOf{w},
+		Runtime: w, Networks: phonetest.Networks{World: w, Life: life}, Displays: phonetest.Displays{World: w}, Images: images,
 		Profiles: []string{"testphone"}, Host: Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "boot-1", Logger: logger,
 	}
 	if edit != nil {
@@ -62,7 +78,7 @@ func startAgent(t *testing.T, w *world, path string, edit func(*Config)) *agent 
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal, die: die}
+	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal, die: die, images: images}
 }
 
 // stop ends the life, and fails the test if the agent has broken a rule of the world.
@@ -74,8 +90,8 @@ func (a *agent) stop() {
 	if err := a.db.Close(); err != nil {
 		a.t.Error(err)
 	}
-	if a.w.violation != "" {
-		a.t.Errorf("the supervisor broke a rule: %s", a.w.violation)
+	if a.w.Violation != "" {
+		a.t.Errorf("the supervisor broke a rule: %s", a.w.Violation)
 	}
 }
 
@@ -84,7 +100,7 @@ func runAgent(t *testing.T, fn func(t *testing.T, a *agent)) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
 	synctest.Test(t, func(t *testing.T) {
-		a := startAgent(t, newWorld(), path, nil)
+		a := startAgent(t, phonetest.New(), path, nil)
 		defer a.stop()
 		fn(t, a)
 	})
@@ -195,8 +211,8 @@ func TestLife(t *testing.T) {
 		if _, err := a.Get("p1"); err == nil {
 			t.Error("a deleted phone is still there")
 		}
-		if len(a.w.phones) != 0 || len(a.w.networks) != 0 {
-			t.Errorf("left behind: %v %v", a.w.phones, a.w.networks)
+		if len(a.w.Bodies) != 0 || len(a.w.Nets) != 0 {
+			t.Errorf("left behind: %v %v", a.w.Bodies, a.w.Nets)
 		}
 	})
 }
