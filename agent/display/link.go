@@ -103,6 +103,11 @@ func (l *link) run() {
 	defer close(l.ended)
 	defer l.disarm()
 	for backoff := minBackoff; l.ctx.Err() == nil; {
+		// The watch ends with its directory. One that was made again by now is watched anew; one that is not is watched by
+		// the next Track, which comes after the making.
+		if err := l.arm(); err != nil {
+			l.registry.log.Debug("display's directory not watched", "phone_id", l.id, "error", err)
+		}
 		conn, file, state, err := l.connect()
 		if err != nil {
 			l.set(nil, State{}, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -129,7 +130,7 @@ func (r *Registry) Track(id string) error {
 
 func (r *Registry) track(id string) (*link, error) {
 	dir := filepath.Join(r.config.Dir, id, "display")
-	if filepath.Base(id) != id || id == ".." || id == "." {
+	if filepath.Base(id) != id || strings.ContainsRune("./", rune(id[0])) {
 		return nil, fmt.Errorf("track display: %q is not a phone's id: %w", id, errdefs.ErrInvalidArgument)
 	}
 	r.mu.Lock()

@@ -103,7 +103,7 @@ func (s *Server) ServeConn(nc net.Conn) {
 	}
 	s.running.Add(2)
 	c := &conn{nc: nc, levels: make(map[uint32]*level), out: make(chan []byte, 4096)}
-	go s.write(c)
+	go s.write(nc, c.out)
 	go s.read(c)
 }
 
@@ -196,11 +196,11 @@ func (s *Server) Inputs() []*displayv1.InputEvent {
 	return append([]*displayv1.InputEvent(nil), s.inputs...)
 }
 
-func (s *Server) write(c *conn) {
+func (s *Server) write(nc net.Conn, out <-chan []byte) {
 	defer s.running.Done()
-	for b := range c.out {
-		if _, err := c.nc.Write(b); err != nil {
-			c.nc.Close()
+	for b := range out {
+		if _, err := nc.Write(b); err != nil {
+			nc.Close()
 		}
 	}
 }
