@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// buildDisplay makes phone-display, once for all tests.
+var buildDisplay = sync.OnceValues(func() (string, error) {
+	path := binaries{buildDir}.path("phone-display")
+	return path, run([]string{"CGO_ENABLED=1"}, "go", "build", "-o", path, "./encoder/cmd/phone-display")
+})
+
 // build makes the binaries and the image, once for all tests.
 var build = sync.OnceValues(func() (binaries, error) {
 	b := binaries{buildDir}
@@ -41,7 +47,7 @@ var build = sync.OnceValues(func() (binaries, error) {
 			return b, err
 		}
 	}
-	if err := run([]string{"CGO_ENABLED=1"}, "go", "build", "-o", b.path("phone-display"), "./encoder/cmd/phone-display"); err != nil {
+	if _, err := buildDisplay(); err != nil {
 		return b, err
 	}
 	return b, run(nil, "go", "run", "./scripts/testphone/cmd/mkimage", "-o", b.path("testphone.tar"))
