@@ -103,7 +103,14 @@ func (l *Listener) acceptLoop(ctx context.Context, port net.Listener, peers *syn
 			return nil
 		case err == nil:
 			delay = 0
-			peers.Go(func() { l.admit(ctx, conn) })
+			// Counted here, so that a flood costs no goroutines.
+			begun, ok := l.admission.beginHandshake(conn.RemoteAddr())
+			if !ok {
+				l.refuse(conn, &refusedError{reason: ReasonTooManyStarting, err: errors.New("too many handshakes at a time")})
+				_ = conn.Close()
+				continue
+			}
+			peers.Go(func() { l.admit(ctx, conn, begun) })
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("accept on %s: %w", port.Addr(), err)
 		default:
@@ -125,15 +132,10 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// admit owns one TCP connection from its first byte to its end.
-func (l *Listener) admit(ctx context.Context, raw net.Conn) {
+// admit owns one TCP connection from its first byte to its end. It calls shaken when the handshake is over.
+func (l *Listener) admit(ctx context.Context, raw net.Conn, shaken func()) {
 	defer func() { _ = raw.Close() }() // usually closed by then
-	begun, ok := l.admission.beginHandshake(raw.RemoteAddr())
-	if !ok {
-		l.refuse(raw, &refusedError{reason: ReasonTooManyStarting, err: errors.New("too many handshakes at a time")})
-		return
-	}
-	defer begun()
+	defer shaken()
 	session, leave, err := l.handshake(ctx, raw)
 	if err != nil {
 		if r, ok := errors.AsType[*refusedError](err); ok && ctx.Err() == nil {
@@ -141,7 +143,7 @@ func (l *Listener) admit(ctx context.Context, raw net.Conn) {
 		}
 		return
 	}
-	begun()
+	shaken()
 	defer leave()
 	l.own(ctx, session)
 }
