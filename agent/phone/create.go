@@ -26,6 +26,7 @@ func (s *Supervisor) Create(ctx context.Context, spec Spec) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	spec.Image = img.Name
 	if err := s.chooseProfile(&spec, img); err != nil {
 		return Snapshot{}, err
 	}
@@ -45,8 +46,11 @@ func (s *Supervisor) Create(ctx context.Context, spec Spec) (Snapshot, error) {
 // image returns an image of the host, or a fault that says how to get it.
 func (s *Supervisor) image(ctx context.Context, ref string) (Image, error) {
 	img, err := s.cfg.Images.Image(ctx, ref)
-	if errdefs.IsNotFound(err) {
+	switch {
+	case errdefs.IsNotFound(err):
 		return img, fault.New(errdefs.ErrNotFound, fault.NoSuchImage, "image %q is not on this host: pull or import it first", clip(ref))
+	case errdefs.IsInvalidArgument(err):
+		return img, fault.Field("spec.image", "%v", err)
 	}
 	return img, err
 }

@@ -42,6 +42,7 @@ func TestCreate(t *testing.T) {
 			spec                Spec
 		}{
 			{"unknown image", fault.NoSuchImage, "", Spec{ID: "p2", Image: "nothing", MemoryBytes: 64 << 20}},
+			{"bad reference", fault.InvalidField, "spec.image", Spec{ID: "p2", Image: "a b", MemoryBytes: 64 << 20}},
 			{"memory 0", fault.InvalidField, "spec.memory_bytes", Spec{ID: "p2", Image: "testphone"}},
 			{"unknown profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "testphone", Profile: "ios", MemoryBytes: 64 << 20}},
 			{"no profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "bare", MemoryBytes: 64 << 20}},

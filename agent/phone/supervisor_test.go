@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,7 +27,11 @@ type library map[string]Image
 // Image implements Images.
 func (l library) Image(_ context.Context, ref string) (Image, error) {
 	if img, found := l[ref]; found {
+		img.Name = ref
 		return img, nil
+	}
+	if strings.Contains(ref, " ") {
+		return Image{}, fmt.Errorf("image reference %q: %w", ref, errdefs.ErrInvalidArgument)
 	}
 	return Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 }

@@ -59,6 +59,8 @@ type Displays interface {
 
 // Image is what a phone needs to know of an image.
 type Image struct {
+	// Name is its full reference, with registry and tag.
+	Name string
 	// Digest of its index or manifest, "sha256:...".
 	Digest string
 	// Profile that its label names, or empty.
@@ -67,6 +69,6 @@ type Image struct {
 
 // Images is what creation and reset need of the images of the host.
 type Images interface {
-	// Image returns an image by its reference, or ErrNotFound.
+	// Image returns an image by its reference; ErrNotFound, or ErrInvalidArgument for what is no reference.
 	Image(ctx context.Context, ref string) (Image, error)
 }
