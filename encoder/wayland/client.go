@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"runtime/debug"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -97,13 +98,13 @@ func (c *client) serve() error {
 	}
 }
 
-// dispatchBuffered dispatches a request and those that have been read with it, up to maxRequests.
+// dispatchBuffered dispatches a request and those that have been read with it, until others should have a turn.
 func (c *client) dispatchBuffered(h wire.Header, body []byte) error {
 	if c.ended != nil {
 		return nil
 	}
-	for range maxRequests - 1 {
-		if err := c.dispatch(h, body); err != nil || c.ended != nil || !c.conn.Buffered() {
+	for start := time.Now(); ; {
+		if err := c.dispatch(h, body); err != nil || c.ended != nil || !c.conn.Buffered() || time.Since(start) > turn {
 			return err
 		}
 		var err error
@@ -111,7 +112,6 @@ func (c *client) dispatchBuffered(h wire.Header, body []byte) error {
 			return c.display.errorf(protocol.WlDisplayErrorInvalidMethod, "%v", err)
 		}
 	}
-	return c.dispatch(h, body)
 }
 
 // dispatch checks one request against its signature and the objects that it names, and does it.

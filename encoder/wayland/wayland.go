@@ -7,7 +7,7 @@
 // copy, on the client's own goroutine, and a fault in it is a protocol error.
 //
 // One mutex, Server.mu, guards everything but the screen's own state: clients, objects, the scene and the seat. Each client
-// has one goroutine, which reads its socket without the mutex and dispatches a bounded number of requests under it. Input
+// has one goroutine, which reads its socket without the mutex and dispatches requests under it, for a short turn at a time. Input
 // methods take the mutex too. Nothing that runs under it blocks: sending goes to a bounded queue, and a client that does not
 // read is disconnected. One more goroutine, the clock's, answers frame callbacks and unmaps memory that is not used. Serve
 // owns all of them and waits for them.
@@ -40,11 +40,14 @@ const (
 	maxAllPools  = 512     // pools of all clients
 	maxQueue     = 1 << 20 // bytes that wait for a client to read
 	maxDepth     = 8       // nesting of sub-surfaces and of popups
-	maxRequests  = 128     // requests dispatched before others get a turn
 	maxRegionOps = 512     // rectangles of a region
 
 	maxAllRegionOps = 1 << 14 // rectangles of all regions of a client
 )
+
+// turn is about how long a client's requests are dispatched before others get the mutex: one commit of a large picture may
+// take longer.
+const turn = 2 * time.Millisecond
 
 // acceptPause is the time between two tries to accept while descriptors have run out.
 const acceptPause = 100 * time.Millisecond
