@@ -3,17 +3,19 @@
 // The libraries are opened when the first encoder is, so an idle display does not carry them, and a missing library is an
 // error and nothing worse. C reads pictures from memory that it allocated itself: see encoder/convert for who writes it.
 //
-// An Encoder belongs to one goroutine at a time; different encoders may work at once. Calls go into C for as long as a frame
-// takes (some milliseconds), on whichever thread the runtime has: libavcodec keeps nothing in thread-local memory between
-// calls when it runs single-threaded, as it does here, so no thread is locked. Opening and closing are serialised by a mutex
-// in C. The package starts no goroutine.
+// An Encoder belongs to one goroutine at a time; different encoders may work at once. Each has a thread in C that encodes,
+// which Close waits for, while the goroutine waits for an eventfd as it would for a socket: a call into C that lasted the
+// milliseconds of a frame would hold one of the runtime's processors and keep its monitor polling. Opening and closing are
+// calls into C, serialised by a mutex there. The package starts no goroutine.
 package avcodec
 
 /*
 #cgo CFLAGS: -std=gnu11 -Wall
 #cgo LDFLAGS: -ldl -lpthread
-#cgo noescape ph_encode
-#cgo nocallback ph_encode
+#cgo noescape ph_begin
+#cgo nocallback ph_begin
+#cgo noescape ph_finish
+#cgo nocallback ph_finish
 #cgo noescape ph_picture_of
 #cgo nocallback ph_picture_of
 #include <stdlib.h>
@@ -23,6 +25,7 @@ import "C"
 
 import (
 	"fmt"
+	"os"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -38,6 +41,8 @@ type Encoder struct {
 	fps    int
 	out    *C.ph_packet // in memory of C, so that calls allocate nothing
 	err    *C.char
+	done   *os.File // readable when a frame is encoded
+	word   [8]byte  // what is read from done
 }
 
 // Config tells how to open an Encoder.
@@ -97,6 +102,7 @@ func Open(config Config) (*Encoder, error) {
 		defer e.free()
 		return nil, fmt.Errorf("encoder %s: %s: %w", codec.name, C.GoString(e.err), errdefs.ErrUnavailable)
 	}
+	e.done = os.NewFile(uintptr(C.ph_done_fd(e.handle)), "encoder")
 	return e, nil
 }
 
@@ -127,7 +133,11 @@ func (e *Encoder) Encode(dst []byte, quality h264.Quality, key bool) (au []byte,
 	if key {
 		k = 1
 	}
-	if C.ph_encode(e.handle, k, e.rate(quality), e.out, e.err) != 0 {
+	C.ph_begin(e.handle, k, e.rate(quality))
+	if _, err := e.done.Read(e.word[:]); err != nil {
+		return dst, false, fmt.Errorf("wait for %s: %w: %w", e.Name(), err, errdefs.ErrUnavailable)
+	}
+	if C.ph_finish(e.handle, e.out, e.err) != 0 {
 		return dst, false, fmt.Errorf("encode by %s: %s: %w", e.Name(), C.GoString(e.err), errdefs.ErrUnavailable)
 	}
 	data := unsafe.Slice((*byte)(e.out.data), int(e.out.size))
@@ -143,6 +153,7 @@ func (e *Encoder) SetRate(kbps, fps int) {
 func (e *Encoder) Close() {
 	C.ph_close(e.handle)
 	e.handle = nil
+	e.done.Close()
 	e.free()
 }
 

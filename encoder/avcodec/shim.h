@@ -44,7 +44,9 @@ int ph_load(char *error);
 int ph_version(void);
 int ph_open(const ph_config *config, ph_rate rate, ph_encoder **out, char *error);
 int ph_picture_of(ph_encoder *e, ph_picture *out, char *error);
-int ph_encode(ph_encoder *e, int key, ph_rate rate, ph_packet *out, char *error);
+int ph_done_fd(ph_encoder *e);
+void ph_begin(ph_encoder *e, int key, ph_rate rate);
+int ph_finish(ph_encoder *e, ph_packet *out, char *error);
 void ph_close(ph_encoder *e);
 
 #endif

@@ -7,9 +7,7 @@
 // the picture is sent once more at better quality, in two packets, and then there is silence: no timer runs.
 //
 // Each level has one goroutine, which owns the encoder, and which Close waits for. It converts under the screen's mutex and
-// encodes outside it. Encoding is a call into C of some milliseconds during which the runtime gives the goroutine's processor
-// to others; the goroutine is not locked to a thread, because encoders keep nothing in threads between calls. Callbacks are
-// called on that goroutine, one at a time, and may block: that only delays the next frame.
+// encodes outside it. It is not locked to a thread: an encoder that needs one brings its own. Callbacks are called on that goroutine, one at a time, and may block: that only delays the next frame.
 package level
 
 import (

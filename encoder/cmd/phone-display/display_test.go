@@ -68,10 +68,10 @@ func (d *display) stop(t testing.TB) {
 	}
 }
 
-// guest connects a guest whose window is the whole screen.
-func (d *display) guest(t testing.TB) *testguest.Guest {
+// guest connects a guest whose window is the whole screen and has a number of buffers.
+func (d *display) guest(t testing.TB, buffers int) *testguest.Guest {
 	t.Helper()
-	g, err := testguest.Dial(filepath.Join(d.dir, "wayland-0"), d.width, d.height)
+	g, err := testguest.Dial(filepath.Join(d.dir, "wayland-0"), d.width, d.height, buffers)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -29,15 +29,11 @@ const (
 	firstBufferID
 )
 
-// buffers is how many buffers take turns.
-const buffers = 3
-
 // Guest is a client with one window of the whole screen.
 type Guest struct {
 	conn   *wire.Conn
 	memory []byte
-	size   int
-	next   uint32
+	size   int // of a buffer
 	width  int
 	height int
 
@@ -45,8 +41,8 @@ type Guest struct {
 	configured chan struct{} // closed at the first configure, or when the connection ends
 }
 
-// Dial connects to the socket path and maps a window of width x height pixels.
-func Dial(path string, width, height int) (*Guest, error) {
+// Dial connects to the socket path and maps a window of width x height pixels that has a number of buffers.
+func Dial(path string, width, height, buffers int) (*Guest, error) {
 	sock, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {
 		return nil, fmt.Errorf("dial wayland: %w", err)
@@ -59,7 +55,7 @@ func Dial(path string, width, height int) (*Guest, error) {
 	g := &Guest{conn: conn, width: width, height: height, size: width * height * 4, configured: make(chan struct{})}
 	globals, err := g.globals()
 	if err == nil {
-		err = g.setUp(globals)
+		err = g.setUp(globals, buffers)
 	}
 	if err != nil {
 		conn.Close()
@@ -98,7 +94,7 @@ func (g *Guest) globals() (map[string]uint32, error) {
 }
 
 // setUp makes the window and its buffers.
-func (g *Guest) setUp(globals map[string]uint32) error {
+func (g *Guest) setUp(globals map[string]uint32, buffers int) error {
 	fd, err := unix.MemfdCreate("testguest", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return err
@@ -158,15 +154,15 @@ func (g *Guest) answer() {
 	}
 }
 
-// Buffer is the memory of the frame that Show will show: B, G, R, X per pixel.
-func (g *Guest) Buffer() []byte { return g.memory[int(g.next)*g.size:][:g.size] }
+// Buffer is the memory of a buffer: B, G, R, X per pixel.
+func (g *Guest) Buffer(i int) []byte { return g.memory[i*g.size:][:g.size] }
 
-// Show commits Buffer.
-func (g *Guest) Show() error {
-	g.conn.Send(surfaceID, protocol.WlSurface.Request(protocol.WlSurfaceRequestAttach), wire.Object(firstBufferID+g.next), wire.Int(0), wire.Int(0))
-	g.conn.Send(surfaceID, protocol.WlSurface.Request(protocol.WlSurfaceRequestDamage), wire.Int(0), wire.Int(0), wire.Int(int32(g.width)), wire.Int(int32(g.height)))
-	g.conn.Send(surfaceID, protocol.WlSurface.Request(protocol.WlSurfaceRequestCommit))
-	g.next = (g.next + 1) % buffers
+// Show commits a buffer.
+func (g *Guest) Show(i int) error {
+	surface := func(op int, args ...wire.Value) { g.conn.Send(surfaceID, protocol.WlSurface.Request(op), args...) }
+	surface(protocol.WlSurfaceRequestAttach, wire.Object(uint32(firstBufferID+i)), wire.Int(0), wire.Int(0))
+	surface(protocol.WlSurfaceRequestDamage, wire.Int(0), wire.Int(0), wire.Int(int32(g.width)), wire.Int(int32(g.height)))
+	surface(protocol.WlSurfaceRequestCommit)
 	return g.conn.Flush()
 }
 
