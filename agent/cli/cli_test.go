@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // goleakTests runs the tests and then looks for goroutines that they left behind.
@@ -57,6 +58,7 @@ func cmpString(a, b string) string {
 //	[!] phonectl ARGS...   runs phonectl in this process
 //	exits CODE ARGS...     runs phonectl in this process and compares its exit code
 //	inputs WORDS...        compares the input that the phone got since the last time, joined by ", "
+//	need TOOL              skips the script where a tool is missing, and fails it where that was promised
 //	hung                   waits until a command hangs in the guest
 //	finding error          gives the host an error for the doctor to find
 //	version V              is the version of the phonectl that runs in this process
@@ -66,7 +68,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			agent, stop := startFakeAgent(env.T().(testing.TB))
 			env.Defer(stop)
-			env.Values["agent"] = agent
+			env.Values["agent"], env.Values["t"] = agent, env.T()
 			env.Setenv("PHONEHOST_HOST", "unix://"+agent.socket)
 			return nil
 		},
@@ -91,6 +93,9 @@ func TestScripts(t *testing.T) {
 					ts.Fatalf("the phone got %s", got)
 				}
 				streams.inputs = nil
+			},
+			"need": func(ts *testscript.TestScript, _ bool, args []string) {
+				testenv.Tool(ts.Value("t").(testing.TB), args[0])
 			},
 			"hung": func(ts *testscript.TestScript, _ bool, _ []string) {
 				<-ts.Value("agent").(*fakeAgent).hung

@@ -160,7 +160,7 @@ func (w *words) candidates(typed string) []string {
 	}
 	var names []string
 	for _, child := range w.node.Children {
-		if child.Type == kong.CommandNode && !child.Hidden {
+		if child.Type == kong.CommandNode && !child.Hidden && w.args == 0 {
 			names = append(names, child.Name)
 		}
 	}

@@ -64,13 +64,9 @@ type fakeOperations struct {
 	agent *fakeAgent
 }
 
-// startFakeAgent serves on a socket of its own until the returned function is called.
-func startFakeAgent(t testing.TB) (*fakeAgent, func()) {
-	dir, err := os.MkdirTemp("", "phonectl")
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone), socket: filepath.Join(dir, "agent.sock")}
+// newFakeAgent returns an agent without phones.
+func newFakeAgent() *fakeAgent {
+	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone)}
 	f.changed, f.hung = sync.NewCond(&f.mu), make(chan struct{}, 16)
 	f.images.agent = f
 	f.streams.agent = f
@@ -78,11 +74,12 @@ func startFakeAgent(t testing.TB) (*fakeAgent, func()) {
 		{Check: "kernel", Severity: phonehostv1.Severity_SEVERITY_OK, Message: "6.1.0 is new enough"},
 		{Check: "loop-devices", Severity: phonehostv1.Severity_SEVERITY_WARNING, Message: "8 loop devices are left", Remedy: "modprobe loop max_loop=256"},
 	}
-	listener, err := net.Listen("unix", f.socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := grpc.NewServer()
+	return f
+}
+
+// serve serves the API on a listener until the returned function is called.
+func (f *fakeAgent) serve(t testing.TB, listener net.Listener, options ...grpc.ServerOption) (stop func()) {
+	server := grpc.NewServer(options...)
 	phonehostv1.RegisterPhoneServiceServer(server, f)
 	phonehostv1.RegisterOperationServiceServer(server, fakeOperations{agent: f})
 	phonehostv1.RegisterHostServiceServer(server, f)
@@ -91,11 +88,29 @@ func startFakeAgent(t testing.TB) (*fakeAgent, func()) {
 	phonehostv1.RegisterEventServiceServer(server, &f.events)
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
-	return f, func() {
+	return func() {
 		server.Stop()
 		if err := <-served; err != nil {
 			t.Errorf("serve: %v", err)
 		}
+	}
+}
+
+// startFakeAgent serves on a socket of its own until the returned function is called.
+func startFakeAgent(t testing.TB) (*fakeAgent, func()) {
+	dir, err := os.MkdirTemp("", "phonectl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFakeAgent()
+	f.socket = filepath.Join(dir, "agent.sock")
+	listener, err := net.Listen("unix", f.socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := f.serve(t, listener)
+	return f, func() {
+		stop()
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}

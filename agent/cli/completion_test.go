@@ -1,0 +1,62 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestCompletion(t *testing.T) {
+	agent := withPhone(t)
+	if r := runWith(t.Context(), agent, nil, "create", "cp-2", "--image", "testphone"); r.code != exitDone {
+		t.Fatalf("%+v", r)
+	}
+	tests := []struct {
+		line string // the last word is the one being typed
+		want string
+	}{
+		{"re", "restart reset record"},
+		{"sta", "status"},
+		{"__", ""},
+		{"image ", "pull import ls rm"},
+		{"on ", "cp-1 cp-2"},
+		{"on cp-1 ", "cp-1 cp-2"},
+		{"on cp-1 cp-2", "cp-2"},
+		{"show cp", "cp-1 cp-2"},
+		{"show cp-1 ", ""},
+		{"create ", ""},
+		{"input ", "cp-1 cp-2"},
+		{"input cp-1 s", "swipe"},
+		{"input cp-1 swipe ", ""},
+		{"ops wait ", "op-1"},
+		{"ops show op-", "op-1"},
+		{"image rm ", "testphone"},
+		{"completion ", "bash zsh fish"},
+		{"-o json on cp-", "cp-1 cp-2"},
+		{"on -o ", "table json"},
+		{"on --output j", "json"},
+		{"--output=json status cp-1", "cp-1"},
+		{"create x --restart-policy ", "always on-guest-reboot never"},
+		{"create --im", "--image"},
+		{"on --no-", "--no-wait"},
+		{"on --no-wait cp-", "cp-1 cp-2"},
+		{"image import ", ""},
+		{"record cp-1 -f ", ""},
+		{"exec cp-1 -- ", ""},
+		{"exec cp-1 -- ls --", ""},
+		{"nonsense ", ""},
+		{"--host unix:///nowhere on ", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.line, func(t *testing.T) {
+			r := runWith(t.Context(), agent, nil, append([]string{"__complete", "--"}, strings.Split(tt.line, " ")...)...)
+			if r.code != exitDone || r.stderr != "" {
+				t.Errorf("%+v", r)
+			}
+			if diff := cmp.Diff(strings.Fields(tt.want), strings.Fields(r.stdout)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
