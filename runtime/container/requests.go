@@ -62,23 +62,3 @@ type ExecOptions struct {
 	// Resize delivers new sizes of the terminal; nil means it keeps its size.
 	Resize <-chan Size
 }
-
-// LogOptions choose what ReadLog delivers.
-type LogOptions struct {
-	// Follow goes on with new lines as they are written until the context ends.
-	Follow bool
-	// TailLines starts that many lines before the end; 0 means at the oldest line kept.
-	TailLines int
-}
-
-// LogLine is one line of a container's output.
-type LogLine struct {
-	// Time is when the log writer read the line's first byte.
-	Time time.Time
-	// Stream is "stdout", "stderr", or "log" for remarks of the log writer itself, such as how much it dropped.
-	Stream string
-	// Partial tells that the line was longer than the writer's limit and goes on in the next LogLine of the same stream.
-	Partial bool
-	// Text is the line without its newline. It is what the guest wrote: any bytes.
-	Text string
-}

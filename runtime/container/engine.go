@@ -1,0 +1,187 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/pkg/dialer"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/phonehost/phonehost/runtime/cgroup"
+)
+
+// Config says where things lie. All paths are absolute.
+type Config struct {
+	// Address is the path of containerd's socket and Namespace the containerd namespace that holds the phones. Defaults
+	// /run/containerd/containerd.sock and "phonehost".
+	Address, Namespace string
+	// Snapshotter of the guests' root file systems; default "overlayfs".
+	Snapshotter string
+	// StateDir, RunDir and LogDir hold what the package comment draws; NetNSDir holds the network namespaces, named by phone.
+	StateDir, RunDir, LogDir, NetNSDir string
+	// CgroupRoot is the agent's own cgroup in every hierarchy; default "/phonehost".
+	CgroupRoot string
+	// DisplayUIDBase is the uid of the display of slot 0; default 2000000.
+	DisplayUIDBase uint32
+	// DisplayBinary is phone-display and LogBinary phone-log.
+	DisplayBinary, LogBinary string
+	// DisplayArgs go after the arguments that every display gets.
+	DisplayArgs []string
+	// DisplayDevices are the device nodes of the host's encoders, which every display gets.
+	DisplayDevices []string
+	// DisplayMemoryBytes is the memory limit of a display; default 512 MiB.
+	DisplayMemoryBytes uint64
+	// MaxFiles bounds the open files of a process in a guest; default 32768, or less where this process may not have as many.
+	MaxFiles uint64
+	// Logger gets what is neither an error nor an answer; default: nothing is logged.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Address == "" {
+		c.Address = "/run/containerd/containerd.sock"
+	}
+	if c.Namespace == "" {
+		c.Namespace = "phonehost"
+	}
+	if c.Snapshotter == "" {
+		c.Snapshotter = "overlayfs"
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "/phonehost"
+	}
+	if c.DisplayUIDBase == 0 {
+		c.DisplayUIDBase = 2_000_000
+	}
+	if c.DisplayMemoryBytes == 0 {
+		c.DisplayMemoryBytes = 512 << 20
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.MaxFiles == 0 {
+		// A container can have no more than its containerd; the two services' limits are alike.
+		var own unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &own); err != nil {
+			return c, fmt.Errorf("read the limit of open files: %w", err)
+		}
+		c.MaxFiles = min(32768, own.Max)
+	}
+	for name, path := range map[string]string{
+		"StateDir": c.StateDir, "RunDir": c.RunDir, "LogDir": c.LogDir, "NetNSDir": c.NetNSDir,
+		"DisplayBinary": c.DisplayBinary, "LogBinary": c.LogBinary, "CgroupRoot": c.CgroupRoot,
+	} {
+		if !filepath.IsAbs(path) {
+			return c, fmt.Errorf("container engine: %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
+		}
+	}
+	return c, nil
+}
+
+// Engine runs phones. Its methods may be called from several goroutines, within the rule of the package comment.
+type Engine struct {
+	config  Config
+	client  *containerd.Client
+	cgroups *cgroup.Tree
+	log     *slog.Logger
+
+	mu      sync.Mutex
+	display displayProgram // the root that was assembled last
+}
+
+// answerTime bounds how long containerd may take for a question; a containerd that takes longer counts as unavailable.
+const answerTime = 10 * time.Second
+
+// New connects to containerd. It returns errdefs.ErrUnavailable if none answers and errdefs.ErrInvalidArgument for a Config that
+// cannot be. The caller closes the Engine.
+func New(c Config) (*Engine, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	tree, err := cgroup.New(c.CgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	client, err := connect(c)
+	if err != nil {
+		return nil, err
+	}
+	e := &Engine{config: c, client: client, cgroups: tree, log: c.Logger}
+	if err := e.begin(context.Background()); err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	return e, nil
+}
+
+func connect(c Config) (*containerd.Client, error) {
+	client, err := containerd.New(c.Address, containerd.WithDefaultNamespace(c.Namespace), containerd.WithDialOpts([]grpc.DialOption{
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(dialer.ContextDialer),
+		// containerd is on this host: trying often costs nothing, and its return is noticed soon.
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
+			MinConnectTimeout: answerTime,
+		}),
+	}))
+	if err != nil {
+		return nil, fmt.Errorf("connect to containerd at %s: %w", c.Address, err)
+	}
+	return client, nil
+}
+
+// begin finds out whether containerd answers, and clears away what only a running agent uses.
+func (e *Engine) begin(ctx context.Context) error {
+	if _, err := e.Version(ctx); err != nil {
+		return fmt.Errorf("no containerd answers at %s; install containerd and runc (Debian: apt-get install containerd runc), "+
+			"start it (systemctl start containerd), or name another socket as containerd.address in the configuration: %w", e.config.Address, err)
+	}
+	if err := os.RemoveAll(e.execDir()); err != nil {
+		return fmt.Errorf("remove the pipes of old execs: %w", err)
+	}
+	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
+		return fmt.Errorf("make the run directory: %w", err)
+	}
+	return e.pruneDisplayRoots(ctx)
+}
+
+// Close ends the connection to containerd. Phones go on.
+func (e *Engine) Close() error { return e.client.Close() }
+
+// Client is the engine's connection to containerd, with its namespace; it lives as long as the engine. The image store uses it.
+func (e *Engine) Client() *containerd.Client { return e.client }
+
+// Version asks containerd for its version; errdefs.ErrUnavailable if it does not answer.
+func (e *Engine) Version(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	v, err := e.client.Version(ctx)
+	if err != nil {
+		return "", fmt.Errorf("ask containerd for its version: %w", unavailable(err))
+	}
+	return v.Version, nil
+}
+
+// unavailable gives errors that mean no answer their class. Errors of gRPC get containerd's classes.
+func unavailable(err error) error {
+	if err == nil {
+		return nil
+	}
+	err = errgrpc.ToNative(err)
+	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) {
+		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
+	}
+	return err
+}

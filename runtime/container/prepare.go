@@ -1,0 +1,214 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+	"github.com/containerd/containerd/v2/core/images"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
+	"github.com/opencontainers/image-spec/identity"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phonehost/phonehost/runtime/cgroup"
+	"github.com/phonehost/phonehost/runtime/ocispec"
+	"github.com/phonehost/phonehost/runtime/profile"
+	"github.com/phonehost/phonehost/runtime/volume"
+)
+
+// Prepare makes everything a start needs that can be made before it: directories, cgroups with their limits, the root snapshot and
+// the data volume of the phone's data generation. What is there is kept. A damaged data file system is mended, unless it is in use.
+// A root snapshot of the same generation that was made from another image is removed.
+//
+// Errors: errdefs.ErrNotFound if the image is gone while there is no root snapshot of it; errdefs.ErrInvalidArgument for an
+// unknown profile or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
+func (e *Engine) Prepare(ctx context.Context, p Phone) error {
+	if !validID(p.ID) {
+		return fmt.Errorf("phone id %q: %w", p.ID, errdefs.ErrInvalidArgument)
+	}
+	prof, err := profile.Get(p.Profile)
+	if err != nil {
+		return err
+	}
+	if err := e.makeDirs(p); err != nil {
+		return fmt.Errorf("directories of %s: %w", p.ID, err)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.cgroups.Create(p.ID, cgroupLimits(p, prof)) })
+	g.Go(func() error { return e.prepareData(ctx, p) })
+	g.Go(func() error { return e.prepareRoot(ctx, p) })
+	return g.Wait()
+}
+
+func cgroupLimits(p Phone, prof *profile.Profile) cgroup.Limits {
+	l := ocispec.Limits{CPUs: p.VCPUs}
+	return cgroup.Limits{Weight: p.CPUWeight, CPUQuota: l.CPUQuota(), CPUPeriod: ocispec.CPUPeriod, MemoryBytes: p.MemoryBytes, PIDs: prof.MaxPIDs}
+}
+
+// makeDirs makes the phone's directories. Nobody but root passes the first of the run directories; containers get the inner ones
+// bound, where the display owns them and the guest reads them.
+func (e *Engine) makeDirs(p Phone) error {
+	uid := int(e.displayUID(p))
+	for _, d := range []struct {
+		path string
+		mode os.FileMode
+		uid  int
+	}{
+		{e.stateDir(p.ID), 0o700, 0},
+		{e.logDir(p.ID), 0o750, 0},
+		{e.runDir(p.ID), 0o700, 0},
+		{e.waylandDir(p.ID), 0o755, uid},
+		{e.controlDir(p.ID), 0o700, uid},
+	} {
+		if err := makeDir(d.path, d.mode, d.uid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func makeDir(path string, mode os.FileMode, uid int) error {
+	err := os.Mkdir(path, mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return err
+		}
+		err = os.Mkdir(path, mode)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if uid == 0 {
+		return nil
+	}
+	if err := os.Chown(path, uid, uid); err != nil {
+		return err
+	}
+	return os.Chmod(path, mode) // whatever the umask
+}
+
+func (e *Engine) displayUID(p Phone) uint32 { return e.config.DisplayUIDBase + p.Slot }
+
+func (e *Engine) prepareData(ctx context.Context, p Phone) error {
+	path := e.dataImage(p.ID, p.DataGeneration)
+	if err := volume.Create(ctx, path, p.DataBytes); err != nil {
+		return fmt.Errorf("data of %s: %w", p.ID, err)
+	}
+	err := volume.Repair(ctx, path)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil // the guest runs on it; the next start mends it
+	}
+	return err
+}
+
+// prepareRoot makes the guest's root snapshot from the image.
+func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {
+	sn := e.client.SnapshotService(e.config.Snapshotter)
+	key := snapshotKey(p)
+	if _, err := sn.Stat(ctx, key); err == nil {
+		return nil
+	} else if !errdefs.IsNotFound(err) {
+		return fmt.Errorf("root of %s: %w", p.ID, unavailable(err))
+	}
+	parent, err := e.unpacked(ctx, p)
+	if err != nil {
+		return fmt.Errorf("root of %s: %w", p.ID, err)
+	}
+	// Roots of another image go first: after a crash in between there is one too few, which the next call makes, and never one
+	// too many.
+	err = e.removeSnapshots(ctx, p.ID, func(l map[string]string) bool {
+		return l[labelDataGeneration] == strconv.FormatUint(p.DataGeneration, 10)
+	})
+	if err != nil {
+		return err
+	}
+	_, err = sn.Prepare(ctx, key, parent, snapshots.WithLabels(map[string]string{
+		labelPhone:          p.ID,
+		labelDataGeneration: strconv.FormatUint(p.DataGeneration, 10),
+		labelImageDigest:    p.ImageDigest,
+		labelGCRoot:         time.Now().UTC().Format(time.RFC3339),
+	}))
+	if err != nil && !errdefs.IsAlreadyExists(err) {
+		return fmt.Errorf("root of %s: prepare snapshot: %w", p.ID, unavailable(err))
+	}
+	return nil
+}
+
+// unpacked returns the name of the snapshot that holds the image's files, and unpacks the image if its snapshot is gone.
+func (e *Engine) unpacked(ctx context.Context, p Phone) (string, error) {
+	stored, err := e.findImage(ctx, p)
+	if err != nil {
+		return "", err
+	}
+	image := containerd.NewImageWithPlatform(e.client, stored, platforms.Default())
+	layers, err := image.RootFS(ctx)
+	if err != nil {
+		return "", fmt.Errorf("layers of image %s: %w", p.Image, unavailable(err))
+	}
+	chain := identity.ChainID(layers).String()
+	_, err = e.client.SnapshotService(e.config.Snapshotter).Stat(ctx, chain)
+	if errdefs.IsNotFound(err) {
+		err = image.Unpack(ctx, e.config.Snapshotter)
+	}
+	if err != nil {
+		return "", fmt.Errorf("unpack image %s: %w", p.Image, unavailable(err))
+	}
+	return chain, nil
+}
+
+// findImage finds the image with the phone's digest: under the phone's reference, or under another if that one has moved on.
+func (e *Engine) findImage(ctx context.Context, p Phone) (images.Image, error) {
+	stored, err := e.client.ImageService().Get(ctx, p.Image)
+	if err == nil && (stored.Target.Digest.String() == p.ImageDigest || p.ImageDigest == "") {
+		return stored, nil
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return images.Image{}, fmt.Errorf("image %s: %w", p.Image, unavailable(err))
+	}
+	others, err := e.client.ImageService().List(ctx, "target.digest=="+strconv.Quote(p.ImageDigest))
+	if err != nil {
+		return images.Image{}, fmt.Errorf("image %s: %w", p.Image, unavailable(err))
+	}
+	if len(others) == 0 {
+		return images.Image{}, fmt.Errorf("image %s with digest %s is not on this host: %w", p.Image, p.ImageDigest, errdefs.ErrNotFound)
+	}
+	return others[0], nil
+}
+
+// removeSnapshots removes those root snapshots of a phone whose labels match and that no container of it uses.
+func (e *Engine) removeSnapshots(ctx context.Context, id string, match func(labels map[string]string) bool) error {
+	sn := e.client.SnapshotService(e.config.Snapshotter)
+	var keys []string
+	err := sn.Walk(ctx, func(_ context.Context, i snapshots.Info) error {
+		if i.Labels[labelPhone] == id && match(i.Labels) {
+			keys = append(keys, i.Name)
+		}
+		return nil
+	}, "labels."+strconv.Quote(labelPhone)+"=="+strconv.Quote(id))
+	if err != nil {
+		return fmt.Errorf("snapshots of %s: %w", id, unavailable(err))
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	guest, err := e.client.ContainerService().Get(ctx, containerID(id, Guest))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("snapshots of %s: %w", id, unavailable(err))
+	}
+	keys = slices.DeleteFunc(keys, func(key string) bool { return key == guest.SnapshotKey })
+	for _, key := range keys {
+		if err := sn.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove snapshot %s: %w", key, unavailable(err))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/runc/options"
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phonehost/phonehost/runtime/volume"
+)
+
+const runcRuntime = "io.containerd.runc.v2"
+
+// cleanupTime bounds what is undone after a start that did not succeed, when the caller may have left already.
+const cleanupTime = 20 * time.Second
+
+// StartDisplay creates and starts the phone's display unless it runs; one that has ended is replaced. It returns when the process
+// runs, which is before its sockets are ready. Prepare must have been called.
+// A crash in between leaves a container without a running task, which the next call replaces.
+func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
+	running, err := e.vacate(ctx, p.ID, Display)
+	if err != nil || running {
+		return err
+	}
+	root, err := e.displayRoot(ctx)
+	if err != nil {
+		return fmt.Errorf("start the display of %s: %w", p.ID, err)
+	}
+	spec, err := e.displaySpec(p, root)
+	if err != nil {
+		return fmt.Errorf("start the display of %s: %w", p.ID, err)
+	}
+	record := e.record(p, Display)
+	record.Labels[labelVersion] = filepath.Base(root)
+	if err := e.launch(ctx, p.ID, Display, record, spec, func(context.Context) ([]mount.Mount, error) { return nil, nil }); err != nil {
+		return fmt.Errorf("start the display of %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// StartGuest creates and starts the phone's guest unless it runs; one that has ended is replaced. It returns when init runs.
+// Prepare must have been called, and the display must run, whose shim serves both.
+// A crash in between leaves a container without a running task, which the next call replaces; the loop device of /data detaches
+// itself as soon as neither this process nor the guest has it.
+func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
+	running, err := e.vacate(ctx, p.ID, Guest)
+	if err != nil || running {
+		return err
+	}
+	data, err := volume.Attach(e.dataImage(p.ID, p.DataGeneration))
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
+	// runc has mounted the device when the task is created; from then on the mount holds it.
+	defer data.Close()
+	spec, err := e.guestSpec(p, data.Path)
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
+	record := e.record(p, Guest)
+	record.Snapshotter, record.SnapshotKey = e.config.Snapshotter, snapshotKey(p)
+	err = e.launch(ctx, p.ID, Guest, record, spec, func(ctx context.Context) ([]mount.Mount, error) {
+		return e.client.SnapshotService(record.Snapshotter).Mounts(ctx, record.SnapshotKey)
+	})
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+// vacate makes room for a new container: it reports whether the present one's process runs, and removes one that does not.
+func (e *Engine) vacate(ctx context.Context, id string, role Role) (running bool, err error) {
+	if !validID(id) {
+		return false, fmt.Errorf("phone id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	status, found, err := e.task(ctx, containerID(id, role))
+	if err != nil {
+		return false, fmt.Errorf("look at the %s of %s: %w", role, id, err)
+	}
+	if found && taskState(status.GetStatus()) == TaskRunning {
+		return true, nil
+	}
+	if found {
+		return false, e.remove(ctx, id, role)
+	}
+	return false, nil
+}
+
+// record is the container as containerd keeps it, but for its spec and root.
+func (e *Engine) record(p Phone, role Role) containers.Container {
+	return containers.Container{
+		ID:    containerID(p.ID, role),
+		Image: p.Image,
+		Labels: map[string]string{
+			labelPhone:          p.ID,
+			labelRole:           role.String(),
+			labelProfile:        p.Profile,
+			labelBootGeneration: strconv.FormatUint(p.BootGeneration, 10),
+			labelDataGeneration: strconv.FormatUint(p.DataGeneration, 10),
+			labelImageDigest:    p.ImageDigest,
+		},
+	}
+}
+
+// launch makes the container's record, its task, and starts it. If one of these does not succeed, nothing is left.
+func (e *Engine) launch(ctx context.Context, id string, role Role, record containers.Container, spec *specs.Spec, rootfs func(context.Context) ([]mount.Mount, error)) (err error) {
+	var mounts []mount.Mount
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return e.createRecord(gctx, id, role, record, spec) })
+	g.Go(func() error {
+		var err error
+		if mounts, err = rootfs(gctx); err != nil {
+			return fmt.Errorf("mounts of its root: %w", unavailable(err))
+		}
+		return nil
+	})
+	err = g.Wait()
+	if err == nil {
+		err = e.runTask(ctx, id, role, mounts)
+	}
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if undoErr := e.remove(undo, id, role); undoErr != nil {
+		e.log.Warn("a container that did not start is left until the next start", "phone", id, "role", role.String(), "error", undoErr)
+	}
+	return err
+}
+
+func (e *Engine) createRecord(ctx context.Context, id string, role Role, record containers.Container, spec *specs.Spec) error {
+	var err error
+	if record.Spec, err = typeurl.MarshalAny(spec); err != nil {
+		return fmt.Errorf("encode its spec: %w", err)
+	}
+	// Containers with the same name of another containerd on this host must not meet in runc's default directory.
+	runc, err := typeurl.MarshalAny(&options.Options{Root: e.runcRoot()})
+	if err != nil {
+		return fmt.Errorf("encode its runtime options: %w", err)
+	}
+	record.Runtime = containers.RuntimeInfo{Name: runcRuntime, Options: runc}
+	_, err = e.client.ContainerService().Create(ctx, record)
+	if errdefs.IsAlreadyExists(err) { // a record without a task
+		if err := e.remove(ctx, id, role); err != nil {
+			return err
+		}
+		_, err = e.client.ContainerService().Create(ctx, record)
+	}
+	if err != nil {
+		return fmt.Errorf("create its container: %w", unavailable(err))
+	}
+	return nil
+}
+
+func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount) error {
+	output := e.logURI(id, role)
+	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output}
+	for _, m := range mounts {
+		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	service := e.client.TaskService()
+	if _, err := service.Create(ctx, request); err != nil {
+		return fmt.Errorf("create its task: %w", unavailable(err))
+	}
+	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: request.ContainerID}); err != nil {
+		return fmt.Errorf("start its task: %w", unavailable(err))
+	}
+	return nil
+}
+
+// logURI makes the shim start the log writer for a container's output.
+func (e *Engine) logURI(id string, role Role) string {
+	u := url.URL{Scheme: "binary", Path: e.config.LogBinary, RawQuery: url.Values{"-path": {e.logPath(id, role)}}.Encode()}
+	return u.String()
+}
+
+// task asks for a container's task. A container or task that does not exist is not found, which is no error.
+func (e *Engine) task(ctx context.Context, container string) (status *tasktypes.Process, found bool, err error) {
+	answer, err := e.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: container})
+	if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("ask for the task of %s: %w", container, unavailable(err))
+	}
+	return answer.GetProcess(), true, nil
+}
+
+func taskState(s tasktypes.Status) TaskState {
+	switch s {
+	case tasktypes.Status_CREATED:
+		return TaskCreated
+	case tasktypes.Status_RUNNING, tasktypes.Status_PAUSED, tasktypes.Status_PAUSING:
+		return TaskRunning
+	case tasktypes.Status_STOPPED:
+		return TaskStopped
+	default:
+		return TaskNone
+	}
+}

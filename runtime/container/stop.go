@@ -1,0 +1,120 @@
+package container
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+)
+
+// Kill ends every process of a container with SIGKILL and does not wait for it: the end is an event. A container that does not run is
+// no error.
+func (e *Engine) Kill(ctx context.Context, id string, role Role) error {
+	// The first process is init of a pid namespace: the kernel kills the others with it.
+	_, err := e.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: containerID(id, role), Signal: uint32(unix.SIGKILL)})
+	if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
+		return nil
+	}
+	return fmt.Errorf("kill the %s of %s: %w", role, id, unavailable(err))
+}
+
+// RemoveGuest removes the guest's task and container, and kills it if it runs. Root snapshot and data stay.
+func (e *Engine) RemoveGuest(ctx context.Context, id string) error { return e.remove(ctx, id, Guest) }
+
+// RemoveDisplay removes the display's task and container, and kills it if it runs.
+func (e *Engine) RemoveDisplay(ctx context.Context, id string) error {
+	return e.remove(ctx, id, Display)
+}
+
+func (e *Engine) remove(ctx context.Context, id string, role Role) error {
+	if err := e.removeTask(ctx, id, role); err != nil {
+		return err
+	}
+	err := e.client.ContainerService().Delete(ctx, containerID(id, role))
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
+	}
+	return nil
+}
+
+// removeTask deletes a task; one that runs is killed and waited for.
+func (e *Engine) removeTask(ctx context.Context, id string, role Role) error {
+	service, container := e.client.TaskService(), containerID(id, role)
+	remove := func() error {
+		_, err := service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: container})
+		return errgrpc.ToNative(err)
+	}
+	err := remove()
+	if errdefs.IsFailedPrecondition(err) { // it runs, or was created and never started
+		if err := e.Kill(ctx, id, role); err != nil {
+			return err
+		}
+		_, err := service.Wait(ctx, &tasks.WaitRequest{ContainerID: container})
+		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("wait for the end of the %s of %s: %w", role, id, unavailable(err))
+		}
+		if err := remove(); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
+		}
+		return nil
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
+	}
+	return nil
+}
+
+// KeepGeneration removes the root snapshots and data images of every other data generation of the phone than keep. The guest must
+// not run on one of those.
+func (e *Engine) KeepGeneration(ctx context.Context, id string, keep uint64) error {
+	if !validID(id) {
+		return fmt.Errorf("phone id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	err := e.removeSnapshots(ctx, id, func(labels map[string]string) bool { return generation(labels, labelDataGeneration) != keep })
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(e.stateDir(id))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("data of %s: %w", id, err)
+	}
+	for _, entry := range entries {
+		if n, ok := dataGeneration(entry.Name()); ok && n != keep {
+			if err := os.Remove(filepath.Join(e.stateDir(id), entry.Name())); err != nil {
+				return fmt.Errorf("remove old data of %s: %w", id, err)
+			}
+		}
+	}
+	return nil
+}
+
+// Destroy kills what runs of a phone and removes everything of it that this package owns. A phone that does not exist, or of which
+// only parts do, is no error. What could not be removed is told; the rest is gone.
+func (e *Engine) Destroy(ctx context.Context, id string) error {
+	if !validID(id) {
+		return fmt.Errorf("phone id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	// The guest first: its shim is the display's.
+	for _, role := range []Role{Guest, Display} {
+		if err := e.remove(ctx, id, role); err != nil {
+			return err
+		}
+	}
+	errs := []error{
+		e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }),
+		e.cgroups.Remove(ctx, id),
+	}
+	for _, dir := range []string{e.runDir(id), e.logDir(id), e.stateDir(id)} {
+		if err := os.RemoveAll(dir); err != nil {
+			errs = append(errs, fmt.Errorf("remove a directory of %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
