@@ -47,10 +47,10 @@ func (c *tapCmd) Run(ctx context.Context, a *app, in *inputCmd) error {
 }
 
 type swipeCmd struct {
-	X1       float64       `arg:"" help:"Column where the finger goes down."`
-	Y1       float64       `arg:"" help:"Row where the finger goes down."`
-	X2       float64       `arg:"" help:"Column where it is lifted."`
-	Y2       float64       `arg:"" help:"Row where it is lifted."`
+	X1       float64       `arg:"" name:"x1" help:"Column where the finger goes down."`
+	Y1       float64       `arg:"" name:"y1" help:"Row where the finger goes down."`
+	X2       float64       `arg:"" name:"x2" help:"Column where it is lifted."`
+	Y2       float64       `arg:"" name:"y2" help:"Row where it is lifted."`
 	Duration time.Duration `default:"300ms" help:"How long it takes. Default: ${default}."`
 }
 

@@ -15,14 +15,14 @@ func Agents(w io.Writer, agents []hub.Agent, now time.Time) error {
 	t := NewTable("NAME", "SESSIONS", "FROM", "SINCE")
 	for _, agent := range agents {
 		var kinds []string
-		from, since := "", time.Time{}
+		from, since := "", ""
 		for _, s := range agent.Sessions {
 			kinds = append(kinds, string(s.Kind))
 			if from == "" {
-				from, since = s.Remote, s.Since
+				from, since = s.Remote, Ago(timestamppb.New(s.Since), now)
 			}
 		}
-		t.Row(agent.Name, strings.Join(kinds, ","), from, Ago(timestamppb.New(since), now))
+		t.Row(agent.Name, strings.Join(kinds, ","), from, since)
 	}
 	return t.Write(w)
 }
