@@ -92,6 +92,15 @@ func userName(id int) string {
 	return strconv.Itoa(id)
 }
 
+// ownerName is the name of an id, or its number if it has none.
+func ownerName(id int) string {
+	number, name, ok := strings.Cut(strings.TrimSuffix(userName(id), ")"), "(")
+	if ok {
+		return name
+	}
+	return number
+}
+
 func kill(_ context.Context, _ Streams, args []string) error {
 	const how = "kill [-SIGNAL] PID..."
 	sig := unix.SIGTERM
@@ -176,10 +185,7 @@ func readProcess(dir string) (process, error) {
 			p.rss = f[0]
 		case "Uid":
 			uid, _ := strconv.Atoi(f[0])
-			p.user = userName(uid)
-			if _, name, ok := strings.Cut(strings.TrimSuffix(p.user, ")"), "("); ok {
-				p.user = name
-			}
+			p.user = ownerName(uid)
 		}
 	}
 	if args, err := os.ReadFile(filepath.Join(dir, "cmdline")); err == nil && len(args) > 0 {

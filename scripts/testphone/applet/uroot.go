@@ -2,9 +2,6 @@ package applet
 
 import (
 	"context"
-	"errors"
-	"os"
-	"strings"
 
 	"github.com/u-root/u-root/pkg/core"
 	"github.com/u-root/u-root/pkg/core/base64"
@@ -12,7 +9,6 @@ import (
 	"github.com/u-root/u-root/pkg/core/chmod"
 	"github.com/u-root/u-root/pkg/core/cp"
 	"github.com/u-root/u-root/pkg/core/find"
-	"github.com/u-root/u-root/pkg/core/ls"
 	"github.com/u-root/u-root/pkg/core/mkdir"
 	"github.com/u-root/u-root/pkg/core/mktemp"
 	"github.com/u-root/u-root/pkg/core/mv"
@@ -26,7 +22,7 @@ import (
 func uroot() map[string]command {
 	return map[string]command{
 		"base64": adapt(base64.New), "cat": adapt(cat.New), "chmod": adapt(chmod.New), "cp": adapt(cp.New), "find": adapt(find.New),
-		"ls": list, "mkdir": adapt(mkdir.New), "mktemp": adapt(mktemp.New), "mv": adapt(mv.New), "rm": adapt(rm.New),
+		"ls": ls, "mkdir": adapt(mkdir.New), "mktemp": adapt(mktemp.New), "mv": adapt(mv.New), "rm": adapt(rm.New),
 		"sha256sum": adapt(shasum.New, "-a", "256"), "touch": adapt(touch.New), "xargs": adapt(xargs.New),
 	}
 }
@@ -37,23 +33,4 @@ func adapt(make func() core.Command, first ...string) command {
 		c.SetIO(s.In, s.Out, s.Err)
 		return c.RunContext(ctx, append(first, args...)...)
 	}
-}
-
-// list is u-root's ls, which does not tell a missing file by its exit status.
-func list(ctx context.Context, s Streams, args []string) error {
-	var missing []error
-	var present []string
-	for _, arg := range args {
-		if _, err := os.Lstat(arg); err != nil && !strings.HasPrefix(arg, "-") {
-			missing = append(missing, err)
-			continue
-		}
-		present = append(present, arg)
-	}
-	if len(missing) == 0 || len(present) > 0 {
-		if err := adapt(ls.New)(ctx, s, present); err != nil {
-			return err
-		}
-	}
-	return errors.Join(missing...)
 }

@@ -8,11 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What the handler of SIGTERM uses, in assembly.
-var (
-	termEvent int32      // the eventfd
-	termOne   uint64 = 1 // what is added to it
-)
+// termEvent is the eventfd that the handler of SIGTERM writes to, in assembly.
+var termEvent int32
 
 // termHandlers returns the addresses of the handler of SIGTERM and of the code that it returns to, 0 where the kernel has that.
 func termHandlers() (handler, restorer uintptr)
@@ -25,7 +22,7 @@ func openTerm(out *output) (<-chan struct{}, error) {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
 	termEvent = int32(fd)
-	event := os.NewFile(uintptr(fd), "eventfd")
+	event := os.NewFile(uintptr(termEvent), "eventfd")
 	if err := installTerm(); err != nil {
 		return nil, err
 	}

@@ -147,6 +147,10 @@ func interactive(ctx context.Context, s Streams, params []string) error {
 		}
 		for _, statement := range statements {
 			last = runInterruptible(ctx, r, statement, interrupts)
+			if errors.Is(last, context.Canceled) && ctx.Err() == nil {
+				last = interp.ExitStatus(128 + int(unix.SIGINT))
+				break // and the rest of the line with it
+			}
 			if r.Exited() {
 				return last
 			}
