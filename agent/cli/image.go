@@ -78,35 +78,39 @@ func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
 	}
 	bar := newTransfer(a.stderr, c.File)
 	defer bar.abandon()
-	buf := make([]byte, 64<<10)
-	sent := uint64(0)
-	for first := true; ; first = false {
-		n, err := io.ReadFull(archive, buf)
-		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
-			return fmt.Errorf("read %s: %w", c.File, err)
-		}
-		if n > 0 || first {
-			request := &phonehostv1.ImportImageRequest{Chunk: buf[:n]}
-			if first {
-				request.Name = c.Name
-			}
-			if stream.Send(request) != nil {
-				break // why comes out of CloseAndRecv
-			}
-		}
-		sent += uint64(n)
-		bar.at("sending", sent, size)
-		if err != nil {
-			break
-		}
+	if err := c.send(stream, archive, size, bar); err != nil {
+		return err
 	}
-	bar.at("unpacking", sent, size)
 	answer, err := stream.CloseAndRecv()
 	if err != nil {
 		return about(c.File, err)
 	}
 	bar.done()
 	return a.imageArrived(answer.GetImage())
+}
+
+// send sends the archive. When the agent refuses it midway, nil is returned and why comes out of CloseAndRecv.
+func (c *imageImportCmd) send(stream phonehostv1.ImageService_ImportImageClient, archive io.Reader, size uint64, bar *transfer) error {
+	buf := make([]byte, 64<<10)
+	request := &phonehostv1.ImportImageRequest{Name: c.Name}
+	for sent := uint64(0); ; {
+		n, err := io.ReadFull(archive, buf)
+		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !last {
+			return fmt.Errorf("read %s: %w", c.File, err)
+		}
+		request.Chunk = buf[:n]
+		if stream.Send(request) != nil {
+			return nil
+		}
+		request = &phonehostv1.ImportImageRequest{}
+		sent += uint64(n)
+		bar.at("sending", sent, size)
+		if last {
+			bar.at("unpacking", sent, size)
+			return nil
+		}
+	}
 }
 
 // open opens the archive; size is 0 where it is not known.

@@ -46,16 +46,7 @@ func (c *recordCmd) Run(ctx context.Context, a *app) error {
 	}
 	attach, cancel := context.WithCancelCause(ctx)
 	defer cancel(errRecorded)
-	stream, err := phonehostv1.NewStreamServiceClient(conn.Media()).Attach(attach)
-	if err != nil {
-		return about(c.ID, err)
-	}
-	if err := stream.Send(&phonehostv1.AttachRequest{Message: &phonehostv1.AttachRequest_Start{Start: &phonehostv1.AttachStart{
-		PhoneId: c.ID, BitrateKbps: c.Bitrate, MaxFps: c.FPS,
-	}}}); err != nil && !errors.Is(err, io.EOF) {
-		return about(c.ID, err)
-	}
-	answer, err := stream.Recv()
+	stream, attached, err := c.attach(attach, phonehostv1.NewStreamServiceClient(conn.Media()))
 	if err != nil {
 		return about(c.ID, err)
 	}
@@ -63,14 +54,14 @@ func (c *recordCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	r := &recorder{app: a, stream: stream, out: out, meter: newMeter(answer.GetAttached())}
+	r := &recorder{app: a, stream: stream, out: out, meter: newMeter(attached)}
 	if c.Duration > 0 {
 		timer := time.AfterFunc(c.Duration, func() { cancel(errRecorded) })
 		defer timer.Stop()
 	}
 	a.sayf("recording %s: %dx%d, up to %d frames/s, %s", c.ID, r.meter.width, r.meter.height, r.meter.maxFPS, r.meter.encoder)
 	err = r.run(c.Frames)
-	if context.Cause(attach) == errRecorded || interrupted(ctx, err) {
+	if errors.Is(context.Cause(attach), errRecorded) || interrupted(ctx, err) {
 		err = nil // ended as it was meant to
 	}
 	closed := c.close(a, r)
@@ -78,6 +69,20 @@ func (c *recordCmd) Run(ctx context.Context, a *app) error {
 		return about(c.ID, err)
 	}
 	return closed
+}
+
+// attach makes this a viewer.
+func (c *recordCmd) attach(ctx context.Context, streams phonehostv1.StreamServiceClient) (phonehostv1.StreamService_AttachClient, *phonehostv1.Attached, error) {
+	stream, err := streams.Attach(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	// A refused call comes out of Recv, with its reason.
+	stream.Send(&phonehostv1.AttachRequest{Message: &phonehostv1.AttachRequest_Start{Start: &phonehostv1.AttachStart{ //nolint:errcheck // see above
+		PhoneId: c.ID, BitrateKbps: c.Bitrate, MaxFps: c.FPS,
+	}}})
+	answer, err := stream.Recv()
+	return stream, answer.GetAttached(), err
 }
 
 // close finishes the file and prints what was recorded.
