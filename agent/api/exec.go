@@ -43,7 +43,7 @@ func (s *phoneServer) Exec(stream execStream) error {
 	if snap.Status != phone.Running && snap.Status != phone.Starting {
 		return statusError(fault.New(errdefs.ErrFailedPrecondition, fault.NotRunning, "phone %s is %s", start.GetPhoneId(), snap.Status))
 	}
-	opts, err := s.execOptions(start, snap.Record.Spec.Profile)
+	opts, err := execOptions(start)
 	if err != nil {
 		return statusError(err)
 	}
@@ -51,12 +51,12 @@ func (s *phoneServer) Exec(stream execStream) error {
 }
 
 // execOptions checks the command of a caller.
-func (s *phoneServer) execOptions(m *phonehostv1.ExecStart, profile string) (container.ExecOptions, error) {
+func execOptions(m *phonehostv1.ExecStart) (container.ExecOptions, error) {
 	opts := container.ExecOptions{
 		Args: m.GetArgs(), Env: m.GetEnv(), Cwd: m.GetCwd(), UID: m.GetUid(), Terminal: m.GetTerminal(),
 	}
 	if len(opts.Args) == 0 && opts.Terminal {
-		opts.Args = s.cfg.Shell(profile)
+		opts.Args = []string{"sh"} // every profile has it on its guest's PATH
 	}
 	if len(opts.Args) == 0 || opts.Args[0] == "" {
 		return opts, fault.Field("start.args", "must name a command")

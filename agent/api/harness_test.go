@@ -42,6 +42,7 @@ type server struct {
 	conn    *grpc.ClientConn
 	journal *event.Journal
 	sup     *phone.Supervisor
+	api     *Server
 }
 
 // images knows the one image of the tests.
@@ -123,7 +124,7 @@ func start(t *testing.T) *server {
 	life, die := context.WithCancel(context.Background())
 	sup, err := phone.New(phone.Config{
 		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
-		Displays: phonetest.Displays{World: w}, Images: images{}, Profiles: []string{"testphone"},
+		Displays: phonetest.Displays{World: w}, Images: images{},
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
 	if err != nil {
@@ -133,10 +134,9 @@ func start(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup}
-	grpcServer, _ := NewServer(access.Config{}, Services{
+	grpcServer := NewServer(access.Config{}, Services{
 		Phones: NewPhoneServer(PhoneConfig{
 			Phones: sup, Guests: s.guests, Displays: screens{}, Viewers: func(string) int { return 2 },
-			Shell: func(string) []string { return []string{"/bin/sh"} },
 		}),
 		Operations: NewOperationServer(ops),
 		Events:     NewEventServer(journal),
@@ -144,6 +144,7 @@ func start(t *testing.T) *server {
 		Hosts:      phonehostv1.UnimplementedHostServiceServer{},
 		Images:     phonehostv1.UnimplementedImageServiceServer{},
 	})
+	s.api = grpcServer
 	listener := bufconn.Listen(1 << 20)
 	served := make(chan error)
 	go func() { served <- grpcServer.Serve(door{listener}) }()

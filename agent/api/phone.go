@@ -39,8 +39,6 @@ type PhoneConfig struct {
 	Displays DisplayStates
 	// Viewers returns how many viewers a phone has.
 	Viewers func(id string) int
-	// Shell is the command that Exec runs on a terminal without a command, by profile.
-	Shell func(profile string) []string
 }
 
 // NewPhoneServer returns the service.

@@ -7,9 +7,11 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -177,5 +179,25 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 	}
 	for n, name := range kinds {
 		compare(phonehostv1.EventKind(0).Descriptor(), "EVENT_KIND_", int(n), name)
+	}
+}
+
+// TestDrain ends watches when the agent shuts down, and says so.
+func TestDrain(t *testing.T) {
+	s := start(t)
+	watch, err := s.phones.Watch(t.Context(), &phonehostv1.WatchRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := watch.Recv(); err != nil || !m.GetSynced() {
+		t.Fatalf("%v %v", m, err)
+	}
+	s.api.Drain()
+	_, err = watch.Recv()
+	if got, want := readError(t, err), (refusal{Code: codes.Unavailable, Reason: fault.ShuttingDown}); got != want {
+		t.Errorf("got %+v (%v), want %+v", got, err, want)
+	}
+	if _, err := s.phones.ListPhones(t.Context(), &phonehostv1.ListPhonesRequest{}); err != nil {
+		t.Errorf("a call that ends by itself: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // Create stores a new phone; it does not start it. Fields left at zero get their defaults. The same spec again returns the phone
@@ -27,7 +28,7 @@ func (s *Supervisor) Create(ctx context.Context, spec Spec) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	spec.Image = img.Name
-	if err := s.chooseProfile(&spec, img); err != nil {
+	if err := chooseProfile(&spec, img); err != nil {
 		return Snapshot{}, err
 	}
 	release, err := s.reserve(ctx, spec.ID)
@@ -56,15 +57,15 @@ func (s *Supervisor) image(ctx context.Context, ref string) (Image, error) {
 }
 
 // chooseProfile fills in the profile that the image names, and refuses one that is not known.
-func (s *Supervisor) chooseProfile(spec *Spec, img Image) error {
-	known := strings.Join(s.cfg.Profiles, ", ")
+func chooseProfile(spec *Spec, img Image) error {
+	known := strings.Join(profile.Names(), ", ")
 	if spec.Profile == "" {
 		spec.Profile = img.Profile
 	}
 	if spec.Profile == "" {
 		return fault.Field("spec.profile", "image %q does not say its profile; name one of: %s", spec.Image, known)
 	}
-	if !slices.Contains(s.cfg.Profiles, spec.Profile) {
+	if !slices.Contains(profile.Names(), spec.Profile) {
 		return fault.Field("spec.profile", "%q is not known; known are: %s", clip(spec.Profile), known)
 	}
 	return nil

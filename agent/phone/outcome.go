@@ -9,12 +9,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/runtime/container"
-)
-
-// Exit codes of a guest's init that are not crashes: reboot(2) inside a pid namespace ends init by a signal.
-const (
-	exitReboot   = 129 // SIGHUP: a reboot was asked for inside the guest
-	exitPowerOff = 130 // SIGINT: a power-off
+	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // Meanings of a guest's end, as the event GUEST_EXITED carries them.
@@ -79,9 +74,17 @@ func (e ending) meaning(r *Record) string {
 		return meansRequested
 	case e.hostRestart:
 		return meansHostRestart
-	case !e.gone && e.code == exitReboot:
+	case e.gone:
+		return meansCrash
+	}
+	kind, err := profile.Get(r.Spec.Profile)
+	if err != nil {
+		return meansCrash
+	}
+	switch kind.Ending(e.code) {
+	case profile.Rebooted:
 		return meansReboot
-	case !e.gone && e.code == exitPowerOff:
+	case profile.PoweredOff:
 		return meansPowerOff
 	}
 	return meansCrash

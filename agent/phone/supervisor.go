@@ -30,8 +30,6 @@ type Config struct {
 	Networks Networks
 	Displays Displays
 	Images   Images
-	// Profiles names the profiles that the runtime knows.
-	Profiles []string
 	// Host is what phones may be given at most.
 	Host Capacity
 	// HostBoot is the kernel's boot id, /proc/sys/kernel/random/boot_id.
