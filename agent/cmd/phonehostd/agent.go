@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/agent/config"
+	"github.com/phonehost/phonehost/agent/display"
+	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/metrics"
+	"github.com/phonehost/phonehost/agent/operation"
+	"github.com/phonehost/phonehost/agent/phone"
+	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/agent/stream"
+	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/image"
+)
+
+// Names of the health warnings that are set here.
+const (
+	warnContainerd = "containerd-lost"
+	warnDisk       = "disk-low"
+	warnGroup      = "socket-group-missing"
+	warnPlanes     = "control-plane-lost"
+	warnRoles      = "access-unknown"
+)
+
+// adoptTimeout bounds the first look at all phones.
+const adoptTimeout = time.Minute
+
+// agent is everything that runs, in the order in which it is built.
+type agent struct {
+	cfg    config.Config
+	logger *slog.Logger
+	start  time.Time
+
+	health   *health.Registry
+	db       *store.DB
+	journal  *event.Journal
+	ops      *operation.Table
+	engine   *container.Engine
+	images   *image.Store
+	displays *display.Registry
+	phones   *phone.Supervisor
+	hub      *stream.Hub
+	metrics  *metrics.Metrics
+
+	containerdUp atomic.Bool
+	// closers undo what was built, last first.
+	closers []func() error
+}
+
+// build makes the parts of the agent up to the phones, which are adopted; no door is open yet. On an error what was built is closed.
+func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agent, err error) {
+	a := &agent{cfg: cfg, logger: logger, start: time.Now(), health: health.New(nil)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.close())
+		}
+	}()
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openPhones, a.adopt} {
+		if err := step(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+// close ends what was built, last first.
+func (a *agent) close() error {
+	var errs []error
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		errs = append(errs, a.closers[i]())
+	}
+	a.closers = nil
+	return errors.Join(errs...)
+}
+
+// defers adds to what close does.
+func (a *agent) defers(fn func() error) { a.closers = append(a.closers, fn) }
+
+// makeDirs makes the directories of the configuration.
+func (a *agent) makeDirs(context.Context) error {
+	for _, dir := range []struct {
+		path string
+		mode os.FileMode
+	}{{a.cfg.StateDir, 0o711}, {a.cfg.RunDir, 0o755}, {a.cfg.LogDir, 0o750}, {a.netnsDir(), 0o755}, {filepath.Dir(a.cfg.Socket.Path), 0o755}} {
+		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func (a *agent) netnsDir() string { return filepath.Join(a.cfg.RunDir, "netns") }
+
+// openState opens the database and what is kept in it.
+func (a *agent) openState(context.Context) (err error) {
+	a.db, err = store.Open(store.Config{Path: filepath.Join(a.cfg.StateDir, "phonehost.db"), Logger: a.logger})
+	if err != nil {
+		return err
+	}
+	a.defers(a.db.Close)
+	a.journal, err = event.New(event.Config{DB: a.db, Logger: a.logger})
+	if err != nil {
+		return err
+	}
+	a.defers(func() error { a.journal.Close(); return nil })
+	a.ops, err = operation.New(operation.Config{DB: a.db, Journal: a.journal, OnEnd: func(op operation.Operation) {
+		a.metrics.OperationEnded(strings.ReplaceAll(op.Kind.String(), " ", "_"), op.State.String(), op.EndTime.Sub(op.CreateTime))
+	}})
+	return err
+}
+
+// openEngine connects to containerd.
+func (a *agent) openEngine(ctx context.Context) (err error) {
+	c := a.cfg
+	a.engine, err = container.New(container.Config{
+		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
+		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: a.netnsDir(), CgroupRoot: c.Runtime.CgroupRoot,
+		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
+		Logger: a.logger,
+	})
+	if errdefs.IsUnavailable(err) {
+		return fmt.Errorf("%w\ncontainerd does not answer at %s. Install it (apt-get install containerd runc) or start it "+
+			"(systemctl start containerd), or set containerd.address in the configuration", err, c.Containerd.Address)
+	}
+	if err != nil {
+		return err
+	}
+	a.defers(a.engine.Close)
+	a.containerdUp.Store(true)
+	a.images, err = image.New(image.Config{Client: a.engine.Client(), Snapshotter: c.Runtime.Snapshotter})
+	return err
+}
+
+// openPhones makes the supervisor, the displays and the viewers.
+func (a *agent) openPhones(context.Context) (err error) {
+	a.displays, err = display.NewRegistry(display.Config{Dir: filepath.Join(a.cfg.RunDir, "phones"), Logger: a.logger})
+	if err != nil {
+		return err
+	}
+	a.defers(func() error { a.displays.Shutdown(); return nil })
+	bootID, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return fmt.Errorf("read the kernel's boot id: %w", err)
+	}
+	capacity, err := hostCapacity()
+	if err != nil {
+		return err
+	}
+	a.phones, err = phone.New(phone.Config{
+		DB: a.db, Operations: a.ops, Journal: a.journal,
+		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
+		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
+		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, OnContainerd: a.onContainerd,
+		Timing: phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
+		Logger: a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	a.hub, err = stream.NewHub(stream.Config{Displays: a.displays, Phones: a.phones, Logger: a.logger, OnViewer: a.onViewer})
+	if err != nil {
+		return err
+	}
+	a.defers(func() error { a.hub.Shutdown(); return nil })
+	a.metrics, err = metrics.New(metrics.Config{
+		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
+		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
+	})
+	return err
+}
+
+// adopt starts the controllers over what runs already.
+func (a *agent) adopt(ctx context.Context) error {
+	cancel := a.displays.Subscribe(a.displayWatcher())
+	a.defers(func() error { cancel(); return nil })
+	a.defers(func() error { a.phones.Close(); return nil })
+	ctx, stop := context.WithTimeout(ctx, adoptTimeout)
+	defer stop()
+	if err := a.phones.Start(ctx); err != nil {
+		return err
+	}
+	a.logger.Info("phones adopted", "phones", len(a.phones.List()))
+	return nil
+}
+
+// imageSource is the image store in the words of package phone.
+type imageSource struct{ store *image.Store }
+
+// Image implements phone.Images.
+func (s imageSource) Image(ctx context.Context, ref string) (phone.Image, error) {
+	img, err := s.store.Get(ctx, ref)
+	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile}, err
+}
+
+// hostCapacity returns what phones may be given at most.
+func hostCapacity() (phone.Capacity, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return phone.Capacity{}, fmt.Errorf("read the host's memory: %w", err)
+	}
+	return phone.Capacity{CPUs: runtime.NumCPU(), MemoryBytes: uint64(info.Totalram) * uint64(info.Unit)}, nil
+}
+
+// diskFree returns the free bytes of the file system that holds the phones' data, and keeps the warning about it.
+func (a *agent) diskFree() (uint64, error) {
+	var fs unix.Statfs_t
+	if err := unix.Statfs(a.cfg.StateDir, &fs); err != nil {
+		return 0, fmt.Errorf("read free space of %s: %w", a.cfg.StateDir, err)
+	}
+	free := fs.Bavail * uint64(fs.Bsize)
+	if free < a.cfg.Limits.DiskReserveBytes {
+		a.health.Set(warnDisk, health.Warning, fmt.Sprintf("%s has %d MiB free, below limits.disk_reserve_bytes (%d MiB): phones are not created, started or imported; free some space",
+			a.cfg.StateDir, free>>20, a.cfg.Limits.DiskReserveBytes>>20))
+	} else {
+		a.health.Clear(warnDisk)
+	}
+	return free, nil
+}
