@@ -135,8 +135,20 @@ func refusal(e *displayv1.Error) error {
 	if message == "" {
 		message = "refused without a reason"
 	}
-	return fmt.Errorf("%s: %w", message, class)
+	return &refusalError{message: message, class: class}
 }
+
+// refusalError is what a display said, with the class that it gave; the class is not said again.
+type refusalError struct {
+	message string
+	class   error
+}
+
+// Error returns what the display said.
+func (e *refusalError) Error() string { return e.message }
+
+// Unwrap returns the class.
+func (e *refusalError) Unwrap() error { return e.class }
 
 // unexpected is the error for an answer of the wrong kind.
 func unexpected(step string, m *displayv1.ServerMessage) error {
