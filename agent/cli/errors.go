@@ -126,50 +126,51 @@ func reasonOf(st *status.Status) (string, map[string]string) {
 	return "", nil
 }
 
+// remedies name the commands that mend a refusal, by its reason (docs/api.md). {phone} is the phone that was asked about, or
+// ID where it is not known.
+var remedies = map[string]string{
+	fault.NotRunning:      "power it on: `phonectl on {phone}`",
+	fault.NotOff:          "power it off first: `phonectl off {phone}`, or use --force",
+	fault.AlreadyOn:       "see what it does: `phonectl status {phone}`; to start it anew: `phonectl restart {phone}`",
+	fault.Busy:            "see what is under way: `phonectl ops ls --running`",
+	fault.Superseded:      "see what went before it: `phonectl ops ls --phone {phone}`",
+	fault.NoSuchPhone:     "see which there are: `phonectl ls`",
+	fault.NoSuchImage:     "get it: `phonectl image import FILE` or `phonectl image pull NAME`; what is there: `phonectl image ls`",
+	"IMAGE_IN_USE":        "see which phones name it: `phonectl ls`, and remove them: `phonectl rm ID`",
+	fault.NoSuchOperation: "see which are kept: `phonectl ops ls`",
+	fault.RequestIDReused: "give each request an id of its own; what that one did: `phonectl ops ls`",
+	fault.PhoneExists:     "see it: `phonectl show {phone}`; remove it: `phonectl rm {phone}`",
+	fault.ContainerdLost:  "containerd does not answer: `systemctl status containerd`, then `phonectl doctor`",
+	fault.DiskLow:         "see how much is free: `phonectl host`; make room: `phonectl rm`, `phonectl image rm`",
+	fault.JournalTrimmed:  "begin with the oldest that is kept: `phonectl events`",
+	fault.JournalReset:    "the journal is younger than that number: `phonectl events`",
+	fault.ShuttingDown:    "the agent is stopping: `systemctl status phonehostd`",
+	"NO_SCREEN":           "the guest has drawn nothing yet; see what it does: `phonectl logs {phone}`",
+	"DISPLAY_LOST":        "it is started again by itself; see why it went: `phonectl logs --display {phone}`",
+	"ENCODER_FAILED":      "see why: `phonectl logs --display {phone}`, `phonectl doctor`",
+	"TOO_MANY_VIEWERS":    "see how many there are: `phonectl status {phone}`",
+	"BOOT_TIMEOUT":        seeWhy,
+	"BOOT_FAILED":         seeWhy,
+	"START_FAILED":        seeWhy + ", `phonectl doctor`",
+	"CRASH_LOOP":          seeWhy,
+	"GUEST_EXITED":        seeWhy,
+}
+
+const seeWhy = "see why: `phonectl logs {phone}`, `phonectl events --phone {phone}`"
+
 // remedyFor names the command that mends a refusal, or is empty. Subject is what the request was about, or empty.
 func remedyFor(code codes.Code, reason, subject string, meta map[string]string) string {
-	phone := subject
-	if phone == "" {
-		phone = "ID"
+	if op := meta["operation_id"]; reason == fault.Busy && op != "" {
+		return fmt.Sprintf("wait for what is under way: `phonectl ops wait %s`", op)
 	}
-	switch reason {
-	case fault.NotRunning:
-		return fmt.Sprintf("power it on: `phonectl on %s`", phone)
-	case fault.NotOff:
-		return fmt.Sprintf("power it off first: `phonectl off %s`, or use --force", phone)
-	case fault.AlreadyOn:
-		return fmt.Sprintf("see what it does: `phonectl status %s`; to start it anew: `phonectl restart %s`", phone, phone)
-	case fault.Busy:
-		if op := meta["operation_id"]; op != "" {
-			return fmt.Sprintf("wait for what is under way: `phonectl ops wait %s`", op)
-		}
-		return "see what is under way: `phonectl ops ls --running`"
-	case fault.NoSuchImage:
-		return "get it: `phonectl image import FILE` or `phonectl image pull NAME`; what is there: `phonectl image ls`"
-	case fault.NoSuchPhone:
-		return "see which there are: `phonectl ls`"
-	case fault.NoSuchOperation:
-		return "see which are kept: `phonectl ops ls`"
-	case fault.PhoneExists:
-		return fmt.Sprintf("see it: `phonectl show %s`; remove it: `phonectl rm %s`", phone, phone)
-	case fault.ContainerdLost:
-		return "containerd does not answer: `systemctl status containerd`, then `phonectl doctor`"
-	case fault.DiskLow:
-		return "make room on the host's disk: `phonectl host` shows how much is free, `phonectl rm` and `phonectl image rm` free some"
-	case fault.JournalTrimmed:
-		return "begin with the oldest that is kept: `phonectl events`"
-	case fault.JournalReset:
-		return "the journal is younger than your number: `phonectl events`"
-	case fault.Superseded:
-		return fmt.Sprintf("see what went before it: `phonectl ops ls --phone %s`", phone)
-	case "NO_SCREEN":
-		return fmt.Sprintf("the guest has drawn nothing yet; see what it does: `phonectl logs %s`", phone)
-	case "IMAGE_IN_USE":
-		return "see which phones name it: `phonectl ls`, and remove them: `phonectl rm ID`"
-	case "BOOT_TIMEOUT", "BOOT_FAILED", "START_FAILED", "CRASH_LOOP":
-		return fmt.Sprintf("see why: `phonectl logs %s`, `phonectl events --phone %s`", phone, phone)
+	remedy, ok := remedies[reason]
+	if !ok {
+		return remedyForCode(code)
 	}
-	return remedyForCode(code)
+	if subject == "" {
+		subject = "ID"
+	}
+	return strings.ReplaceAll(remedy, "{phone}", subject)
 }
 
 // remedyForCode names what mends a refusal that gives no reason.
