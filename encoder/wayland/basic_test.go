@@ -120,13 +120,12 @@ func TestNewestWindowIsOnTopAndTheOneBeneathComesBack(t *testing.T) {
 	wantPixels(t, s, map[image.Point]uint32{left: 0xff00, {X: 60, Y: 60}: 0xff0000, middle: 0xff0000})
 }
 
-// wantGone waits until the server has n clients.
+// wantGone waits until the server has n clients, asking it through one more.
 func (p *peer) wantGone(s *Server, n int) {
 	p.t.Helper()
 	other := dial(p.t, s)
-	for s.Clients() > n+1 {
-		cb := other.make(1, protocol.WlDisplay, protocol.WlDisplayRequestSync, protocol.WlCallback)
-		other.until(func(e event) bool { return e.id == cb })
+	for other.roundtrip(); s.Clients() > n+1; {
+		other.roundtrip()
 	}
 	other.conn.Close()
 }

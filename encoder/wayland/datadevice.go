@@ -12,6 +12,7 @@ const (
 	maxTypes  = 64  // types that a source offers
 	maxType   = 256 // bytes of a type's name
 	maxOffers = 64  // offers that a client has not destroyed
+	maxUnsent = 512 // bytes that may wait for a source when a paste begins
 )
 
 // clipboard is the selection: the source that one client set, offered to the client that has the keyboard. What is copied goes
@@ -158,7 +159,8 @@ func (offer *dataOffer) request(_ *object, op int, args []wire.Value) error {
 		return nil
 	}
 	src, name := offer.source, args[0].Text()
-	if src.o != nil && slices.Contains(src.types, name) {
+	// A source that is behind gets no more descriptors than its queue holds: the paste comes out empty.
+	if src.o != nil && slices.Contains(src.types, name) && src.o.c.conn.Queued() < maxUnsent {
 		src.o.send(protocol.WlDataSourceEventSend, wire.String(name), wire.FD(args[1].FD()))
 	}
 	return nil

@@ -221,9 +221,8 @@ func (s *Server) runProgram(t *testing.T, g *program) {
 	s.mu.Unlock()
 	done := make(chan struct{})
 	go func() { defer close(done); c.run() }()
-	_, _, err = socks[1].WriteMsgUnix(g.out[:1], unix.UnixRights(g.fds...), nil)
-	if err == nil {
-		_, err = socks[1].Write(g.out[1:])
+	if _, _, err = socks[1].WriteMsgUnix(g.out[:1], unix.UnixRights(g.fds...), nil); err == nil {
+		_, _ = socks[1].Write(g.out[1:]) // ends early when the server hangs up
 	}
 	_ = s.Touch(0, TouchDown, 160, 120)
 	_ = s.Text("a")

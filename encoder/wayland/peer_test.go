@@ -79,7 +79,6 @@ type peer struct {
 	globals map[string]uint32 // names by interface
 	ids     []uint32          // free
 	next    uint32
-	closed  error
 
 	registry, compositor, shm, base, seat, output uint32
 }
