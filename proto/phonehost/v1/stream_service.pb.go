@@ -257,7 +257,8 @@ type AttachStart struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Id of the phone.
 	PhoneId string `protobuf:"bytes,1,opt,name=phone_id,json=phoneId,proto3" json:"phone_id,omitempty"`
-	// Rate of the level in kbit/s, 100..10000. 0 means 4000. It is shared by the level's viewers: the last word counts.
+	// Rate of the level in kbit/s, 100..10000. It is shared by the level's viewers: the last word counts. 0 leaves the rate of a
+	// level that other viewers watch, and means 4000 for a new one.
 	BitrateKbps uint32 `protobuf:"varint,2,opt,name=bitrate_kbps,json=bitrateKbps,proto3" json:"bitrate_kbps,omitempty"`
 	// Highest frame rate, 1..the display's. 0 means the display's.
 	MaxFps        uint32 `protobuf:"varint,3,opt,name=max_fps,json=maxFps,proto3" json:"max_fps,omitempty"`

@@ -34,15 +34,21 @@ type StreamServiceClient interface {
 	// packets follow, the first of them a key frame. Every packet must be acknowledged: a viewer that does not keep up gets
 	// fewer frames, dropped before they are encoded where no other viewer needs them, and goes on with a key frame. Belongs on
 	// a media session. When the display is lost the viewer is told and stays attached; it goes on with a key frame when the
-	// display is back. Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING; INVALID_ARGUMENT.
+	// display is back. A caller that closes its side leaves. Errors, also of a viewer that was attached: NOT_FOUND;
+	// FAILED_PRECONDITION with reason NOT_RUNNING when the phone is or goes off; INVALID_ARGUMENT names what is wrong;
+	// RESOURCE_EXHAUSTED with reason TOO_MANY_VIEWERS; UNAVAILABLE with reason DISPLAY_LOST when no display came in time,
+	// ENCODER_FAILED, or SHUTTING_DOWN.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
-	// Input delivers touches, keys, text and wheel turns. The first message carries start. Touches that are still down when
-	// the call ends are lifted. Belongs on a control session. Errors: INVALID_ARGUMENT names the event that is wrong and why;
-	// NOT_FOUND for an unknown phone or viewer; FAILED_PRECONDITION with reason NOT_RUNNING or NO_SCREEN;
-	// CANCELLED when the viewer it is bound to has left.
+	// Input delivers touches, keys, text and wheel turns. The first message carries start. Touches and keys that are still
+	// down when the call ends are lifted. Belongs on a control session. Errors: INVALID_ARGUMENT names the event that is wrong
+	// and why; NOT_FOUND for an unknown phone or viewer; FAILED_PRECONDITION with reason NOT_RUNNING or NO_SCREEN;
+	// RESOURCE_EXHAUSTED with reason NO_FREE_CONTACT when all callers together have ten points down; UNAVAILABLE with reason
+	// DISPLAY_LOST while the display is lost, or after it was lost under something that was down; CANCELLED with reason
+	// VIEWER_LEFT when the viewer it is bound to has left.
 	Input(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[InputRequest, InputResponse], error)
 	// Screenshot returns the last committed frame as chunks of at most 64 KiB; it needs no viewer.
-	// Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING, or NO_SCREEN when the guest has drawn nothing yet.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING, or NO_SCREEN when the guest has drawn nothing yet;
+	// UNAVAILABLE with reason DISPLAY_LOST.
 	Screenshot(ctx context.Context, in *ScreenshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ScreenshotResponse], error)
 }
 
@@ -109,15 +115,21 @@ type StreamServiceServer interface {
 	// packets follow, the first of them a key frame. Every packet must be acknowledged: a viewer that does not keep up gets
 	// fewer frames, dropped before they are encoded where no other viewer needs them, and goes on with a key frame. Belongs on
 	// a media session. When the display is lost the viewer is told and stays attached; it goes on with a key frame when the
-	// display is back. Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING; INVALID_ARGUMENT.
+	// display is back. A caller that closes its side leaves. Errors, also of a viewer that was attached: NOT_FOUND;
+	// FAILED_PRECONDITION with reason NOT_RUNNING when the phone is or goes off; INVALID_ARGUMENT names what is wrong;
+	// RESOURCE_EXHAUSTED with reason TOO_MANY_VIEWERS; UNAVAILABLE with reason DISPLAY_LOST when no display came in time,
+	// ENCODER_FAILED, or SHUTTING_DOWN.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
-	// Input delivers touches, keys, text and wheel turns. The first message carries start. Touches that are still down when
-	// the call ends are lifted. Belongs on a control session. Errors: INVALID_ARGUMENT names the event that is wrong and why;
-	// NOT_FOUND for an unknown phone or viewer; FAILED_PRECONDITION with reason NOT_RUNNING or NO_SCREEN;
-	// CANCELLED when the viewer it is bound to has left.
+	// Input delivers touches, keys, text and wheel turns. The first message carries start. Touches and keys that are still
+	// down when the call ends are lifted. Belongs on a control session. Errors: INVALID_ARGUMENT names the event that is wrong
+	// and why; NOT_FOUND for an unknown phone or viewer; FAILED_PRECONDITION with reason NOT_RUNNING or NO_SCREEN;
+	// RESOURCE_EXHAUSTED with reason NO_FREE_CONTACT when all callers together have ten points down; UNAVAILABLE with reason
+	// DISPLAY_LOST while the display is lost, or after it was lost under something that was down; CANCELLED with reason
+	// VIEWER_LEFT when the viewer it is bound to has left.
 	Input(grpc.ClientStreamingServer[InputRequest, InputResponse]) error
 	// Screenshot returns the last committed frame as chunks of at most 64 KiB; it needs no viewer.
-	// Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING, or NO_SCREEN when the guest has drawn nothing yet.
+	// Errors: NOT_FOUND; FAILED_PRECONDITION with reason NOT_RUNNING, or NO_SCREEN when the guest has drawn nothing yet;
+	// UNAVAILABLE with reason DISPLAY_LOST.
 	Screenshot(*ScreenshotRequest, grpc.ServerStreamingServer[ScreenshotResponse]) error
 	mustEmbedUnimplementedStreamServiceServer()
 }
