@@ -2,8 +2,11 @@ package applet
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"strings"
@@ -103,14 +106,27 @@ func logMessage(_ context.Context, _ Streams, args []string) error {
 const floodLine = 128
 
 // flood prints so many bytes of numbered lines, "flood NUMBER xxx...", as fast as its output takes them. Only the last line may be shorter.
+// The file, if one is named, is there when all is printed.
 func flood(ctx context.Context, s Streams, args []string) error {
-	if len(args) != 1 {
-		return usage("flood SIZE")
+	if len(args) < 1 || len(args) > 2 {
+		return usage("flood SIZE [FILE]")
 	}
-	left, err := parseSize(args[0])
+	size, err := parseSize(args[0])
 	if err != nil {
 		return err
 	}
+	if len(args) == 2 {
+		if err := os.Remove(args[1]); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := printFlood(ctx, s.Out, size); err != nil || len(args) == 1 {
+		return err
+	}
+	return os.WriteFile(args[1], []byte(args[0]+"\n"), 0o644)
+}
+
+func printFlood(ctx context.Context, out io.Writer, left int64) error {
 	const batch = 512
 	var number int64
 	buf := make([]byte, 0, batch*floodLine)
@@ -125,7 +141,7 @@ func flood(ctx context.Context, s Streams, args []string) error {
 			buf = append(buf, '\n')
 		}
 		n := min(left, int64(len(buf)))
-		if _, err := s.Out.Write(buf[:n]); err != nil {
+		if _, err := out.Write(buf[:n]); err != nil {
 			return err
 		}
 		left -= n

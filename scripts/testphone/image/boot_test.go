@@ -359,7 +359,7 @@ func TestOrphansAreReaped(t *testing.T) {
 }
 
 func TestDataSurvivesBoots(t *testing.T) {
-	p := newPhone(t, "persist.given=1", "androidboot.serialno=S123")
+	p := newPhone(t, "persist.given=1", "androidboot.serialno=S122", "androidboot.serialno=S123")
 	for boot := 1; boot <= 2; boot++ {
 		p.boot()
 		want := map[string]string{
@@ -417,6 +417,9 @@ func TestFloodAndLog(t *testing.T) {
 		}
 	}
 	p.line("service flood: pid")
+	if got, err := os.ReadFile(filepath.Join(p.data, "flood.done")); string(got) != "1MiB\n" || err != nil {
+		t.Errorf("flood.done: %q, %v", got, err)
+	}
 	p.ask("shutdown")
 	p.exits()
 }

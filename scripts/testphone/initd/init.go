@@ -134,9 +134,13 @@ func (p *phone) loadProperties(args []string) {
 	for _, err := range errs {
 		p.out.printf("%v", err)
 	}
-	for _, prop := range list {
-		if err := p.store.Set(prop.Name, prop.Value); err != nil {
-			p.out.printf("%v", err)
+	last := map[string]int{} // of several arguments for a name the last one counts
+	for i, prop := range list {
+		last[prop.Name] = i
+	}
+	for i, prop := range list {
+		if last[prop.Name] == i {
+			p.set(prop.Name, prop.Value)
 		}
 	}
 	p.derive("ro.serialno", p.store.Get("ro.boot.serialno"))
@@ -162,6 +166,11 @@ func (p *phone) derive(name, value string) {
 	if value == "" || p.store.Get(name) != "" {
 		return
 	}
+	p.set(name, value)
+}
+
+// set sets a property of init's own.
+func (p *phone) set(name, value string) {
 	if err := p.store.Set(name, value); err != nil {
 		p.out.printf("%v", err)
 	}

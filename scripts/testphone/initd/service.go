@@ -15,8 +15,12 @@ import (
 // restartPeriod is the least time between two starts of a service, Android's restart_period.
 const restartPeriod = 5 * time.Second
 
-// floodProperty asks init to print that many bytes, for tests of whoever reads its output.
-const floodProperty = "debug.testphone.flood"
+const (
+	// floodProperty asks init to print that many bytes, for tests of whoever reads its output.
+	floodProperty = "debug.testphone.flood"
+	// floodDone is the file that says that all of it is printed.
+	floodDone = "/data/flood.done"
+)
 
 // Service is a program that init runs. The property init.svc.NAME says how it does: running, stopped, restarting.
 type Service struct {
@@ -83,12 +87,6 @@ func (p *phone) state(s *service, state string) {
 		pid = strconv.Itoa(s.pid)
 	}
 	p.set("init.svc_debug_pid."+s.Name, pid)
-}
-
-func (p *phone) set(name, value string) {
-	if err := p.store.Set(name, value); err != nil {
-		p.out.printf("%v", err)
-	}
 }
 
 // restartDue starts the services whose time has come and returns when the next one's comes.
@@ -187,7 +185,7 @@ func (p *phone) debugChanged() {
 		}
 		for _, s := range p.services {
 			if s.Name == "flood" && s.pid == 0 && p.ending == nil {
-				s.Args = []string{s.Args[0], change.Value}
+				s.Args = []string{s.Args[0], change.Value, floodDone}
 				p.launch(s)
 			}
 		}

@@ -114,8 +114,7 @@ func readSettings(ctx context.Context, c *property.Client) (settings, error) {
 	if set.dpi == 0 {
 		set.dpi, _ = strconv.Atoi(values["ro.sf.lcd_density"])
 	}
-	set.name = values["ro.boot.phonehost_id"]
-	if set.name == "" {
+	if set.name = values["ro.serialno"]; set.name == "" {
 		if set.name, err = os.Hostname(); err != nil {
 			return set, fmt.Errorf("name of the phone: %w", err)
 		}
