@@ -26,7 +26,7 @@ func statusError(err error) error {
 		return err
 	}
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled) && fault.Reason(err) == "":
 		return status.Error(codes.Canceled, "the call was cancelled")
 	case errors.Is(err, context.DeadlineExceeded) && fault.Reason(err) == "":
 		return status.Error(codes.DeadlineExceeded, "the call's deadline has passed")

@@ -329,9 +329,7 @@ func TestInputEndsWithItsViewer(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = call.RecvMsg(new(phonehostv1.InputResponse))
-	if status.Code(err) != codes.Canceled {
-		t.Errorf("input after its viewer has left: %v", err)
-	}
+	wantStatus(t, err, codes.Canceled, stream.ViewerLeft, attached.GetViewerId())
 	if got := d.Inputs(); len(got) != 2 || got[1].GetTouch().GetAction() != 3 {
 		t.Errorf("the touch was not lifted: %v", got)
 	}

@@ -193,7 +193,7 @@ func TestRefusedTouchIsNotDown(t *testing.T) {
 }
 
 func TestInputAndLostDisplay(t *testing.T) {
-	in(t, func(t *testing.T, h *house, d *displaytest.Server) {
+	in(t, func(t *testing.T, h *house, _ *displaytest.Server) {
 		idle, busy := h.open("client/a"), h.open("client/b")
 		defer idle.Close()
 		defer busy.Close()
@@ -204,7 +204,7 @@ func TestInputAndLostDisplay(t *testing.T) {
 		if err := idle.Send(t.Context(), text("x")); fault.Reason(err) != DisplayLost || !errdefs.IsUnavailable(err) {
 			t.Errorf("Send while the display is lost: %v", err)
 		}
-		d = h.power("p1", &displaytest.Server{})
+		d := h.power("p1", &displaytest.Server{})
 		synctest.Wait()
 		if err := idle.Send(t.Context(), text("x")); err != nil {
 			t.Errorf("Send after the return: %v", err)
