@@ -1,3 +1,5 @@
+#define _GNU_SOURCE // pthread_setname_np
+
 // The part of libavcodec that an encoder needs, for FFmpeg 5.1 to 8 (libavcodec 59 to 62).
 //
 // The libraries are opened by dlopen when the first encoder is, by the soname of the version whose headers this was compiled
@@ -10,6 +12,7 @@
 #include "shim.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -18,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <libavcodec/avcodec.h>
@@ -105,6 +109,21 @@ static int say(char *error, const char *what, int code) {
   return -1;
 }
 
+// Gives up the pages of a library's constant segments. They are clean pages of a file, which come back when they are used.
+static int forget_segments(struct dl_phdr_info *info, size_t size, void *data) {
+  (void)size, (void)data;
+  const uintptr_t page = sysconf(_SC_PAGESIZE);
+  if (!info->dlpi_name || !*info->dlpi_name) return 0; // the program itself
+  for (int i = 0; i < info->dlpi_phnum; i++) {
+    const ElfW(Phdr) *p = &info->dlpi_phdr[i];
+    if (p->p_type != PT_LOAD || p->p_flags & PF_W) continue;
+    uintptr_t start = (info->dlpi_addr + p->p_vaddr + page - 1) & ~(page - 1);
+    uintptr_t end = (info->dlpi_addr + p->p_vaddr + p->p_memsz) & ~(page - 1);
+    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
+  }
+  return 0;
+}
+
 static int load(char *error) {
   if (loaded) return 0;
   complaint[0] = 0;
@@ -129,6 +148,8 @@ static int load(char *error) {
   // One arena for all threads, and large blocks always by mmap: what an encoder frees goes back to the system.
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_MMAP_THRESHOLD, 128 << 10);
+  // Binding a hundred libraries together touched most of their tables, and hardly anything of them is used again.
+  dl_iterate_phdr(forget_segments, NULL);
   loaded = 1;
   return 0;
 undo:
@@ -213,6 +234,7 @@ static int encode(ph_encoder *e) {
 
 static void *work(void *arg) {
   ph_encoder *e = arg;
+  pthread_setname_np(pthread_self(), "encode");
   for (;;) {
     pthread_mutex_lock(&e->lock);
     while (e->order == IDLE) pthread_cond_wait(&e->wake, &e->lock);

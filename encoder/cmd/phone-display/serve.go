@@ -14,14 +14,16 @@ import (
 	"github.com/phonehost/phonehost/encoder/screen"
 	"github.com/phonehost/phonehost/encoder/wayland"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // tune keeps the process small: there is one per phone. The heap is the canvas and little else, and hardly anything is
 // allocated per frame, so collecting at a quarter of growth costs next to nothing; and more than a few processors would only
-// bring their caches and the collector's workers.
+// bring their caches and the collector's workers. x264 asks for huge pages, of which its buffers fill a half.
 func tune() {
 	debug.SetGCPercent(25)
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
+	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0) // an optimisation: kernels without it lose nothing else
 }
 
 // serve runs the display until the context ends.
