@@ -10,6 +10,8 @@ import (
 	"errors"
 	"io/fs"
 	"math/big"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -270,5 +272,25 @@ func TestThisHost(t *testing.T) {
 			t.Logf("no remedy: %+v", f)
 		}
 		t.Logf("%-8s %-14s %s", f.Severity, f.Check, f.Message)
+	}
+}
+
+// docs/doctor.md must have a row for every check, in their order.
+func TestDocumentedChecks(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "doctor.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var documented, names []string
+	for _, line := range strings.Split(string(doc), "\n") {
+		if cells := strings.Split(line, "|"); len(cells) == 4 {
+			documented = append(documented, strings.TrimSpace(cells[1]))
+		}
+	}
+	for _, c := range Checks() {
+		names = append(names, c.Name)
+	}
+	if diff := cmp.Diff(append([]string{"check", "---"}, names...), documented); diff != "" {
+		t.Errorf("checks of docs/doctor.md (-code +docs):\n%s", diff)
 	}
 }

@@ -31,7 +31,7 @@ func ReadFacts(dir string) (Facts, error) {
 		return Facts{}, err
 	}
 	if f.CPUs, err = onlineCPUs(root); err != nil {
-		return Facts{}, err
+		f.CPUs = uint32(runtime.NumCPU()) // those that the agent may use: all, unless it is confined
 	}
 	if f.MemoryBytes, f.MemoryAvailableBytes, err = memory(root); err != nil {
 		return Facts{}, err
