@@ -274,17 +274,15 @@ type phone struct {
 
 func (h *host) show(id string) phone {
 	h.t.Helper()
-	var answer struct {
-		Phone phone `json:"phone"`
-	}
+	var p phone
 	text := h.ctl("show", id, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &answer); err != nil {
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
 		h.t.Fatalf("decode phonectl show: %v\n%s", err, text)
 	}
-	if answer.Phone.Status == "" {
+	if p.Status == "" {
 		h.t.Fatalf("phonectl show printed no status:\n%s", text)
 	}
-	return answer.Phone
+	return p
 }
 
 // create makes a phone and powers it on.
@@ -310,7 +308,7 @@ func ffprobe(t *testing.T, args ...string) string {
 func decode(t *testing.T, file string, width, height int) []barcode.RGB24 {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), testenv.Tool(t, "ffmpeg"), "-v", "warning", "-xerror", "-i", file,
-		"-fps_mode", "passthrough", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
+		"-fps_mode", "passthrough", "-enc_time_base", "1:1000000", "-f", "rawvideo", "-pix_fmt", "rgb24", "-")
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {

@@ -18,11 +18,10 @@ import (
 
 // recording is what `phonectl record -o json` prints.
 type recording struct {
-	Width, Height  int
-	Frames         int
-	KeyFrames      int     `json:"keyFrames"`
-	BitrateKbps    float64 `json:"bitrateKbps"`
-	CommitToViewer struct{ P50, P99 float64 }
+	Width, Height int
+	Frames        int
+	KeyFrames     int
+	BitrateKbps   float64
 }
 
 func (h *host) recorded(cmd *exec.Cmd) recording {
@@ -58,8 +57,9 @@ func testRecording(t *testing.T, h *host) {
 	for _, name := range []string{"out.h264", "out.mp4"} {
 		file := h.path(name)
 		r := h.recorded(h.remote(t.Context(), "record", "p1", "--duration", "3s", "-f", file, "-o", "json"))
-		if r.Width != 720 || r.Height != 1280 || r.KeyFrames < 1 || r.Frames < 60 {
-			t.Errorf("%s: %+v, want 720x1280 with about 90 frames, the first a key frame", name, r)
+		// How many frames a busy machine draws and encodes is no question of right or wrong; that there are never more is.
+		if r.Width != 720 || r.Height != 1280 || r.KeyFrames < 1 || r.Frames < 10 || r.Frames > 3*30+5 || r.BitrateKbps > 4000*1.25 {
+			t.Errorf("%s: %+v, want 720x1280 with 10 to 95 frames, the first a key frame, at no more than 4 Mbit/s", name, r)
 		}
 		stream := ffprobe(t, "-select_streams", "v", "-show_entries", "stream=codec_name,width,height,has_b_frames,color_space,color_range", file)
 		requireContains(t, stream, "h264", "720", "1280")

@@ -14,17 +14,17 @@ type Recording struct {
 	Width           uint32  `json:"width"`
 	Height          uint32  `json:"height"`
 	Frames          uint64  `json:"frames"`
-	KeyFrames       uint64  `json:"key_frames"`
+	KeyFrames       uint64  `json:"keyFrames"`
 	Bytes           uint64  `json:"bytes"`   // of video, without the container
 	Seconds         float64 `json:"seconds"` // from the first frame to the end of the last
-	FramesPerSecond float64 `json:"frames_per_second"`
-	BitrateKbps     float64 `json:"bitrate_kbps"`
-	DisplayLosses   int     `json:"display_losses"`
+	FramesPerSecond float64 `json:"framesPerSecond"`
+	BitrateKbps     float64 `json:"bitrateKbps"`
+	DisplayLosses   int     `json:"displayLosses"`
 	// Milliseconds, over the frames that were committed while recording; absent when there were none.
-	CommitToEncoded               *Quantiles `json:"commit_to_encoded_ms,omitempty"`
-	Encoding                      *Quantiles `json:"encoding_ms,omitempty"`
-	CommitToViewer                *Quantiles `json:"commit_to_viewer_ms,omitempty"`
-	CommitToViewerWithoutEncoding *Quantiles `json:"commit_to_viewer_without_encoding_ms,omitempty"`
+	CommitToEncoded               *Quantiles `json:"commitToEncodedMs,omitempty"`
+	Encoding                      *Quantiles `json:"encodingMs,omitempty"`
+	CommitToViewer                *Quantiles `json:"commitToViewerMs,omitempty"`
+	CommitToViewerWithoutEncoding *Quantiles `json:"commitToViewerWithoutEncodingMs,omitempty"`
 }
 
 // Quantiles sums up a series.
