@@ -45,9 +45,9 @@ func (m *meter) packet(p *phonehostv1.Packet, arrived time.Time) time.Duration {
 		shown = p.GetEncodeStartTimeNs()
 	}
 	if m.frames == 0 {
-		m.began, m.origin = arrived, shown
+		m.origin = shown
 	} else {
-		m.at = max(m.at+time.Microsecond, time.Duration(shown-m.origin))
+		m.at = m.refresh(time.Duration(shown - m.origin))
 	}
 	if isNew {
 		viewer := time.Duration(arrived.UnixNano() - p.GetCommitTimeNs())
@@ -64,6 +64,25 @@ func (m *meter) packet(p *phonehostv1.Packet, arrived time.Time) time.Duration {
 		m.keys++
 	}
 	return m.at
+}
+
+// catchUp is how many frames the time line may be ahead of the commits before it makes up for it.
+const catchUp = 4
+
+// refresh returns the refresh of the screen that a frame is shown at: the one nearest to its commit, and later than that of
+// the frame before. Guests commit some milliseconds early or late; on a screen, and in players that take a recording for
+// one of a constant rate, frames last whole refreshes.
+func (m *meter) refresh(committed time.Duration) time.Duration {
+	fps := int64(max(1, m.maxFPS))
+	period := time.Second / time.Duration(fps)
+	slot := int64(math.Round(committed.Seconds() * float64(fps)))
+	nearest := time.Duration(slot) * time.Second / time.Duration(fps)
+	if ahead := m.at - nearest; ahead > catchUp*period {
+		return m.at + period/2
+	}
+	// The slot after the newest frame's, counted anew so that roundings do not add up.
+	next := int64(math.Round(m.at.Seconds()*float64(fps))) + 1
+	return max(nearest, time.Duration(next)*time.Second/time.Duration(fps))
 }
 
 // lost tells that the display is gone: the next packet starts a new run of frame numbers.

@@ -3,6 +3,7 @@ package render
 import (
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -73,7 +74,9 @@ func (e *Events) Write(w io.Writer, ev *phonehostv1.Event) error {
 		}
 	}
 	text := ev.GetMessage()
-	if attrs := pairs(ev.GetAttributes()); attrs != "" {
+	attributes := maps.Clone(ev.GetAttributes())
+	maps.DeleteFunc(attributes, func(_, value string) bool { return strings.Contains(text, value) }) // the message has said it
+	if attrs := pairs(attributes); attrs != "" {
 		text = strings.TrimSpace(text + " (" + attrs + ")")
 	}
 	return e.table.Append(w, fmt.Sprint(ev.GetSeq()), ev.GetTime().AsTime().UTC().Format(time.DateTime),
