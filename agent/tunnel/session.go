@@ -232,15 +232,14 @@ func (s *Session) whenIdle() <-chan struct{} {
 }
 
 // Drain tells the peer that the session will be closed, and why. The session goes on; Open is refused from now on.
-func (s *Session) Drain(why string) {
-	if s.startDrain(why) {
-		s.send(notice{noticeDrain, why})
-	}
-}
+func (s *Session) Drain(why string) { s.drain(why, true) }
 
-// startDrain marks the session; it is false if it was marked before.
-func (s *Session) startDrain(why string) (first bool) {
+// drain marks the session, once. The peer is told first: whoever waits for Draining may close the session at once.
+func (s *Session) drain(why string, tell bool) {
 	s.drainOnce.Do(func() {
+		if tell {
+			s.send(notice{noticeDrain, why})
+		}
 		s.mu.Lock()
 		s.drainCause = why
 		close(s.draining)
@@ -251,9 +250,7 @@ func (s *Session) startDrain(why string) (first bool) {
 				hook()
 			}
 		}
-		first = true
 	})
-	return first
 }
 
 // afterDrain calls hook when the session drains, at once if it does already, unless the stream has been closed by then.
@@ -340,7 +337,7 @@ func (s *Session) readNotices() {
 		switch n.kind {
 		case noticeDrain:
 			s.logger.Info("the peer drains the session", "cause", n.text)
-			s.startDrain(n.text)
+			s.drain(n.text, false)
 		case noticeStreamLimit:
 			s.logger.Warn("the peer refused a stream", "cause", n.text)
 		}
