@@ -38,7 +38,8 @@ type Config struct {
 	DiskFree func() (uint64, error)
 	// DiskReserve is how many bytes of it must stay free for a phone to be created or started.
 	DiskReserve uint64
-	// OnContainerd is told when containerd is lost and when it is back; nil means that nobody is. It must be quick.
+	// OnContainerd is told when containerd is lost and when it is back; nil means that nobody is. It must be quick and must
+	// not call the supervisor.
 	OnContainerd func(lost bool)
 	// Timing holds the times; its zero value means the defaults.
 	Timing Timing
@@ -64,6 +65,8 @@ type Supervisor struct {
 	collecting map[string]chan struct{}
 	watchers   map[*Watcher]struct{}
 	revision   uint64
+	// lost is whether containerd does not answer.
+	lost bool
 	// running is whether controllers have been started and not yet stopped.
 	running bool
 }
@@ -165,17 +168,21 @@ func (s *Supervisor) follow(events <-chan container.Event) {
 	}
 }
 
-// containerd takes the loss or the return of containerd: what was seen is no longer known, or is to be looked at again.
+// containerd takes the loss or the return of containerd: what was seen is no longer known, or is to be looked at again. A return
+// without a loss is the beginning of the events, and no news.
 func (s *Supervisor) containerd(lost bool) {
-	e := event.Event{Kind: event.ContainerdBack, Message: "containerd answers again"}
-	if lost {
-		e = event.Event{Kind: event.ContainerdLost, Message: "containerd does not answer"}
-	}
-	s.cfg.Logger.Warn(e.Message)
-	s.cfg.Journal.Emit(e)
-	s.cfg.OnContainerd(lost)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if lost != s.lost {
+		e := event.Event{Kind: event.ContainerdBack, Message: "containerd answers again"}
+		if lost {
+			e = event.Event{Kind: event.ContainerdLost, Message: "containerd does not answer"}
+		}
+		s.lost = lost
+		s.cfg.Logger.Warn(e.Message)
+		s.cfg.Journal.Emit(e)
+		s.cfg.OnContainerd(lost)
+	}
 	for _, c := range s.phones {
 		if lost {
 			c.sight.known = false

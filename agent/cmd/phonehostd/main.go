@@ -66,13 +66,15 @@ func execute(ctx context.Context, args []string, out io.Writer) error {
 		kong.Vars{"default_config": config.DefaultPath},
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.BindTo(out, (*io.Writer)(nil)),
-		kong.UsageOnError(),
+		kong.Writers(out, os.Stderr),
 	)
 	if err != nil {
 		return fmt.Errorf("build command line: %w", err)
 	}
 	command, err := parser.Parse(args)
-	parser.FatalIfErrorf(err)
+	if err != nil {
+		return fmt.Errorf("%w\nRun phonehostd --help for the right form", err)
+	}
 	return command.Run()
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"os/user"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -151,6 +152,8 @@ func (a *agent) roles() (access.Roles, error) {
 	if err != nil {
 		return roles, fmt.Errorf("read the access table: %w", err)
 	}
+	// The socket's own group has a warning of its own.
+	unknown = slices.DeleteFunc(unknown, func(who string) bool { return who == "group/"+a.cfg.Socket.Group })
 	if len(unknown) > 0 {
 		a.health.Set(warnRoles, health.Warning, "this host does not have what the access table names: "+strings.Join(unknown, ", ")+
 			"; add them, or take them out of the configuration, and restart the agent")
