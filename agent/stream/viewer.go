@@ -107,6 +107,9 @@ type Viewer struct {
 // ErrFailedPrecondition with reason NOT_RUNNING; ErrResourceExhausted with reason TOO_MANY_VIEWERS; ErrUnavailable with
 // reason DISPLAY_LOST, ENCODER_FAILED or SHUTTING_DOWN.
 func (h *Hub) Attach(ctx context.Context, opts AttachOptions) (*Viewer, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if opts.BitrateKbps != 0 {
 		if err := checkRate(opts.BitrateKbps); err != nil {
 			return nil, err
