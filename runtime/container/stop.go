@@ -44,28 +44,24 @@ func (e *Engine) remove(ctx context.Context, id string, role Role) error {
 	return nil
 }
 
-// removeTask deletes a task; one that runs is killed and waited for.
+// removeTask deletes a task; one that has not ended is killed and waited for.
 func (e *Engine) removeTask(ctx context.Context, id string, role Role) error {
-	service, container := e.client.TaskService(), containerID(id, role)
-	remove := func() error {
-		_, err := service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: container})
-		return errgrpc.ToNative(err)
+	container := containerID(id, role)
+	status, found, err := e.task(ctx, container)
+	if err != nil || !found {
+		return err
 	}
-	err := remove()
-	if errdefs.IsFailedPrecondition(err) { // it runs, or was created and never started
+	if taskState(status.GetStatus()) != TaskStopped {
 		if err := e.Kill(ctx, id, role); err != nil {
 			return err
 		}
-		_, err := service.Wait(ctx, &tasks.WaitRequest{ContainerID: container})
+		_, err := e.client.TaskService().Wait(ctx, &tasks.WaitRequest{ContainerID: container})
 		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("wait for the end of the %s of %s: %w", role, id, unavailable(err))
 		}
-		if err := remove(); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
-		}
-		return nil
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
+	_, err = e.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: container})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
 	}
 	return nil

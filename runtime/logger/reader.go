@@ -172,7 +172,10 @@ func (r *reader) follow(w *watch) error {
 		}
 		if r.f != nil {
 			if err := r.deliver(r.f); err != nil {
-				return errors.Join(err, closeFile(next))
+				if next != nil {
+					next.Close()
+				}
+				return err
 			}
 		}
 		if next != nil { // the log was rotated, or has come into being
@@ -187,13 +190,6 @@ func (r *reader) follow(w *watch) error {
 			return err
 		}
 	}
-}
-
-func closeFile(f *os.File) error {
-	if f == nil {
-		return nil
-	}
-	return f.Close()
 }
 
 // seekTail moves f to the beginning of its last n lines, n > 0, and returns how many it found. A line without an end counts.
