@@ -4,9 +4,11 @@ import (
 	"bufio"
 	"bytes"
 	"fmt"
+	"image"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,9 +19,6 @@ import (
 	"github.com/phonehost/phonehost/encoder/internal/displayclient"
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"golang.org/x/sys/unix"
-
-	"image"
-	"slices"
 )
 
 // What the benchmark encodes. The rate is the highest there is, since the frames come four times as fast as a phone's.
@@ -261,33 +260,4 @@ func pss(b *testing.B, pid int) float64 {
 	}
 	b.Fatal("smaps_rollup has no Pss")
 	return 0
-}
-
-// BenchmarkStill measures the processor time of a display whose screen stands still while a viewer waits for packets, in
-// percent of a processor, over ten seconds.
-//
-//	go test -run '^$' -bench Still -benchtime 1x ./encoder/cmd/phone-display
-func BenchmarkStill(b *testing.B) {
-	frames := drawFrames(b, benchframes.Still)
-	for b.Loop() {
-		d := startDisplay(b, benchWidth, benchHeight, 30)
-		guest, client := d.guest(b, benchBuffers), d.client(b)
-		if _, err := client.Call(displayclient.OpenLevel(1, 4000, 30)); err != nil {
-			b.Fatal(err)
-		}
-		copy(guest.Buffer(0), frames[0])
-		if err := guest.Show(0); err != nil {
-			b.Fatal(err)
-		}
-		client.Send(displayclient.Credit(1, 16))
-		time.Sleep(time.Second) // the refresh passes
-		const watch = 10 * time.Second
-		before := processCPU(b, d.cmd.Process.Pid)
-		time.Sleep(watch)
-		b.ReportMetric(100*(processCPU(b, d.cmd.Process.Pid)-before).Seconds()/watch.Seconds(), "cpu_percent")
-		b.ReportMetric(pss(b, d.cmd.Process.Pid), "watched_KiB")
-		guest.Close()
-		client.Close()
-	}
-	b.ReportMetric(0, "ns/op")
 }
