@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/health"
@@ -25,6 +27,7 @@ import (
 	"github.com/phonehost/phonehost/agent/hub"
 	"github.com/phonehost/phonehost/agent/pki"
 	"github.com/phonehost/phonehost/agent/tunnel"
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -292,5 +295,40 @@ func TestAgentBehindHubGoes(t *testing.T) {
 	// It dials in again, and the same connection reaches it again.
 	if _, err := healthpb.NewHealthClient(c.Media()).Check(t.Context(), &healthpb.HealthCheckRequest{}, grpc.WaitForReady(true)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestSocketOfOthers dials as a user who may not use the socket.
+func TestSocketOfOthers(t *testing.T) {
+	testenv.Root(t)
+	dir, err := os.MkdirTemp("", "phonehost-client-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	l, err := access.ListenUnix(access.UnixConfig{Path: filepath.Join(dir, "agent.sock")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	dialed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with its credentials
+		for _, step := range [][3]uintptr{
+			{unix.SYS_SETGROUPS, 0, 0}, {unix.SYS_SETRESGID, 4321, 4321}, {unix.SYS_SETRESUID, 4321, 4321},
+		} {
+			if _, _, errno := unix.RawSyscall(step[0], step[1], step[2], step[2]); errno != 0 {
+				dialed <- errno
+				return
+			}
+		}
+		_, err := client.Dial(context.Background(), client.Options{Host: "unix://" + l.Addr().String()})
+		dialed <- err
+	}()
+	if err := <-dialed; !errors.Is(err, errdefs.ErrPermissionDenied) || !strings.Contains(err.Error(), "usermod -aG phonehost") {
+		t.Errorf("Dial = %v", err)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/yamux"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/agent/access"
 )
@@ -602,5 +603,40 @@ func TestDrainEnds(t *testing.T) {
 	stop()
 	if _, err := stream.Read(make([]byte, 1)); err == nil {
 		t.Error("the stream lives on")
+	}
+}
+
+// TestTCPOptions asks the kernel what both ends of a session have set.
+func TestTCPOptions(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	opened := make(chan *Session, 1)
+	_, addr := runListener(t, ListenerConfig{
+		Certificates: certificates(t, ca, agentURI), Serves: map[Kind]access.Kind{Control: access.KindClient, Media: access.KindClient},
+		Opened: func(s *Session) { opened <- s },
+	})
+	fleet := certificates(t, ca, clientURI)
+	for _, kind := range []Kind{Control, Media} {
+		here := dial(t, addr, fleet, kind, Timing{})
+		for end, s := range map[string]*Session{"dialed": here, "accepted": <-opened} {
+			want := map[int]int{unix.TCP_USER_TIMEOUT: 10000, unix.TCP_NOTSENT_LOWAT: kind.notSent()}
+			raw, err := s.conn.raw.(*net.TCPConn).SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = raw.Control(func(fd uintptr) {
+				for option, value := range want {
+					if got, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option); err != nil || got != value {
+						t.Errorf("%s %s: option %d = %d, %v; want %d", kind, end, option, got, err, value)
+					}
+				}
+				if got, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE); err != nil || got != 0 {
+					t.Errorf("%s %s: SO_KEEPALIVE = %d, %v; want it off", kind, end, got, err)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
