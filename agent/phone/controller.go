@@ -77,8 +77,10 @@ func (c *controller) run(ctx context.Context) {
 			c.wait(ctx, p.at)
 			continue
 		}
+		began := time.Now()
 		err := c.act(sctx, p.step, &r, saw)
 		interrupted := sctx.Err() != nil
+		c.logger.Debug("step", "step", p.step.String(), "operation_id", r.operationID(), "took", time.Since(began), "error", err)
 		cancel()
 		if errors.Is(err, errGone) {
 			return
