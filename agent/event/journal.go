@@ -146,10 +146,15 @@ func (j *Journal) wait() <-chan struct{} {
 // write is the writer goroutine: it stores emitted events, those of a few milliseconds together.
 func (j *Journal) write() {
 	defer close(j.stopped)
+	told := uint64(0)
 	for {
 		select {
 		case e := <-j.queue:
 			j.store(j.gather(e))
+			if n := j.Dropped(); n != told {
+				j.logger.Error("events were dropped", "count", n-told)
+				told = n
+			}
 		case <-j.closing:
 			j.drain()
 			return
@@ -208,15 +213,6 @@ func (j *Journal) store(events []Event) {
 	for _, e := range events {
 		j.logger.Error("event not stored", "error", err, "event_kind", int(e.Kind), "phone_id", e.PhoneID, "message", e.Message)
 	}
-}
-
-// Bounds returns the numbers of the oldest kept and of the newest event; both are 0 when there has never been one.
-func (j *Journal) Bounds() (oldest, newest uint64, err error) {
-	err = j.db.View(func(tx *store.Tx) error {
-		oldest, newest = bounds(tx)
-		return nil
-	})
-	return oldest, newest, err
 }
 
 // bounds reads the numbers of the oldest kept and of the newest event.

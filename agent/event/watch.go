@@ -74,7 +74,11 @@ func (j *Journal) Watch(ctx context.Context, opts WatchOptions, send func([]Even
 
 // begin returns the number after which a watcher begins.
 func (j *Journal) begin(opts WatchOptions) (uint64, error) {
-	oldest, newest, err := j.Bounds()
+	var oldest, newest uint64
+	err := j.db.View(func(tx *store.Tx) error {
+		oldest, newest = bounds(tx)
+		return nil
+	})
 	switch {
 	case err != nil:
 		return 0, err

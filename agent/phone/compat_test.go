@@ -36,7 +36,7 @@ func TestDatabaseOfRelease1(t *testing.T) {
 		t.Fatal(err)
 	}
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Date(2026, 1, 20, 1, 0, 0, 0, time.UTC).Sub(time.Now()))
+		time.Sleep(time.Until(time.Date(2026, 1, 20, 1, 0, 0, 0, time.UTC)))
 		a := startAgent(t, phonetest.New(), path, nil)
 		defer a.stop()
 		time.Sleep(time.Minute)

@@ -316,6 +316,15 @@ func TestContainerdLostAndBack(t *testing.T) {
 		if kinds := a.kinds("p1"); slices.ContainsFunc(kinds, func(k string) bool { return strings.HasPrefix(k, "6") }) {
 			t.Errorf("the loss of containerd was reported as an exit: %v", kinds)
 		}
+		var news []string
+		for _, k := range a.kinds("") {
+			if k == "13" || k == "14" {
+				news = append(news, k)
+			}
+		}
+		if !slices.Equal(news, []string{"13", "14"}) {
+			t.Errorf("events of containerd: %v, want one loss and one return", news)
+		}
 	})
 }
 

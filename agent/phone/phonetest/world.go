@@ -256,6 +256,7 @@ func (w *World) Events(ctx context.Context) <-chan container.Event {
 	w.Lock()
 	defer w.Unlock()
 	ch := make(chan container.Event, 1024)
+	ch <- container.Event{Kind: container.Back, Time: time.Now()} // as the engine does: from here on nothing is missed
 	w.events = append(w.events, ch)
 	context.AfterFunc(ctx, func() {
 		w.Lock()
