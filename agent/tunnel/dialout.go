@@ -72,6 +72,7 @@ func (d *DialOut) Run(ctx context.Context) error {
 				leaf:     d.config.Certificates.Leaf,
 				drain:    d.config.Timing.Drain,
 				observer: d.config.Observer,
+				logger:   d.config.Logger.With("door", "dial:"+addr, "kind", string(kind)),
 				failed:   func(err error, retry time.Duration) { d.failed(addr, kind, err, retry) },
 			}
 			all.Go(func() { s.run(ctx) })
@@ -82,7 +83,7 @@ func (d *DialOut) Run(ctx context.Context) error {
 }
 
 func (d *DialOut) dial(ctx context.Context, addr string, kind Kind) (link, error) {
-	s, err := Dial(ctx, addr, DialConfig{
+	return asLink(Dial(ctx, addr, DialConfig{
 		Certificates: d.config.Certificates,
 		Kind:         kind,
 		Peer:         access.Identity{Kind: access.KindClient, Name: d.config.Name},
@@ -90,11 +91,14 @@ func (d *DialOut) dial(ctx context.Context, addr string, kind Kind) (link, error
 		Limits:       d.config.Limits,
 		Streams:      d.config.Streams,
 		Logger:       d.config.Logger,
-	})
+	}))
+}
+
+// asLink keeps a nil *Session from becoming a link that is not nil.
+func asLink(s *Session, err error) (link, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.logger.Info("session opened")
 	return s, nil
 }
 

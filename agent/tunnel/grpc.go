@@ -3,14 +3,11 @@ package tunnel
 import (
 	"context"
 	"net"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/grpc/stats"
 )
 
 const (
@@ -48,6 +45,7 @@ func NewClientConn(kind Kind, open func(context.Context) (net.Conn, error), opts
 	options := []grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()), // TLS lies below yamux
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+			m.moved() // who dials has left the last stream
 			c, err := open(ctx)
 			if err != nil {
 				return nil, err
@@ -56,6 +54,8 @@ func NewClientConn(kind Kind, open func(context.Context) (net.Conn, error), opts
 			return c, nil
 		}),
 		grpc.WithStatsHandler(m),
+		grpc.WithChainUnaryInterceptor(m.unary),
+		grpc.WithChainStreamInterceptor(m.streaming),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxResponse)),
 		grpc.WithWriteBufferSize(ChunkSize),
 		grpc.WithStaticStreamWindowSize(stream),
@@ -67,59 +67,3 @@ func NewClientConn(kind Kind, open func(context.Context) (net.Conn, error), opts
 	}
 	return grpc.NewClient("passthrough:///phonehost", append(options, opts...)...)
 }
-
-// mover takes a gRPC connection off a stream whose session drains: gRPC clients have no word for that, so it counts the
-// calls and closes the stream when there are none.
-type mover struct {
-	calls atomic.Int64
-
-	mu     sync.Mutex
-	stream *Stream // the last one, if it is one of this package's
-}
-
-// follow makes c the connection's present stream.
-func (m *mover) follow(c net.Conn) {
-	stream, ok := c.(*Stream)
-	if !ok {
-		return
-	}
-	m.mu.Lock()
-	m.stream = stream
-	m.mu.Unlock()
-	stream.session.afterDrain(stream, m.leaveIfIdle)
-}
-
-func (m *mover) leaveIfIdle() {
-	m.mu.Lock()
-	stream := m.stream
-	m.mu.Unlock()
-	if stream == nil || m.calls.Load() != 0 {
-		return
-	}
-	select {
-	case <-stream.session.draining:
-		_ = stream.Close() // gRPC sees the end and asks for another stream at the next call
-	default:
-	}
-}
-
-// TagRPC implements stats.Handler.
-func (m *mover) TagRPC(ctx context.Context, _ *stats.RPCTagInfo) context.Context { return ctx }
-
-// HandleRPC implements stats.Handler.
-func (m *mover) HandleRPC(_ context.Context, s stats.RPCStats) {
-	switch s.(type) {
-	case *stats.Begin:
-		m.calls.Add(1)
-	case *stats.End:
-		if m.calls.Add(-1) == 0 {
-			m.leaveIfIdle()
-		}
-	}
-}
-
-// TagConn implements stats.Handler.
-func (m *mover) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-
-// HandleConn implements stats.Handler.
-func (m *mover) HandleConn(context.Context, stats.ConnStats) {}

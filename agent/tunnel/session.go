@@ -97,13 +97,15 @@ func (s *Session) Draining() <-chan struct{} { return s.draining }
 
 // Usable reports whether streams can be opened: the session is open and does not drain.
 func (s *Session) Usable() bool {
+	return !s.isDraining() && !s.mux.IsClosed()
+}
+
+func (s *Session) isDraining() bool {
 	select {
-	case <-s.done:
-		return false
 	case <-s.draining:
-		return false
-	default:
 		return true
+	default:
+		return false
 	}
 }
 
@@ -129,10 +131,8 @@ func (s *Session) Cause() error {
 // Open opens a stream; the peer accepts it within Timing.OpenTimeout or the session ends. Errors are of class
 // errdefs.ErrUnavailable.
 func (s *Session) Open() (*Stream, error) {
-	select {
-	case <-s.draining:
+	if s.isDraining() {
 		return nil, fmt.Errorf("open a stream to %s: %w", s.info.Identity, ErrDraining)
-	default:
 	}
 	stream, err := s.mux.OpenStream()
 	if err != nil {
@@ -261,10 +261,8 @@ func (s *Session) afterDrain(st *Stream, hook func()) {
 		s.streams[st] = hook
 	}
 	s.mu.Unlock()
-	select {
-	case <-s.draining:
+	if s.isDraining() {
 		hook()
-	default:
 	}
 }
 

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"crypto/x509"
+	"log/slog"
 	"sync"
 	"time"
 )
@@ -14,6 +15,7 @@ type supervisor struct {
 	leaf     func() *x509.Certificate // the certificate that the next dial will show
 	drain    time.Duration
 	observer Observer
+	logger   *slog.Logger
 	failed   func(err error, retry time.Duration)
 }
 
@@ -50,9 +52,12 @@ func (s *supervisor) run(ctx context.Context) {
 }
 
 func (s *supervisor) own(ctx context.Context, l link) {
-	s.observer.opened(l.Info())
+	info := l.Info()
+	s.logger.Info("session opened", "identity", info.Identity.String())
+	s.observer.opened(info)
 	keep(ctx, l, s.drain)
-	s.observer.closed(l.Info(), l.Cause())
+	s.logger.Info("session closed", "identity", info.Identity.String(), "cause", l.Cause())
+	s.observer.closed(info, l.Cause())
 }
 
 // verdict is what becomes of a session.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -90,6 +91,7 @@ func start(t *testing.T, s supervisor) (stop func()) {
 	if s.failed == nil {
 		s.failed = func(error, time.Duration) {}
 	}
+	s.logger = slog.New(slog.DiscardHandler)
 	if s.drain == 0 {
 		s.drain = 10 * time.Second
 	}
