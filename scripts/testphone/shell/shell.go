@@ -145,29 +145,23 @@ func interactive(ctx context.Context, s Streams, params []string) error {
 		if err != nil {
 			return err
 		}
-		for _, statement := range statements {
-			last = runInterruptible(ctx, r, statement, interrupts)
-			if errors.Is(last, context.Canceled) && ctx.Err() == nil {
-				last = interp.ExitStatus(128 + int(unix.SIGINT))
-				break // and the rest of the line with it
-			}
-			if r.Exited() {
-				return last
-			}
-			var code interp.ExitStatus
-			if last != nil && !errors.As(last, &code) {
-				fmt.Fprintf(s.Err, "sh: %v\n", last)
-			}
+		if len(statements) == 0 {
+			continue
+		}
+		var interrupted bool
+		last, interrupted = runInterruptible(ctx, s, r, statements, interrupts)
+		if r.Exited() && !interrupted {
+			return last
 		}
 	}
 }
 
-// runInterruptible runs one statement and cancels it when an interrupt comes.
-func runInterruptible(ctx context.Context, r *interp.Runner, statement syntax.Node, interrupts <-chan os.Signal) error {
+// runInterruptible runs the statements of a line and returns the status of the last one. An interrupt ends all of them.
+func runInterruptible(ctx context.Context, s Streams, r *interp.Runner, statements []*syntax.Stmt, interrupts <-chan os.Signal) (last error, interrupted bool) {
 	for len(interrupts) > 0 {
 		<-interrupts
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	running, cancel := context.WithCancel(ctx)
 	stopped, stop := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -178,7 +172,20 @@ func runInterruptible(ctx context.Context, r *interp.Runner, statement syntax.No
 		}
 	}()
 	defer func() { close(stop); <-stopped; cancel() }()
-	return r.Run(ctx, statement)
+	for _, statement := range statements {
+		last = r.Run(running, statement)
+		if running.Err() != nil && ctx.Err() == nil {
+			return interp.ExitStatus(128 + unix.SIGINT), true
+		}
+		if r.Exited() {
+			return last, false
+		}
+		var code interp.ExitStatus
+		if last != nil && !errors.As(last, &code) {
+			fmt.Fprintf(s.Err, "sh: %v\n", last)
+		}
+	}
+	return last, false
 }
 
 func prompt(r *interp.Runner) string {

@@ -1,7 +1,6 @@
 package shell
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -38,9 +37,24 @@ func run(t *testing.T, input string, args ...string) (code int, out, messages st
 		t.Fatal(err)
 	}
 	w.Close()
-	var o, e bytes.Buffer
-	code = Main(t.Context(), Streams{in, &o, &e}, args)
-	return code, o.String(), e.String()
+	// Files, because the programs of a pipe write at the same time.
+	var files [2]*os.File
+	for i := range files {
+		if files[i], err = os.Create(filepath.Join(t.TempDir(), "out")); err != nil {
+			t.Fatal(err)
+		}
+		defer files[i].Close()
+	}
+	code = Main(t.Context(), Streams{in, files[0], files[1]}, args)
+	var text [2]string
+	for i, f := range files {
+		b, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[i] = string(b)
+	}
+	return code, text[0], text[1]
 }
 
 func TestCommands(t *testing.T) {
@@ -199,8 +213,8 @@ func TestInterruptEndsTheCommandOnly(t *testing.T) {
 			x.expect("\nstart\r\n")
 			x.enter("\x03")
 			x.expect("# ")
-			x.enter("exit 9\r")
-			if got := x.exits(); got != 9 {
+			x.enter("exit 130\r")
+			if got := x.exits(); got != 130 {
 				t.Errorf("exit status %d", got)
 			}
 		})
