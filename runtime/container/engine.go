@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 
 	"github.com/phonehost/phonehost/runtime/cgroup"
 )
@@ -155,8 +156,8 @@ func (e *Engine) begin(ctx context.Context) error {
 		return fmt.Errorf("no containerd answers at %s; install containerd and runc (Debian: apt-get install containerd runc), "+
 			"start it (systemctl start containerd), or name another socket as containerd.address in the configuration: %w", e.config.Address, err)
 	}
-	if err := os.RemoveAll(e.execDir()); err != nil {
-		return fmt.Errorf("remove the pipes of old execs: %w", err)
+	if err := releasePipes(e.execDir()); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
@@ -186,7 +187,9 @@ func unavailable(err error) error {
 	if err == nil {
 		return nil
 	}
-	err = errgrpc.ToNative(err)
+	if _, raw := status.FromError(err); raw {
+		err = errgrpc.ToNative(err)
+	}
 	if errors.Is(err, context.DeadlineExceeded) || errdefs.IsDeadlineExceeded(err) {
 		return fmt.Errorf("%w: %w", err, errdefs.ErrUnavailable)
 	}

@@ -179,7 +179,7 @@ func (x *execution) run(ctx context.Context, process containerd.Process) (uint32
 	}
 	close(ended)
 	helpers.Wait()
-	x.drain(process)
+	x.drain(ctx, process)
 	x.remove(detached, process)
 	if ctx.Err() != nil {
 		return 0, ctx.Err()
@@ -228,8 +228,8 @@ func (x *execution) kill(ctx context.Context, process containerd.Process, exited
 	}
 }
 
-// drain waits until the output has been delivered, but not for ever.
-func (x *execution) drain(process containerd.Process) {
+// drain waits until the output has been delivered, but not for ever, and not for a caller that has left.
+func (x *execution) drain(ctx context.Context, process containerd.Process) {
 	delivered := make(chan struct{})
 	go func() { // ends when the pipes have ended, which drain or remove sees to
 		process.IO().Wait()
@@ -237,10 +237,12 @@ func (x *execution) drain(process containerd.Process) {
 	}()
 	select {
 	case <-delivered:
+		return
 	case <-time.After(drainTime):
-		process.IO().Cancel()
-		<-delivered
+	case <-ctx.Done():
 	}
+	process.IO().Cancel()
+	<-delivered
 }
 
 // remove takes the process out of containerd's books and removes its pipes.

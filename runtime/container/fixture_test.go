@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // host is an engine on a containerd of its own, with the testphone image.
 type host struct {
-	t          *testing.T
+	t          testing.TB
 	containerd *testenv.ContainerdServer
 	engine     *container.Engine
 	config     container.Config
@@ -54,7 +54,7 @@ var archive = sync.OnceValues(func() ([]byte, error) {
 	return os.ReadFile(path)
 })
 
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	server := testenv.Containerd(t)
 	// Not t.TempDir: the paths of sockets must be short.

@@ -174,7 +174,16 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	service := e.client.TaskService()
-	if _, err := service.Create(ctx, request); err != nil {
+	_, err := service.Create(ctx, request)
+	if errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
+		// An agent died while containerd made the task: the shim is listed, but there is no container in it that could be seen.
+		// Deleting takes it off the list, and says not found all the same.
+		_, err = service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: request.ContainerID})
+		if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
+			_, err = service.Create(ctx, request)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("create its task: %w", unavailable(err))
 	}
 	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: request.ContainerID}); err != nil {
@@ -197,6 +206,10 @@ func (e *Engine) task(ctx context.Context, container string) (status *tasktypes.
 	}
 	if err != nil {
 		return nil, false, fmt.Errorf("ask for the task of %s: %w", container, unavailable(err))
+	}
+	if answer.GetProcess().GetStatus() == tasktypes.Status_UNKNOWN {
+		// containerd answers so when the shim does not: this is not an end.
+		return nil, false, fmt.Errorf("ask for the task of %s: its shim does not answer: %w", container, errdefs.ErrUnavailable)
 	}
 	return answer.GetProcess(), true, nil
 }
