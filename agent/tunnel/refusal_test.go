@@ -108,7 +108,13 @@ func TestRefusals(t *testing.T) {
 			if r.Reason != tt.reason || r.Identity.String() != tt.who || r.Door != "listen" || r.Source != conn.LocalAddr().String() {
 				t.Errorf("refused %+v, want reason %s, identity %s, source %s", r, tt.reason, tt.who, conn.LocalAddr())
 			}
-			dial(t, addr, certificates(t, ours, clientURI), Control, timing).Close() // the door serves on
+			good := dial(t, addr, certificates(t, ours, clientURI), Control, Timing{}) // the door serves on
+			stream, err := good.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			roundTrip(t, stream, []byte("hello"))
+			good.Close()
 			stop()
 			if len(refused) > 0 {
 				t.Errorf("refused once more: %+v", <-refused)
