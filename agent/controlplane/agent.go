@@ -104,6 +104,9 @@ func (a *Agent) connect(ctx context.Context, kind tunnel.Kind) (*grpc.ClientConn
 			return conn, nil
 		case state == connectivity.TransientFailure:
 			_ = conn.Close()
+			if _, err := a.sessions.session(ctx, kind); err != nil {
+				return nil, err // the session was lost meanwhile, and this is why there is no other
+			}
 			return nil, fmt.Errorf("connect to agent %s: it closed the stream; it stops, or has too many: %w", a.name, errdefs.ErrUnavailable)
 		case !conn.WaitForStateChange(ctx, state):
 			_ = conn.Close()
