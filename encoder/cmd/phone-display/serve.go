@@ -18,11 +18,11 @@ import (
 )
 
 // tune keeps the process small: there is one per phone. The heap is the canvas and little else, and hardly anything is
-// allocated per frame, so collecting at a quarter of growth costs next to nothing; and more than a few processors would only
-// bring their caches and the collector's workers. x264 asks for huge pages, of which its buffers fill a half.
+// allocated per frame, so collecting at a quarter of growth costs next to nothing; one processor could do all of Go's work, and
+// a second keeps input quick while a screenshot is compressed. x264 asks for huge pages, of which its buffers fill a half.
 func tune() {
 	debug.SetGCPercent(25)
-	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 4))
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), 2))
 	_ = unix.Prctl(unix.PR_SET_THP_DISABLE, 1, 0, 0, 0) // an optimisation: kernels without it lose nothing else
 }
 
