@@ -55,13 +55,11 @@ func cmpString(a, b string) string {
 
 // TestScripts runs testdata/script/*.txtar, each against a fake agent of its own. Beside testscript's commands they have:
 //
-//	[!] phonectl ARGS...   runs phonectl in this process
-//	exits CODE ARGS...     runs phonectl in this process and compares its exit code
+//	exits CODE ARGS...     runs phonectl in this process and compares its exit code; `exec phonectl` runs one of its own
 //	inputs WORDS...        compares the input that the phone got since the last time, joined by ", "
 //	need TOOL              skips the script where a tool is missing, and fails it where that was promised
 //	hung                   waits until a command hangs in the guest
 //	finding error          gives the host an error for the doctor to find
-//	version V              is the version of the phonectl that runs in this process
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
@@ -73,11 +71,6 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"phonectl": func(ts *testscript.TestScript, neg bool, args []string) {
-				if code := runScripted(ts, args); (code != 0) != neg {
-					ts.Fatalf("exit code %d", code)
-				}
-			},
 			"exits": func(ts *testscript.TestScript, _ bool, args []string) {
 				want, err := strconv.Atoi(args[0])
 				ts.Check(err)
@@ -109,7 +102,8 @@ func TestScripts(t *testing.T) {
 				})
 			},
 		},
-		UpdateScripts: os.Getenv("UPDATE_GOLDENS") != "",
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE_GOLDENS") != "",
 	})
 }
 
