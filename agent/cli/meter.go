@@ -16,7 +16,6 @@ type meter struct {
 
 	frames, keys, bytes uint64
 	losses              int
-	began               time.Time     // arrival of the first packet
 	last                time.Time     // arrival of the newest
 	origin              int64         // host's time of the first packet, ns
 	at                  time.Duration // place of the newest packet on the time line
