@@ -156,9 +156,11 @@ func (e *Engine) begin(ctx context.Context) error {
 		return fmt.Errorf("no containerd answers at %s; install containerd and runc (Debian: apt-get install containerd runc), "+
 			"start it (systemctl start containerd), or name another socket as containerd.address in the configuration: %w", e.config.Address, err)
 	}
-	if err := releasePipes(e.execDir()); err != nil {
+	stale, err := releasePipes(e.execDir())
+	if err != nil {
 		return err
 	}
+	time.AfterFunc(holdTime, stale.close) // and the end of the agent closes them too
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
 	}

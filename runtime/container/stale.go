@@ -6,17 +6,33 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// holdTime is how long released pipes are held open: much longer than a shim takes from finding a pipe to waiting in it.
+const holdTime = 5 * time.Second
+
+// pipes are ends of named pipes that are held open.
+type pipes struct{ fds []int }
+
+// close lets go of the pipes; their other ends then see that nobody is there.
+func (p *pipes) close() {
+	for _, fd := range p.fds {
+		_ = unix.Close(fd) // it holds nothing to be flushed
+	}
+	p.fds = nil
+}
+
 // releasePipes frees the shims that wait in open(2) for the other end of an exec's pipes, and removes the pipes.
 //
 // The other end was an agent that has died since, and a shim that waits holds its lock: until it goes on it answers nothing about its
-// containers, so containerd reports their status as unknown. Opening a pipe for both directions lets every waiting open succeed at once
-// (fifo(7)), and it stays so after the close: the process then writes to nobody. A shim that comes later finds no pipe and its exec
-// fails, which nobody waits for either.
-func releasePipes(dir string) error {
+// containers, so containerd reports their status as unknown. A pipe that is open for both directions lets every open succeed at once
+// (fifo(7)). It is held for a while, since a shim may have found the pipe and not opened it yet; one that comes later finds none and
+// its exec fails, which nobody waits for either. The caller closes what is returned.
+func releasePipes(dir string) (*pipes, error) {
+	held := &pipes{}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
@@ -28,10 +44,12 @@ func releasePipes(dir string) error {
 		if err != nil {
 			return fmt.Errorf("open %s: %w", path, err)
 		}
-		return unix.Close(fd)
+		held.fds = append(held.fds, fd)
+		return nil
 	})
 	if err := errors.Join(err, os.RemoveAll(dir)); err != nil {
-		return fmt.Errorf("remove the pipes of old execs: %w", err)
+		held.close()
+		return nil, fmt.Errorf("remove the pipes of old execs: %w", err)
 	}
-	return nil
+	return held, nil
 }

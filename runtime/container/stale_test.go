@@ -30,9 +30,11 @@ func TestReleasePipes(t *testing.T) {
 			opened <- err
 		}()
 	}
-	if err := releasePipes(dir); err != nil {
+	held, err := releasePipes(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
+	defer held.close()
 	for range waiting {
 		// A side that came too late finds no pipe; none may wait for ever.
 		if err := <-opened; err != nil && err != unix.ENOENT {
@@ -42,7 +44,7 @@ func TestReleasePipes(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the pipes are still there: %v", err)
 	}
-	if err := releasePipes(dir); err != nil {
-		t.Errorf("with no pipes at all: %v", err)
+	if held, err := releasePipes(dir); err != nil || len(held.fds) != 0 {
+		t.Errorf("with no pipes at all: %v %v", held, err)
 	}
 }

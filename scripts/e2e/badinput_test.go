@@ -3,6 +3,8 @@ package e2e
 import (
 	"bufio"
 	"crypto/rand"
+	"crypto/tls"
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,7 +29,8 @@ func TestBadRequests(t *testing.T) {
 		{"upper-case id", 1, create("Phone"), []string{"id", "Phone"}},
 		{"id with a slash", 1, create("../p1"), []string{"id"}},
 		{"id of 33 characters", 1, create(strings.Repeat("a", 33)), []string{"id", "32"}},
-		{"absurd display", 1, create("p1", "--display", "100000x100000@30"), []string{"display", "4096"}},
+		{"absurd display", 1, create("p1", "--display", "9000x9000@30"), []string{"display", "4096"}},
+		{"display of seven digits", 2, create("p1", "--display", "1000000x1000000@30"), []string{"display", "widthxheight"}},
 		{"odd display", 1, create("p1", "--display", "721x1280@30"), []string{"display", "even"}},
 		{"frame rate 0 is the default, 1000 is not", 1, create("p1", "--display", "720x1280@1000"), []string{"fps", "120"}},
 		{"memory 0", 1, []string{"create", "p1", "--image", "phonehost.dev/testphone:latest", "--memory", "0"}, []string{"memory"}},
@@ -43,7 +46,7 @@ func TestBadRequests(t *testing.T) {
 			if tt.args[len(tt.args)-1] == "idle" || strings.Contains(tt.name, "is off") {
 				h.command(t.Context(), create("idle")...).Run()
 			}
-			requireContains(t, strings.ToLower(h.refused(tt.code, tt.args...)), lower(tt.want)...)
+			requireContains(t, strings.ToLower(h.in(t).refused(tt.code, tt.args...)), lower(tt.want)...)
 		})
 	}
 	h.command(t.Context(), "rm", "idle").Run()
@@ -105,7 +108,8 @@ func TestGarbageAtTheTunnel(t *testing.T) {
 		conn.Close()
 	}
 	h.tool("pki", "issue", "--dir", h.path("pki"), "agent/other")
-	requireContains(t, h.mustRefuse(1, h.remoteAs(t.Context(), "agent-other", "ls")), "certificate")
+	requireContains(t, h.mustRefuse(1, h.remoteAs(t.Context(), "agent-other", "ls")), "agent/other") // refused before it is sent
+	h.dialAs("agent-other")                                                                          // and where it is sent all the same
 
 	h.tool("pki", "init", "--dir", h.path("stranger"))
 	h.tool("pki", "issue", "--dir", h.path("stranger"), "client/fleet")
@@ -126,6 +130,28 @@ func TestGarbageAtTheTunnel(t *testing.T) {
 	// Roles: a viewer may look and may not touch.
 	h.must(h.remoteAs(t.Context(), "client-watcher", "ls"))
 	requireContains(t, h.mustRefuse(1, h.remoteAs(t.Context(), "client-watcher", "on", "p1")), "client/watcher", "viewer", "operator")
+}
+
+// dialAs opens a TLS connection with a certificate that the agent must refuse.
+func (h *host) dialAs(cert string) {
+	h.t.Helper()
+	pair, err := tls.LoadX509KeyPair(h.path("pki", cert+".pem"), h.path("pki", cert+"-key.pem"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	conn, err := tls.Dial("tcp", h.tlsAddr, &tls.Config{
+		Certificates: []tls.Certificate{pair}, NextProtos: []string{"phonehost-control/1"}, MinVersion: tls.VersionTLS13,
+		InsecureSkipVerify: true, // whom we speak to is not what this test is about
+	})
+	if err != nil {
+		return // refused in the handshake
+	}
+	defer conn.Close()
+	// With TLS 1.3 a client learns with its first read that its certificate was refused.
+	conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		h.t.Errorf("%s was let in: %v", cert, err)
+	}
 }
 
 // TestFloodWhileAgentIsDead lets a guest print a GiB while nobody runs the agent: it is not held up, and the log stays bounded.

@@ -19,7 +19,7 @@ import (
 
 // host is one server: a containerd of its own and an agent.
 type host struct {
-	t          *testing.T
+	t          testing.TB
 	bin        binaries
 	dir        string
 	containerd *testenv.ContainerdServer
@@ -30,7 +30,7 @@ type host struct {
 }
 
 // newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
-func newHost(t *testing.T) *host {
+func newHost(t testing.TB) *host {
 	t.Helper()
 	testenv.Root(t)
 	containerd := testenv.Containerd(t)
@@ -56,8 +56,15 @@ func newHost(t *testing.T) *host {
 	return h
 }
 
+// in is the host for a subtest, which fails by itself.
+func (h *host) in(t testing.TB) *host {
+	sub := *h
+	sub.t = t
+	return &sub
+}
+
 // freeAddress returns a loopback address that nobody listens on.
-func freeAddress(t *testing.T) string {
+func freeAddress(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -120,7 +127,7 @@ func (h *host) startAgent() {
 }
 
 // readySocket is systemd's side of sd_notify: the channel closes when READY=1 arrives.
-func readySocket(t *testing.T, path string) (string, <-chan struct{}) {
+func readySocket(t testing.TB, path string) (string, <-chan struct{}) {
 	t.Helper()
 	os.Remove(path)
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
