@@ -89,6 +89,9 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("container engine: %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
 		}
 	}
+	if filepath.Clean(c.CgroupRoot) == "/" {
+		return c, fmt.Errorf("container engine: CgroupRoot %q would make every cgroup of the host a phone's: %w", c.CgroupRoot, errdefs.ErrInvalidArgument)
+	}
 	return c, nil
 }
 

@@ -32,10 +32,38 @@ func TestNewSaysWhatToStart(t *testing.T) {
 	}
 }
 
-func TestNewRefusesRelativePaths(t *testing.T) {
-	_, err := container.New(container.Config{StateDir: "state"})
-	if !errdefs.IsInvalidArgument(err) {
-		t.Errorf("New = %v, want an invalid argument", err)
+func TestNewRefusesPaths(t *testing.T) {
+	good := container.Config{StateDir: "/s", RunDir: "/r", LogDir: "/l", NetNSDir: "/n", DisplayBinary: "/d", LogBinary: "/b"}
+	for name, change := range map[string]func(*container.Config){
+		"relative":                func(c *container.Config) { c.StateDir = "state" },
+		"missing":                 func(c *container.Config) { c.LogBinary = "" },
+		"the root of all cgroups": func(c *container.Config) { c.CgroupRoot = "//" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := good
+			change(&c)
+			if _, err := container.New(c); !errdefs.IsInvalidArgument(err) {
+				t.Errorf("New = %v, want an invalid argument", err)
+			}
+		})
+	}
+}
+
+// TestOthersFilesStay puts a directory that looks like a phone's among the logs.
+func TestOthersFilesStay(t *testing.T) {
+	h := newHost(t)
+	p := h.phone("p1", 0)
+	h.start(p)
+	other := filepath.Join(h.config.LogDir, "apt")
+	if err := os.Mkdir(other, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ids, err := h.engine.IDs(t.Context())
+	if diff := cmp.Diff([]string{"p1"}, ids); diff != "" || err != nil {
+		t.Errorf("IDs: %v %s", err, diff)
+	}
+	if err := os.Remove(other); err != nil {
+		t.Fatal(err)
 	}
 }
 

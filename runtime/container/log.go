@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 
 	"github.com/containerd/errdefs"
 
@@ -29,4 +30,32 @@ func (e *Engine) ReadLog(ctx context.Context, id string, role Role, o LogOptions
 		return fmt.Errorf("log of %s: %w: %w", id, err, errdefs.ErrNotFound)
 	}
 	return err
+}
+
+// logFiles are all files that the log writers make for a phone.
+func (e *Engine) logFiles(id string) []string {
+	var files []string
+	for _, role := range []Role{Guest, Display} {
+		files = append(files, e.logPath(id, role), e.logPath(id, role)+".1")
+	}
+	return files
+}
+
+func (e *Engine) hasLogs(id string) bool {
+	for _, file := range e.logFiles(id) {
+		if _, err := os.Lstat(file); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// removeLogs removes the log files and their directory, but nothing that somebody else put there.
+func (e *Engine) removeLogs(id string) error {
+	for _, path := range append(e.logFiles(id), e.logDir(id)) {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove the logs of %s: %w", id, err)
+		}
+	}
+	return nil
 }

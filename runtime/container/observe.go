@@ -131,13 +131,19 @@ func (e *Engine) IDs(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list snapshots: %w", unavailable(err))
 	}
-	for _, dir := range []string{filepath.Join(e.config.StateDir, "phones"), filepath.Join(e.config.RunDir, "phones"), e.config.LogDir} {
+	for _, dir := range []string{filepath.Join(e.config.StateDir, "phones"), filepath.Join(e.config.RunDir, "phones")} {
 		names, err := directories(dir)
 		if err != nil {
 			return nil, err
 		}
 		ids = append(ids, names...)
 	}
+	logged, err := directories(e.config.LogDir)
+	if err != nil {
+		return nil, err
+	}
+	// The directory of logs may hold others' directories too.
+	ids = append(ids, slices.DeleteFunc(logged, func(id string) bool { return !e.hasLogs(id) })...)
 	names, err := e.cgroups.List()
 	if err != nil {
 		return nil, err

@@ -106,8 +106,9 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 	errs := []error{
 		e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }),
 		e.cgroups.Remove(ctx, id),
+		e.removeLogs(id),
 	}
-	for _, dir := range []string{e.runDir(id), e.logDir(id), e.stateDir(id)} {
+	for _, dir := range []string{e.runDir(id), e.stateDir(id)} {
 		if err := os.RemoveAll(dir); err != nil {
 			errs = append(errs, fmt.Errorf("remove a directory of %s: %w", id, err))
 		}
