@@ -182,12 +182,40 @@ func TestFrameRateHoldsAndNewestWins(t *testing.T) {
 				frames++
 			}
 		}
-		if frames < 58 || frames > 62 {
-			t.Errorf("%d packets in two seconds, want 60", frames)
+		if frames < 60 || frames > 64 { // a twentieth more than the rate, and the first one
+			t.Errorf("%d packets in two seconds, want 60 to 64", frames)
 		}
 		time.Sleep(50 * time.Millisecond)
 		if p := r.take(); last != 240 && (len(p) != 1 || p[0].Frame != 240) {
 			t.Errorf("the newest frame was not sent: %v", p)
+		}
+	})
+}
+
+// TestWaitFades brings the level ahead of its rate by two frames in quick succession, and goes on at just its rate: the wait must not stay.
+func TestWaitFades(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, 64, 64, x264)
+		r.drain()
+		r.level.Credit(1000)
+		r.fill(0)
+		time.Sleep(5 * time.Millisecond)
+		var waits []time.Duration
+		for i := range 30 {
+			r.fill(uint8(i + 1))
+			time.Sleep(time.Second / 30)
+			for _, p := range r.take() {
+				waits = append(waits, p.EncodeStart.Sub(p.CommitTime))
+			}
+		}
+		if len(waits) < 30 {
+			t.Fatalf("%d packets of 31 frames", len(waits))
+		}
+		if most := slices.Max(waits); most == 0 {
+			t.Error("no frame ever waited: the test shows nothing")
+		}
+		if last := waits[len(waits)-1]; last != 0 {
+			t.Errorf("after a second at the level's own rate frames still wait %v before they are encoded", last)
 		}
 	})
 }
