@@ -15,6 +15,7 @@ BUF     := $(GO) tool -modfile=../scripts/tools/go.mod buf
 # The packages whose go:generate lines make committed files.
 GENERATED := ./proto ./encoder/wayland/...
 
+# The binaries that need no C, with their packages.
 PURE := phonehostd=./agent/cmd/phonehostd phonectl=./agent/cmd/phonectl phone-log=./runtime/cmd/phone-log
 
 .PHONY: help
@@ -72,8 +73,7 @@ demo-clean: ## stop and remove all that `make demo` started
 .PHONY: bench
 bench: ## measure the ratios of docs/bench.md against their named peers
 	$(call need,bench)
-	@$(MAKE) --no-print-directory build image
-	$(GO) run ./scripts/bench
+	@$(GO) run ./scripts/bench
 
 .PHONY: gen
 gen: ## make the generated code anew

@@ -1,0 +1,162 @@
+// Command bench measures phonehost against named peers in the same run and prints each ratio beside its aim.
+//
+// The measuring is done by Go benchmarks beside the code (docs/bench.md says what each does); this program runs them one after the other,
+// as each wants the machine for itself, and puts their figures into one table. It fails when a benchmark does, never because an aim is
+// missed.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// suite is one run of go test.
+type suite struct {
+	pkg, bench, times string
+	rows              []row
+}
+
+// row is one line of the table: a figure of one benchmark, and what it is compared with.
+type row struct {
+	bench, what string
+	ours, peer  string // names of metrics; peer may be empty
+	ratio       string // name of the metric that the aim is about; empty means ours
+	aim         float64
+	unit        string
+}
+
+// suites are what docs/bench.md describes, in its order.
+func suites() []suite {
+	return []suite{
+		{"./encoder/cmd/phone-display", "^BenchmarkCPU$", "10x", []row{
+			{"CPU/motion", "CPU per frame, motion : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
+			{"CPU/scroll", "CPU per frame, scroll : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
+			{"CPU/typing", "CPU per frame, typing : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
+		}},
+		{"./encoder/cmd/phone-display", "^BenchmarkPeer$", "6x", []row{
+			{"Peer", "CPU per frame : sway + wf-recorder", "cpu_ms/frame", "sway_wf-recorder_cpu_ms/frame", "ratio", 0.6, "ms"},
+		}},
+		{"./scripts/e2e", "^BenchmarkTunnel$", "900x", []row{
+			{"Tunnel", "commit to viewer less encoding, p50 : TLS echo", "p50_ms", "tls_echo_p50_ms", "ratio_p50", 3, "ms"},
+			{"Tunnel", "commit to viewer less encoding, p99 : TLS echo", "p99_ms", "tls_echo_p99_ms", "ratio_p99", 3, "ms"},
+		}},
+		{"./encoder/cmd/phone-display", "^BenchmarkStill$", "2x", []row{
+			{"Still", "still screen, watched: CPU", "watched_cpu_percent", "", "", 0.2, "% of a core"},
+			{"Still", "still screen, watched: frames encoded", "watched_frames_encoded", "", "", 0, "frames"},
+			{"Still", "still screen, unwatched: CPU", "unwatched_cpu_percent", "", "", 0.2, "% of a core"},
+		}},
+		{"./encoder/cmd/phone-display", "^BenchmarkMemory$", "1x", []row{
+			{"Memory", "memory of a display, idle (PSS)", "idle_KiB", "", "", 12 << 10, "KiB"},
+			{"Memory", "memory of a display, streaming (PSS)", "streaming_KiB", "", "", 32 << 10, "KiB"},
+		}},
+		{"./scripts/e2e", "^BenchmarkPowerOn$", "20x", []row{
+			{"PowerOn", "power-on to init's first instruction : ctr", "ms", "ctr_ms", "ratio", 1.3, "ms"},
+		}},
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "MEASURE\tOURS\tPEER\tRATIO\tAIM\t")
+	for _, s := range suites() {
+		fmt.Fprintf(os.Stderr, "bench: %s %s\n", s.pkg, s.bench)
+		figures, err := s.run(ctx)
+		if err != nil {
+			return err
+		}
+		for _, r := range s.rows {
+			line, err := r.format(figures[r.bench])
+			if err != nil {
+				return fmt.Errorf("%s: %w", r.bench, err)
+			}
+			fmt.Fprintln(table, line)
+		}
+	}
+	return table.Flush()
+}
+
+// run returns the metrics of the suite's benchmarks by name, without "Benchmark" and the number of processors.
+func (s suite) run(ctx context.Context) (map[string]map[string]float64, error) {
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", s.bench, "-benchtime", s.times, "-timeout", "20m", s.pkg)
+	cmd.Env = append(os.Environ(), "PHONEHOST_TEST_REQUIRE=all")
+	cmd.Stderr = os.Stderr
+	text, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w\n%s", s.pkg, s.bench, err, text)
+	}
+	return parse(text)
+}
+
+// parse reads what go test prints for benchmarks: a name, a count, and pairs of value and unit.
+func parse(text []byte) (map[string]map[string]float64, error) {
+	found := map[string]map[string]float64{}
+	for lines := bufio.NewScanner(bytes.NewReader(text)); lines.Scan(); {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 4 || !strings.HasPrefix(fields[0], "Benchmark") {
+			continue
+		}
+		name := strings.TrimPrefix(fields[0], "Benchmark")
+		if i := strings.LastIndexByte(name, '-'); i > 0 {
+			name = name[:i]
+		}
+		metrics := map[string]float64{}
+		for i := 2; i+1 < len(fields); i += 2 {
+			v, err := strconv.ParseFloat(fields[i], 64)
+			if err != nil {
+				return nil, fmt.Errorf("read %q: %w", lines.Text(), err)
+			}
+			metrics[fields[i+1]] = v
+		}
+		found[name] = metrics
+	}
+	return found, nil
+}
+
+// format is the row's line of the table.
+func (r row) format(metrics map[string]float64) (string, error) {
+	get := func(name string) (float64, error) {
+		v, ok := metrics[name]
+		if !ok {
+			return 0, fmt.Errorf("no metric %s among %v", name, metrics)
+		}
+		return v, nil
+	}
+	ours, err := get(r.ours)
+	if err != nil {
+		return "", err
+	}
+	peer, ratio, judged := "-", "-", ours
+	if r.peer != "" {
+		p, err := get(r.peer)
+		if err != nil {
+			return "", err
+		}
+		if judged, err = get(r.ratio); err != nil {
+			return "", err
+		}
+		peer, ratio = fmt.Sprintf("%.4g %s", p, r.unit), fmt.Sprintf("%.3g", judged)
+	}
+	verdict := "met"
+	if judged > r.aim {
+		verdict = "missed"
+	}
+	return fmt.Sprintf("%s\t%.4g %s\t%s\t%s\t≤ %g\t%s", r.what, ours, r.unit, peer, ratio, r.aim, verdict), nil
+}

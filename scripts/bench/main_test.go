@@ -1,0 +1,33 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestParse(t *testing.T) {
+	got, err := parse([]byte("goos: linux\nBenchmarkCPU/motion-2 \t 8\t 4.5 cpu_ms/frame\t 1.24 ratio\nBenchmarkStill-16   2   0 frames\nPASS\n"))
+	want := map[string]map[string]float64{"CPU/motion": {"cpu_ms/frame": 4.5, "ratio": 1.24}, "Still": {"frames": 0}}
+	if err != nil || !cmp.Equal(got, want) {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+	if _, err := parse([]byte("BenchmarkX-2 1 much ms\n")); err == nil {
+		t.Error("a value that is no number was read")
+	}
+}
+
+func TestFormat(t *testing.T) {
+	r := row{"X", "x : y", "ms", "y_ms", "ratio", 1.3, "ms"}
+	line, err := r.format(map[string]float64{"ms": 10, "y_ms": 5, "ratio": 2})
+	if err != nil || !strings.Contains(line, "10 ms\t5 ms\t2\t≤ 1.3\tmissed") {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if line, err = r.format(map[string]float64{"ms": 5, "y_ms": 5, "ratio": 1}); err != nil || !strings.HasSuffix(line, "\tmet") {
+		t.Errorf("got %q, %v", line, err)
+	}
+	if _, err = r.format(map[string]float64{"ms": 10}); err == nil {
+		t.Error("a metric that is missing was formatted")
+	}
+}
