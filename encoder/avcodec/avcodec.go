@@ -31,7 +31,12 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/phonehost/phonehost/encoder/convert"
 	"github.com/phonehost/phonehost/encoder/h264"
+	"github.com/phonehost/phonehost/encoder/internal/codepages"
 )
+
+// settledAfter is the number of frames after which an encoder has bound the functions that it calls. Each is looked for in a
+// hundred libraries, which maps the tables of them all; hardly anything of them is used again, so their pages are given back.
+const settledAfter = 3
 
 // Encoder is an open encoder. Its methods are for one goroutine at a time, and none may be called after Close.
 type Encoder struct {
@@ -43,6 +48,7 @@ type Encoder struct {
 	err    *C.char
 	done   *os.File // readable when a frame is encoded
 	word   [8]byte  // what is read from done
+	frames int      // encoded, up to settledAfter
 }
 
 // Config tells how to open an Encoder.
@@ -139,6 +145,11 @@ func (e *Encoder) Encode(dst []byte, quality h264.Quality, key bool) (au []byte,
 	}
 	if C.ph_finish(e.handle, e.out, e.err) != 0 {
 		return dst, false, fmt.Errorf("encode by %s: %s: %w", e.Name(), C.GoString(e.err), errdefs.ErrUnavailable)
+	}
+	if e.frames < settledAfter {
+		if e.frames++; e.frames == settledAfter {
+			codepages.Forget()
+		}
 	}
 	data := unsafe.Slice((*byte)(e.out.data), int(e.out.size))
 	return append(dst, data...), e.out.key != 0, nil

@@ -12,7 +12,6 @@
 #include "shim.h"
 
 #include <dlfcn.h>
-#include <link.h>
 #include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
@@ -21,7 +20,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <libavcodec/avcodec.h>
@@ -109,21 +107,6 @@ static int say(char *error, const char *what, int code) {
   return -1;
 }
 
-// Gives up the pages of a library's constant segments. They are clean pages of a file, which come back when they are used.
-static int forget_segments(struct dl_phdr_info *info, size_t size, void *data) {
-  (void)size, (void)data;
-  const uintptr_t page = sysconf(_SC_PAGESIZE);
-  if (!info->dlpi_name || !*info->dlpi_name) return 0; // the program itself
-  for (int i = 0; i < info->dlpi_phnum; i++) {
-    const ElfW(Phdr) *p = &info->dlpi_phdr[i];
-    if (p->p_type != PT_LOAD || p->p_flags & PF_W) continue;
-    uintptr_t start = (info->dlpi_addr + p->p_vaddr + page - 1) & ~(page - 1);
-    uintptr_t end = (info->dlpi_addr + p->p_vaddr + p->p_memsz) & ~(page - 1);
-    if (start < end) madvise((void *)start, end - start, MADV_DONTNEED);
-  }
-  return 0;
-}
-
 static int load(char *error) {
   if (loaded) return 0;
   complaint[0] = 0;
@@ -148,8 +131,6 @@ static int load(char *error) {
   // One arena for all threads, and large blocks always by mmap: what an encoder frees goes back to the system.
   mallopt(M_ARENA_MAX, 1);
   mallopt(M_MMAP_THRESHOLD, 128 << 10);
-  // Binding a hundred libraries together touched most of their tables, and hardly anything of them is used again.
-  dl_iterate_phdr(forget_segments, NULL);
   loaded = 1;
   return 0;
 undo:

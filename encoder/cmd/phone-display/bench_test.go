@@ -17,6 +17,7 @@ import (
 	"github.com/phonehost/phonehost/encoder/convert"
 	"github.com/phonehost/phonehost/encoder/internal/benchframes"
 	"github.com/phonehost/phonehost/encoder/internal/displayclient"
+	"github.com/phonehost/phonehost/encoder/internal/testguest"
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"golang.org/x/sys/unix"
 )
@@ -196,8 +197,10 @@ func processCPU(t testing.TB, pid int) time.Duration {
 	return time.Duration(ts.Nano())
 }
 
-// BenchmarkMemory measures the proportional set size of a display in KiB: when a guest has drawn and nobody watches, while
-// one level streams, and after it was closed.
+// BenchmarkMemory measures the proportional set size of a display in KiB: when a guest has drawn and nobody watches, when
+// the guest has been still for so long that its buffers are unmapped, while one level streams, while a second display does
+// the same, which shares the pages of program and libraries, and after the level was closed. Of a guest's buffers, half is the
+// display's where they are mapped; the metrics without_buffers leave it out.
 //
 //	go test -run '^$' -bench Memory -benchtime 1x ./encoder/cmd/phone-display
 func BenchmarkMemory(b *testing.B) {
@@ -205,59 +208,104 @@ func BenchmarkMemory(b *testing.B) {
 	for b.Loop() {
 		d := startDisplay(b, benchWidth, benchHeight, 30)
 		guest, client := d.guest(b, benchBuffers), d.client(b)
-		show := func(packets bool) {
-			for i, f := range frames {
-				copy(guest.Buffer(i%benchBuffers), f)
-				if err := guest.Show(i % benchBuffers); err != nil {
-					b.Fatal(err)
-				}
-				if !packets {
-					continue
-				}
-				client.Send(displayclient.Credit(1, 1))
-				if _, err := client.Packet(); err != nil {
-					b.Fatal(err)
-				}
-			}
+		for i := range frames {
+			showFrame(b, guest, frames, i)
 		}
-		show(false)
 		if _, err := client.Call(displayclient.GetState()); err != nil {
 			b.Fatal(err)
 		}
-		b.ReportMetric(pss(b, d.cmd.Process.Pid), "idle_KiB")
-		if _, err := client.Call(displayclient.OpenLevel(1, 4000, 30)); err != nil {
-			b.Fatal(err)
-		}
-		show(true)
-		b.ReportMetric(pss(b, d.cmd.Process.Pid), "streaming_KiB")
+		all, _ := pss(b, d.cmd.Process.Pid)
+		b.ReportMetric(all, "idle_KiB")
+		b.ReportMetric(stillPSS(b, d.cmd.Process.Pid), "still_KiB")
+
+		streamForMemory(b, guest, client, frames)
+		all, buffers := pss(b, d.cmd.Process.Pid)
+		b.ReportMetric(all, "streaming_KiB")
+		b.ReportMetric(all-buffers, "streaming_without_buffers_KiB")
+
+		other := startDisplay(b, benchWidth, benchHeight, 30)
+		otherGuest, otherClient := other.guest(b, benchBuffers), other.client(b)
+		streamForMemory(b, otherGuest, otherClient, frames)
+		all, buffers = pss(b, other.cmd.Process.Pid)
+		b.ReportMetric(all, "streaming_of_two_KiB")
+		b.ReportMetric(all-buffers, "streaming_of_two_without_buffers_KiB")
+		otherGuest.Close()
+		otherClient.Close()
+
 		client.Send(displayclient.CloseLevel(1))
 		if _, err := client.Call(displayclient.GetState()); err != nil {
 			b.Fatal(err)
 		}
-		b.ReportMetric(pss(b, d.cmd.Process.Pid), "closed_KiB")
+		b.ReportMetric(stillPSS(b, d.cmd.Process.Pid), "closed_KiB")
 		guest.Close()
 		client.Close()
 	}
 	b.ReportMetric(0, "ns/op")
 }
 
-// pss is a process's proportional set size in KiB.
-func pss(b *testing.B, pid int) float64 {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+// showFrame draws a frame and commits it.
+func showFrame(b *testing.B, guest *testguest.Guest, frames [][]byte, i int) {
+	copy(guest.Buffer(i%benchBuffers), frames[i])
+	if err := guest.Show(i % benchBuffers); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// streamForMemory opens a level and takes a packet of every frame.
+func streamForMemory(b *testing.B, guest *testguest.Guest, client *displayclient.Client, frames [][]byte) {
+	if _, err := client.Call(displayclient.OpenLevel(1, 4000, 30)); err != nil {
+		b.Fatal(err)
+	}
+	for i := range frames {
+		showFrame(b, guest, frames, i)
+		client.Send(displayclient.Credit(1, 1))
+		if _, err := client.Packet(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// stillPSS waits until a display has unmapped the guest's buffers and returns its proportional set size in KiB.
+func stillPSS(b *testing.B, pid int) float64 {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for range 400 {
+		if all, buffers := pss(b, pid); buffers == 0 {
+			return all
+		}
+		<-again.C
+	}
+	b.Fatal("the display keeps the buffers of a guest that is still")
+	return 0
+}
+
+// pss is a process's proportional set size in KiB, and the part of it that is a guest's buffers.
+func pss(b *testing.B, pid int) (all, buffers float64) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/smaps", pid))
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer f.Close()
+	ofGuest := false
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if v, ok := strings.CutPrefix(lines.Text(), "Pss:"); ok {
-			n, err := strconv.ParseFloat(strings.Fields(v)[0], 64)
+		field := strings.Fields(lines.Text())
+		switch {
+		case strings.Contains(field[0], "-"):
+			ofGuest = strings.Contains(lines.Text(), "memfd:testguest")
+		case field[0] == "Pss:":
+			n, err := strconv.ParseFloat(field[1], 64)
 			if err != nil {
 				b.Fatal(err)
 			}
-			return n
+			all += n
+			if ofGuest {
+				buffers += n
+			}
 		}
 	}
-	b.Fatal("smaps_rollup has no Pss")
-	return 0
+	if err := lines.Err(); err != nil || all == 0 {
+		b.Fatalf("smaps of %d: %v", pid, err)
+	}
+	return all, buffers
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/phonehost/phonehost/encoder/avcodec"
 	"github.com/phonehost/phonehost/encoder/control"
+	"github.com/phonehost/phonehost/encoder/internal/codepages"
 	"github.com/phonehost/phonehost/encoder/level"
 	"github.com/phonehost/phonehost/encoder/screen"
 	"github.com/phonehost/phonehost/encoder/wayland"
@@ -47,6 +48,9 @@ func serve(ctx context.Context, o options, log *slog.Logger) error {
 		Watched: func(now bool) {
 			watched.Store(now)
 			guest.WatchedChanged()
+			if !now {
+				codepages.Forget()
+			}
 		},
 	})
 	if err != nil {
