@@ -198,8 +198,8 @@ func processCPU(t testing.TB, pid int) time.Duration {
 }
 
 // BenchmarkMemory measures the proportional set size of a display in KiB: when a guest has drawn and nobody watches, when
-// the guest has been still for so long that its buffers are unmapped, while one level streams, while a second display does
-// the same, which shares the pages of program and libraries, and after the level was closed. Of a guest's buffers, half is the
+// the guest has been still for so long that its buffers are unmapped, while one level streams, after it was closed, and while
+// two displays stream, which share the pages of program and libraries. Of a guest's buffers, half is the
 // display's where they are mapped; the metrics without_buffers leave it out.
 //
 //	go test -run '^$' -bench Memory -benchtime 1x ./encoder/cmd/phone-display
@@ -223,6 +223,13 @@ func BenchmarkMemory(b *testing.B) {
 		b.ReportMetric(all, "streaming_KiB")
 		b.ReportMetric(all-buffers, "streaming_without_buffers_KiB")
 
+		client.Send(displayclient.CloseLevel(1))
+		if _, err := client.Call(displayclient.GetState()); err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(stillPSS(b, d.cmd.Process.Pid), "closed_KiB")
+
+		streamForMemory(b, guest, client, frames)
 		other := startDisplay(b, benchWidth, benchHeight, 30)
 		otherGuest, otherClient := other.guest(b, benchBuffers), other.client(b)
 		streamForMemory(b, otherGuest, otherClient, frames)
@@ -232,11 +239,6 @@ func BenchmarkMemory(b *testing.B) {
 		otherGuest.Close()
 		otherClient.Close()
 
-		client.Send(displayclient.CloseLevel(1))
-		if _, err := client.Call(displayclient.GetState()); err != nil {
-			b.Fatal(err)
-		}
-		b.ReportMetric(stillPSS(b, d.cmd.Process.Pid), "closed_KiB")
 		guest.Close()
 		client.Close()
 	}
