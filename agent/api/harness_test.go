@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -55,11 +56,16 @@ func (images) Image(_ context.Context, ref string) (phone.Image, error) {
 	return phone.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 }
 
-// screens reports the same state for every display.
-type screens struct{}
+// screens is a display that has committed three frames more whenever it is asked.
+type screens struct{ committed atomic.Uint64 }
 
-func (screens) State(string) display.State {
-	return display.State{Connected: true, HasContent: true, FramesCommitted: 3, FramesChanged: 2, FramesEncoded: 1, Version: "v"}
+func (s *screens) State(string) display.State {
+	return display.State{Connected: true, HasContent: true, FramesCommitted: s.committed.Load(), FramesChanged: 2, FramesEncoded: 1, Version: "v"}
+}
+
+func (s *screens) Refresh(_ context.Context, id string) (display.State, error) {
+	s.committed.Add(3)
+	return s.State(id), nil
 }
 
 // guests is the engine's side of Exec, Logs and GetSpec: each test says what the guest does.
@@ -136,7 +142,7 @@ func start(t *testing.T) *server {
 	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup}
 	grpcServer := NewServer(access.Config{}, Services{
 		Phones: NewPhoneServer(PhoneConfig{
-			Phones: sup, Guests: s.guests, Displays: screens{}, Viewers: func(string) int { return 2 },
+			Phones: sup, Guests: s.guests, Displays: &screens{}, Viewers: func(string) int { return 2 },
 		}),
 		Operations: NewOperationServer(ops),
 		Events:     NewEventServer(journal),

@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"github.com/containerd/errdefs"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
 	"github.com/phonehost/phonehost/agent/access"
@@ -29,8 +31,15 @@ type Guests interface {
 
 // DisplayStates is what PhoneService needs of the connections to displays (display.Registry).
 type DisplayStates interface {
+	// State is what is known; it never waits.
 	State(id string) display.State
+	// Refresh asks the display for its counters, which State has from then on.
+	Refresh(ctx context.Context, id string) (display.State, error)
 }
+
+// refreshTime bounds how long answers wait for the displays' counters, which a display sends by itself only now and then: one that
+// does not answer in this time is shown as it was last known.
+const refreshTime = 300 * time.Millisecond
 
 // PhoneConfig is what PhoneService works with. All fields are required.
 type PhoneConfig struct {
@@ -74,15 +83,35 @@ func (s *phoneServer) CreatePhone(ctx context.Context, q *phonehostv1.CreatePhon
 	return &phonehostv1.CreatePhoneResponse{Phone: s.toProto(snap)}, nil
 }
 
-func (s *phoneServer) GetPhone(_ context.Context, q *phonehostv1.GetPhoneRequest) (*phonehostv1.GetPhoneResponse, error) {
+// refresh asks the displays of phones for their counters, many at a time.
+func (s *phoneServer) refresh(ctx context.Context, snaps ...phone.Snapshot) {
+	ctx, cancel := context.WithTimeout(ctx, refreshTime)
+	defer cancel()
+	var asking errgroup.Group
+	asking.SetLimit(64)
+	for _, snap := range snaps {
+		id := snap.Record.Spec.ID
+		if !s.cfg.Displays.State(id).Connected {
+			continue
+		}
+		asking.Go(func() error {
+			_, _ = s.cfg.Displays.Refresh(ctx, id) // a display that is lost meanwhile is shown as lost
+			return nil
+		})
+	}
+	_ = asking.Wait() // none of them returns an error
+}
+
+func (s *phoneServer) GetPhone(ctx context.Context, q *phonehostv1.GetPhoneRequest) (*phonehostv1.GetPhoneResponse, error) {
 	snap, err := s.cfg.Phones.Get(q.GetPhoneId())
 	if err != nil {
 		return nil, statusError(err)
 	}
+	s.refresh(ctx, snap)
 	return &phonehostv1.GetPhoneResponse{Phone: s.toProto(snap)}, nil
 }
 
-func (s *phoneServer) ListPhones(_ context.Context, q *phonehostv1.ListPhonesRequest) (*phonehostv1.ListPhonesResponse, error) {
+func (s *phoneServer) ListPhones(ctx context.Context, q *phonehostv1.ListPhonesRequest) (*phonehostv1.ListPhonesResponse, error) {
 	if len(q.GetPhoneIds()) > maxListed {
 		return nil, statusError(tooManyIDs(len(q.GetPhoneIds())))
 	}
@@ -97,6 +126,7 @@ func (s *phoneServer) ListPhones(_ context.Context, q *phonehostv1.ListPhonesReq
 	if len(q.GetPhoneIds()) == 0 {
 		snaps = s.cfg.Phones.List()
 	}
+	s.refresh(ctx, snaps...)
 	answer := &phonehostv1.ListPhonesResponse{Phones: make([]*phonehostv1.Phone, 0, len(snaps))}
 	for _, snap := range snaps {
 		answer.Phones = append(answer.Phones, s.toProto(snap))

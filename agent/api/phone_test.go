@@ -42,6 +42,10 @@ func TestPhoneOverItsLife(t *testing.T) {
 		p.GetDisplay().GetFramesCommitted() != 3 || p.GetOperationId() != "" || p.GetBootGeneration() != 1 || p.GetDataGeneration() != 1 {
 		t.Errorf("running phone: %v", p)
 	}
+	listed, err := s.phones.ListPhones(t.Context(), &phonehostv1.ListPhonesRequest{})
+	if err != nil || listed.GetPhones()[0].GetDisplay().GetFramesCommitted() != 6 {
+		t.Errorf("list with the display's newest counters: %v %v", listed, err)
+	}
 	spec, err := s.phones.GetSpec(t.Context(), &phonehostv1.GetSpecRequest{PhoneId: "p1"})
 	if err != nil {
 		t.Fatal(err)
