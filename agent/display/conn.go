@@ -27,6 +27,8 @@ const (
 	WriteTimeout = 5 * time.Second
 	// maxOutbox bounds what waits to be written, in bytes.
 	maxOutbox = 1 << 20
+	// readBuffer is what one read of the socket takes, in bytes: most packets whole.
+	readBuffer = 32 << 10
 )
 
 // Hello is what a display says of itself when a connection begins.
@@ -108,7 +110,7 @@ func NewConn(ctx context.Context, nc net.Conn, opts Options) (*Conn, error) {
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
-	in := &messageReader{r: bufio.NewReader(nc)}
+	in := &messageReader{r: bufio.NewReaderSize(nc, readBuffer)}
 	if err := c.shake(ctx, in); err != nil {
 		nc.Close()
 		return nil, err
