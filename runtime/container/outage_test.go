@@ -2,6 +2,8 @@ package container_test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/containerd/errdefs"
@@ -129,5 +131,27 @@ func TestEventsEndWithTheirContext(t *testing.T) {
 	waitEvent(t, events, container.Back)
 	cancel()
 	for range events {
+	}
+}
+
+// TestHalfRemovedTaskDirectory leaves what a containerd leaves that is killed while it removes the directories of tasks: the phone
+// starts all the same.
+func TestHalfRemovedTaskDirectory(t *testing.T) {
+	h := newHost(t)
+	state := filepath.Join(filepath.Dir(h.config.Address), "state", "io.containerd.runtime.v2.task", h.config.Namespace)
+	for _, name := range []string{"p1", ".p1", "p1.display", ".p1.display"} {
+		if err := os.MkdirAll(filepath.Join(state, name, "rootfs"), 0o711); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(state, name, "config.json"), []byte("{}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.start(h.phone("p1", 0))
+	h.booted("p1")
+	for _, name := range []string{".p1", ".p1.display"} {
+		if _, err := os.Stat(filepath.Join(state, name)); !os.IsNotExist(err) {
+			t.Errorf("%s is still there: %v", name, err)
+		}
 	}
 }

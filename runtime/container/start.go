@@ -184,6 +184,15 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 		}
 	}
 	if err != nil {
+		if dir := e.takenBundle(request.ContainerID, err); dir != "" {
+			e.log.Warn("containerd left the directory of a task that it does not know; it is removed", "phone", id, "role", role.String(), "dir", dir)
+			if err := clearBundle(dir); err != nil {
+				return fmt.Errorf("create its task: %w", err)
+			}
+			_, err = service.Create(ctx, request)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("create its task: %w", unavailable(err))
 	}
 	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: request.ContainerID}); err != nil {
