@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/containerd/errdefs"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -75,7 +74,7 @@ func (a *app) explain(ctx context.Context, err error) (text, remedy string) {
 		return text, ""
 	}
 	if remote == nil {
-		return withoutClass(err), ""
+		return fault.Words(err), ""
 	}
 	st := remote.GRPCStatus()
 	reason, meta := reasonOf(st)
@@ -100,20 +99,6 @@ func (a *app) explainEnd(ctx context.Context, code codes.Code, err error) string
 		return fmt.Sprintf("not done within --timeout %s", a.globals.Timeout)
 	}
 	return ""
-}
-
-// withoutClass is err's text without the class of errdefs at its end, which is for programs.
-func withoutClass(err error) string {
-	text := err.Error()
-	for _, class := range []error{
-		errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument,
-		errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrUnauthenticated,
-	} {
-		if errors.Is(err, class) {
-			text = strings.TrimSuffix(text, ": "+class.Error())
-		}
-	}
-	return text
 }
 
 // reasonOf returns the machine-readable reason of a status and its details, or nothing.

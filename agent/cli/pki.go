@@ -6,6 +6,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/access"
 	"github.com/phonehost/phonehost/agent/cli/render"
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/pki"
 )
 
@@ -47,7 +48,7 @@ type pkiIssueCmd struct {
 func (c *pkiIssueCmd) Run(a *app) error {
 	id, err := access.ParseIdentity(c.Identity)
 	if err != nil {
-		return usagef("%s", withoutClass(err))
+		return usagef("%s", fault.Words(err))
 	}
 	files, err := pki.Issue(c.Dir, id, pki.IssueOptions{DNS: c.DNS, IPs: c.IP, Lifetime: c.Lifetime, Force: c.Force})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
@@ -106,6 +107,23 @@ func Reason(err error) string {
 		return e.Reason()
 	}
 	return ""
+}
+
+// Words is err's text for people: without the class of errdefs at its end, which is for programs. It is "" for nil.
+func Words(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	for _, class := range []error{
+		errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument, errdefs.ErrAborted,
+		errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted,
+	} {
+		if errors.Is(err, class) {
+			text = strings.TrimSuffix(text, ": "+class.Error())
+		}
+	}
+	return text
 }
 
 // Meta returns the details of the first Error in err's tree, or nil. The caller must not change them.

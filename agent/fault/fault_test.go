@@ -54,3 +54,19 @@ func TestWithLeavesTheOriginalAlone(t *testing.T) {
 		t.Errorf("%v %v", first.Meta, second.Meta)
 	}
 }
+
+func TestWords(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want string
+	}{
+		{nil, ""},
+		{errors.New("no class: not found"), "no class: not found"},
+		{fmt.Errorf("the peer closed the connection: %w", errdefs.ErrUnavailable), "the peer closed the connection"},
+		{fmt.Errorf("read a.pem: no such file: %w", errdefs.ErrNotFound), "read a.pem: no such file"},
+	} {
+		if got := Words(test.err); got != test.want {
+			t.Errorf("Words(%v) = %q, want %q", test.err, got, test.want)
+		}
+	}
+}

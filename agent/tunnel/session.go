@@ -274,9 +274,15 @@ func (s *Session) Shutdown(ctx context.Context, why string) {
 	case <-ctx.Done():
 	case <-s.Done():
 	}
-	s.fail(fmt.Errorf("%s: %w", why, ErrClosed))
+	s.fail(closedFor(why))
 	s.Close()
 }
+
+// closedFor is ErrClosed in the words of the drain notice.
+type closedFor string
+
+func (c closedFor) Error() string { return string(c) }
+func (closedFor) Unwrap() error   { return ErrClosed }
 
 // Close ends the session and all its streams, and returns when its goroutines have ended.
 func (s *Session) Close() {
@@ -299,7 +305,7 @@ func unavailable(cause error) error {
 	switch {
 	case errors.Is(cause, yamux.ErrKeepAliveTimeout), errors.Is(cause, yamux.ErrConnectionWriteTimeout),
 		errors.Is(cause, os.ErrDeadlineExceeded), errors.Is(cause, syscall.ETIMEDOUT):
-		return fmt.Errorf("%w (%w)", ErrUnresponsive, cause)
+		return ErrUnresponsive
 	case errors.Is(cause, errdefs.ErrUnavailable):
 		return cause
 	case errors.Is(cause, io.EOF):

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"sync"
@@ -443,4 +444,15 @@ func TestReadDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	roundTrip(t, stream, []byte("goes on"))
+}
+
+// TestCauseOfShutdown checks that a session that was closed on purpose says why, and nothing else.
+func TestCauseOfShutdown(t *testing.T) {
+	cause := unavailable(closedFor("the control plane leaves"))
+	if cause.Error() != "the control plane leaves" || !errors.Is(cause, ErrClosed) || !errors.Is(cause, errdefs.ErrUnavailable) {
+		t.Errorf("cause = %v", cause)
+	}
+	if cause := unavailable(fmt.Errorf("read: %w", yamux.ErrKeepAliveTimeout)); cause != ErrUnresponsive {
+		t.Errorf("cause = %v", cause)
+	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/stream"
 	"github.com/phonehost/phonehost/agent/tunnel"
@@ -101,7 +102,7 @@ func (w *doorWatcher) closed(s tunnel.SessionInfo, cause error) {
 	w.a.metrics.SessionClosed(s.Door, string(s.Kind))
 	text := "closed"
 	if cause != nil {
-		text = cause.Error()
+		text = fault.Words(cause)
 	}
 	w.a.journal.Emit(event.Event{
 		Kind: event.SessionClosed, Message: fmt.Sprintf("the %s session of %s has ended: %s", s.Kind, s.Identity, text),
@@ -153,7 +154,7 @@ func (w *doorWatcher) plane(addr string, err error) {
 	}
 	var lines []string
 	for addr, err := range w.planes {
-		lines = append(lines, fmt.Sprintf("%s: %v", addr, err))
+		lines = append(lines, addr+": "+fault.Words(err))
 	}
 	slices.Sort(lines)
 	w.a.health.Set(warnPlanes, health.Warning, "control planes that cannot be reached: "+strings.Join(lines, "; "))
