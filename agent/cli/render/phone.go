@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -99,6 +100,8 @@ func Phone(w io.Writer, p *phonehostv1.Phone, now time.Time) error {
 // note is the one thing about a phone that an operator should see in a list, or empty.
 func note(p *phonehostv1.Phone) string {
 	switch {
+	case p.GetHold() != nil && strings.HasPrefix(p.GetReason(), p.GetHold().GetReason()):
+		return p.GetReason()
 	case p.GetHold() != nil && p.GetReason() != "":
 		return p.GetHold().GetReason() + ": " + p.GetReason()
 	case p.GetHold() != nil:

@@ -167,6 +167,7 @@ func TestNotes(t *testing.T) {
 		want string
 	}{
 		{"hold with a reason", func(*phonehostv1.Phone) {}, "CRASH_LOOP: 5 crashes in 10 minutes"},
+		{"hold whose reason the agent named", func(p *phonehostv1.Phone) { p.Reason = "CRASH_LOOP: " + p.Reason }, "CRASH_LOOP: 5 crashes in 10 minutes"},
 		{"hold alone", func(p *phonehostv1.Phone) { p.Reason = "" }, "CRASH_LOOP"},
 		{"reason", func(p *phonehostv1.Phone) { p.Hold = nil }, "5 crashes in 10 minutes"},
 		{"last failure", func(p *phonehostv1.Phone) { p.Hold, p.Reason = nil, "" }, "power-on: BOOT_TIMEOUT: last seen: init"},
