@@ -39,6 +39,9 @@ func (t *Table) Get(id string) (Operation, error) {
 	if err != nil {
 		return Operation{}, err
 	}
+	if op.State != Running {
+		t.db.Settle() // whoever hears of the end finds its phones as it left them
+	}
 	t.overlay(&op)
 	return op, nil
 }

@@ -37,6 +37,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -63,6 +64,8 @@ type DB struct {
 	updates chan *update
 	closing chan struct{}
 	stopped chan struct{}
+
+	committing sync.RWMutex // held by the writer from a commit's first change to its last hook
 }
 
 // Open opens or makes the database and brings its schema up to date, after it has copied the file beside itself. It fails with
@@ -119,6 +122,14 @@ func (db *DB) Close() error {
 		return fmt.Errorf("close database: %w", err)
 	}
 	return nil
+}
+
+// Settle waits for the commit under way, if there is one, and its hooks. A View may see what a commit has stored before the hooks have
+// brought memory up to it: whoever tells others of a View's news calls Settle first, so that they find memory the same. It must not be
+// called from a transaction of Update or a hook.
+func (db *DB) Settle() {
+	db.committing.RLock()
+	defer db.committing.RUnlock()
 }
 
 // View runs fn in a read transaction. The values that it sees are of one moment, and are valid only while it runs. It must be

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -206,4 +207,38 @@ func TestKeys(t *testing.T) {
 	if string(Key32(9)) >= string(Key32(10)) || string(Key64(255)) >= string(Key64(256)) {
 		t.Error("the order of keys is not that of numbers")
 	}
+}
+
+// TestSettle lets a commit be seen whose hook has not run: Settle returns after the hook.
+func TestSettle(t *testing.T) {
+	db := open(t, filepath.Join(t.TempDir(), "db"))
+	stored, release, updated := make(chan struct{}), make(chan struct{}), make(chan error)
+	var memory atomic.Bool
+	go func() {
+		updated <- db.Update(func(tx *Tx) error {
+			tx.OnCommit(func() {
+				close(stored)
+				<-release
+				memory.Store(true)
+			})
+			return put(tx, "a", "1")
+		})
+	}()
+	<-stored
+	if got := names(t, db); len(got) != 1 {
+		t.Fatalf("a View during the hook sees %v", got)
+	}
+	settled := make(chan bool)
+	go func() {
+		db.Settle()
+		settled <- memory.Load()
+	}()
+	close(release)
+	if !<-settled {
+		t.Error("Settle returned before the hook")
+	}
+	if err := <-updated; err != nil {
+		t.Error(err)
+	}
+	db.Settle() // with no commit under way it does not wait
 }

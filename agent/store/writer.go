@@ -65,6 +65,7 @@ func (db *DB) commit(batch []*update) {
 	var alone []*update
 	for len(batch) > 0 {
 		failed := -1
+		db.committing.Lock() // the hooks of the commit run within
 		err := db.bolt.Update(func(tx *bolt.Tx) error {
 			for i, u := range batch {
 				if err := u.fn(&Tx{bolt: tx}); err != nil {
@@ -74,6 +75,7 @@ func (db *DB) commit(batch []*update) {
 			}
 			return nil
 		})
+		db.committing.Unlock()
 		if failed < 0 {
 			answer(batch, commitError(err))
 			break
