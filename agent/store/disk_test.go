@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -33,8 +34,8 @@ func TestFullDisk(t *testing.T) {
 		full = db.Update(func(tx *Tx) error { return put(tx, fmt.Sprintf("%04d", stored), big) })
 	}
 	stored--
-	if !errors.Is(full, unix.ENOSPC) {
-		t.Fatalf("after %d values the error is %v, want ENOSPC", stored, full)
+	if !errors.Is(full, unix.ENOSPC) || !errdefs.IsResourceExhausted(full) {
+		t.Fatalf("after %d values the error is %v, want ENOSPC and resource exhausted", stored, full)
 	}
 	if got := len(names(t, db)); got != stored || stored == 0 {
 		t.Errorf("%d values after %d good updates and one that failed", got, stored)

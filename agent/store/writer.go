@@ -1,10 +1,12 @@
 package store
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
 )
 
 // maxBatch bounds how many updates share a commit, and so how much work a commit that fails must do again.
@@ -103,6 +105,9 @@ func answer(batch []*update, err error) {
 func commitError(err error) error {
 	if err == nil {
 		return nil
+	}
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("commit to database: %w: %w", err, errdefs.ErrResourceExhausted)
 	}
 	return fmt.Errorf("commit to database: %w", err)
 }
