@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"regexp"
@@ -233,6 +234,9 @@ func checkEncoder(ctx context.Context, h *Host) Finding {
 	}
 	out, err := h.Command(ctx, h.DisplayBinary, "encoders")
 	text := strings.TrimSpace(string(out))
+	if errors.Is(err, fs.ErrNotExist) {
+		return bad("install phone-display, or set display.binary in phonehostd.toml", "%s is not installed", h.DisplayBinary)
+	}
 	if err != nil {
 		return bad("apt-get install libavcodec59 libyuv0, and look at what phone-display encoders prints",
 			"%s cannot encode: %v: %s", h.DisplayBinary, err, clip(text))

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/big"
 	"os"
@@ -203,6 +204,7 @@ func TestFindings(t *testing.T) {
 			set("proc/filesystems", "ext4")(h)
 			set("dev/binder", "")(h)
 		}, OK, "devices"},
+		{"encoder", "no program", prints("", fmt.Errorf("start: %w", fs.ErrNotExist)), Error, "is not installed"},
 		{"encoder", "broken", prints("libavcodec.so.59: cannot open", broken), Error, "libavcodec.so.59: cannot open"},
 		{"encoder", "none", prints("\n", nil), Error, "knows no encoder"},
 		{"encoder", "not configured", func(h *Host) { h.DisplayBinary = "" }, Warning, "display.binary"},
