@@ -62,6 +62,7 @@ type Config struct {
 type DB struct {
 	bolt    *bolt.DB
 	updates chan *update
+	close   sync.Once
 	closing chan struct{}
 	stopped chan struct{}
 
@@ -114,9 +115,9 @@ func prepare(b *bolt.DB, cfg Config) error {
 	return nil
 }
 
-// Close waits for the updates that have begun and closes the file. Later updates fail with ErrUnavailable.
+// Close waits for the updates that have begun and closes the file. Later updates fail with ErrUnavailable. Closing again does nothing.
 func (db *DB) Close() error {
-	close(db.closing)
+	db.close.Do(func() { close(db.closing) })
 	<-db.stopped
 	if err := db.bolt.Close(); err != nil {
 		return fmt.Errorf("close database: %w", err)
