@@ -42,7 +42,7 @@ func (b *hub) ctl(args ...string) *exec.Cmd {
 	}, args...)...)
 }
 
-// waitAgent asks the hub again and again for its agents: it tells nobody when one comes.
+// waitAgent asks the hub again and again for its agents, until both sessions of the agent are there: it tells nobody when one comes.
 func (b *hub) waitAgent(name string) {
 	b.h.t.Helper()
 	limit := time.NewTimer(60 * time.Second)
@@ -50,7 +50,7 @@ func (b *hub) waitAgent(name string) {
 	again := time.NewTicker(100 * time.Millisecond)
 	defer again.Stop()
 	for {
-		if out, err := b.ctl("agents").Output(); err == nil && strings.Contains(string(out), name) {
+		if out, err := b.ctl("agents").Output(); err == nil && strings.Contains(string(out), name) && strings.Contains(string(out), "control,media") {
 			return
 		}
 		select {
