@@ -101,6 +101,7 @@ type Engine struct {
 	client  *containerd.Client
 	cgroups *cgroup.Tree
 	log     *slog.Logger
+	stale   *pipes // of a dead agent's execs; set by begin
 
 	mu      sync.Mutex
 	display displayProgram // the root that was assembled last
@@ -163,7 +164,8 @@ func (e *Engine) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	time.AfterFunc(holdTime, stale.close) // and the end of the agent closes them too
+	e.stale = stale
+	time.AfterFunc(holdTime, stale.close)
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
 	}
@@ -171,7 +173,10 @@ func (e *Engine) begin(ctx context.Context) error {
 }
 
 // Close ends the connection to containerd. Phones go on.
-func (e *Engine) Close() error { return e.client.Close() }
+func (e *Engine) Close() error {
+	e.stale.close()
+	return e.client.Close()
+}
 
 // Client is the engine's connection to containerd, with its namespace; it lives as long as the engine. The image store uses it.
 func (e *Engine) Client() *containerd.Client { return e.client }

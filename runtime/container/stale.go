@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,14 +16,18 @@ import (
 const holdTime = 5 * time.Second
 
 // pipes are ends of named pipes that are held open.
-type pipes struct{ fds []int }
+type pipes struct {
+	fds    []int
+	closed sync.Once
+}
 
-// close lets go of the pipes; their other ends then see that nobody is there.
+// close lets go of the pipes; their other ends then see that nobody is there. It may be called again, by any goroutine.
 func (p *pipes) close() {
-	for _, fd := range p.fds {
-		_ = unix.Close(fd) // it holds nothing to be flushed
-	}
-	p.fds = nil
+	p.closed.Do(func() {
+		for _, fd := range p.fds {
+			_ = unix.Close(fd) // it holds nothing to be flushed
+		}
+	})
 }
 
 // releasePipes frees the shims that wait in open(2) for the other end of an exec's pipes, and removes the pipes.

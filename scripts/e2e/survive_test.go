@@ -43,8 +43,29 @@ func (h *host) displayPID(id string) int {
 	return 0
 }
 
-// waitStatus follows `phonectl ls -w` until the phone has the status.
+// change is the part of a line of `phonectl ls -w -o json` that the tests read.
+type change struct {
+	Phone struct {
+		Spec    struct{ ID string }
+		Status  string
+		Viewers int
+	}
+}
+
+// waitStatus waits until the phone has the status.
 func (h *host) waitStatus(id, status string) {
+	h.t.Helper()
+	h.waitChange(id, status, func(c change) bool { return c.Phone.Status == status })
+}
+
+// waitViewers waits until so many viewers are attached.
+func (h *host) waitViewers(id string, n int) {
+	h.t.Helper()
+	h.waitChange(id, itoa(n)+" viewers", func(c change) bool { return c.Phone.Viewers == n })
+}
+
+// waitChange follows `phonectl ls -w` until the phone is as ok wants it.
+func (h *host) waitChange(id, what string, ok func(change) bool) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), 60*time.Second)
 	defer cancel()
@@ -59,16 +80,11 @@ func (h *host) waitStatus(id, status string) {
 	defer cmd.Wait()
 	defer cancel()
 	for dec := json.NewDecoder(out); ; {
-		var change struct {
-			Phone struct {
-				Spec   struct{ ID string }
-				Status string
-			}
+		var c change
+		if err := dec.Decode(&c); err != nil {
+			h.t.Fatalf("%s: waited for %s: %v; it is %+v", id, what, err, h.show(id))
 		}
-		if err := dec.Decode(&change); err != nil {
-			h.t.Fatalf("%s is not %s: %v; it is %+v", id, status, err, h.show(id))
-		}
-		if change.Phone.Spec.ID == id && change.Phone.Status == status {
+		if c.Phone.Spec.ID == id && ok(c) {
 			return
 		}
 	}
@@ -111,37 +127,6 @@ func TestAgentKilled(t *testing.T) {
 	h.tls("record", "p1", "--duration", "1s", "-f", h.path("again.h264"))
 	if frames := decode(t, h.path("again.h264"), 720, 1280); len(frames) < 10 {
 		t.Errorf("%d frames in a second after the restart", len(frames))
-	}
-}
-
-// waitViewers waits until so many viewers are attached.
-func (h *host) waitViewers(id string, n int) {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 30*time.Second)
-	defer cancel()
-	cmd := h.command(ctx, "ls", "-w", "-o", "json")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cancel()
-	for dec := json.NewDecoder(out); ; {
-		var change struct {
-			Phone struct {
-				Spec    struct{ ID string }
-				Viewers int
-			}
-		}
-		if err := dec.Decode(&change); err != nil {
-			h.t.Fatalf("%s has not %d viewers: %v", id, n, err)
-		}
-		if change.Phone.Spec.ID == id && change.Phone.Viewers == n {
-			return
-		}
 	}
 }
 
