@@ -60,6 +60,39 @@ test-race: ## the tests of the packages with concurrency of their own, under the
 	$(call need,test)
 	PHONEHOST_TEST_REQUIRE=all $(GO) test -count=1 -race -timeout 40m -p 2 ./agent/... ./encoder/...
 
+# The packages with tests that run in virtual machines; those tests are called TestVM....
+VM_PACKAGES = $(addprefix ./,$(sort $(dir $(shell git grep -l '^func TestVM' -- '*_test.go'))))
+VM_TEST = PHONEHOST_TEST_REQUIRE=all PHONEHOST_TEST_VM=$(1) $(GO) test -count=1 -timeout $(2) -p 2 -run '^TestVM' $(VM_PACKAGES)
+
+.PHONY: test-vm
+test-vm: ## the daily part of the tests in virtual machines, arm64 and amd64; builds the machines' parts first if they are missing
+	$(call need,vm)
+	$(call VM_TEST,subset,60m)
+
+.PHONY: test-vm-all
+test-vm-all: ## all tests in virtual machines: every kernel and boot variant
+	$(call need,vm)
+	$(call VM_TEST,all,180m)
+
+.PHONY: vm
+vm: ## build all that virtual machines are made of: kernels, modules, root file systems
+	$(call need,vm)
+	$(GO) run ./scripts/vm/cmd/vm build
+
+.PHONY: vm-lock
+vm-lock: ## take the newest packages of the suites in scripts/vm/lab.toml, and print what changed
+	$(call need,vm)
+	$(GO) run ./scripts/vm/cmd/vm lock
+
+.PHONY: vm-shell
+vm-shell: ## a shell in a virtual machine: ARCH=arm64|amd64, KERNEL=6.1|6.12|7.3
+	$(call need,vm)
+	$(GO) run ./scripts/vm/cmd/vm shell $(if $(ARCH),--arch $(ARCH)) $(if $(KERNEL),--kernel $(KERNEL))
+
+.PHONY: clean-vm
+clean-vm: ## remove all that virtual machines are made of
+	$(GO) run ./scripts/vm/cmd/vm clean
+
 .PHONY: demo
 demo: ## the whole path on this machine: create a phone, power it on, record and touch it through the tunnel
 	$(call need,demo)
