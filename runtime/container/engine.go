@@ -21,6 +21,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/cgroup"
 )
 
@@ -47,6 +48,8 @@ type Config struct {
 	DisplayMemoryBytes uint64
 	// MaxFiles bounds the open files of a process in a guest; default 32768, or less where this process may not have as many.
 	MaxFiles uint64
+	// Binder tells what the kernel offers of binder, at every start of a guest that wants it; default binder.Probe.
+	Binder func() (binder.Support, error)
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -69,6 +72,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.DisplayMemoryBytes == 0 {
 		c.DisplayMemoryBytes = 512 << 20
+	}
+	if c.Binder == nil {
+		c.Binder = binder.Probe
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -105,6 +111,9 @@ type Engine struct {
 
 	mu      sync.Mutex
 	display displayProgram // the root that was assembled last
+
+	binderMu sync.Mutex // held from the choice of a triple to its claim
+	claims   map[*claim]struct{}
 }
 
 // answerTime bounds how long containerd may take for a question; a containerd that takes longer counts as unavailable.
@@ -125,7 +134,7 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{config: c, client: client, cgroups: tree, log: c.Logger}
+	e := &Engine{config: c, client: client, cgroups: tree, log: c.Logger, claims: map[*claim]struct{}{}}
 	if err := e.begin(context.Background()); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}

@@ -16,6 +16,7 @@ const (
 	labelDataGeneration = "dev.phonehost.data-generation"
 	labelImageDigest    = "dev.phonehost.image-digest"
 	labelVersion        = "dev.phonehost.version"
+	labelBinder         = "dev.phonehost.binder" // of guests: binder.Grant.Label
 	// labelGCRoot keeps a snapshot that no container refers to from containerd's garbage collector.
 	labelGCRoot = "containerd.io/gc.root"
 )

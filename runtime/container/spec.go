@@ -17,18 +17,24 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/displayroot"
 	"github.com/phonehost/phonehost/runtime/ocispec"
 	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // Specs returns the OCI specs that a start of the phone would use now. In the guest's the source of /data is the image file; a start
-// puts the loop device there that it attaches.
+// puts the loop device there that it attaches. Where a start would be refused for want of binder devices, so is this.
 func (e *Engine) Specs(ctx context.Context, p Phone) (guest, display *specs.Spec, err error) {
 	if !validID(p.ID) {
 		return nil, nil, fmt.Errorf("phone id %q: %w", p.ID, errdefs.ErrInvalidArgument)
 	}
-	if guest, err = e.guestSpec(p, e.dataImage(p.ID, p.DataGeneration)); err != nil {
+	devices, release, err := e.claimBinder(ctx, p)
+	if err != nil {
+		return nil, nil, err
+	}
+	release()
+	if guest, err = e.guestSpec(p, e.dataImage(p.ID, p.DataGeneration), devices); err != nil {
 		return nil, nil, err
 	}
 	root, err := e.displayRoot(ctx)
@@ -41,7 +47,7 @@ func (e *Engine) Specs(ctx context.Context, p Phone) (guest, display *specs.Spec
 	return guest, display, nil
 }
 
-func (e *Engine) guestSpec(p Phone, dataDevice string) (*specs.Spec, error) {
+func (e *Engine) guestSpec(p Phone, dataDevice string, devices binder.Grant) (*specs.Spec, error) {
 	prof, err := profile.Get(p.Profile)
 	if err != nil {
 		return nil, err
@@ -53,6 +59,7 @@ func (e *Engine) guestSpec(p Phone, dataDevice string) (*specs.Spec, error) {
 		NetNS:       filepath.Join(e.config.NetNSDir, p.ID),
 		WaylandDir:  e.waylandDir(p.ID),
 		DataDevice:  dataDevice,
+		Binder:      devices,
 		Limits: ocispec.Limits{
 			CPUs: p.VCPUs, MemoryBytes: p.MemoryBytes, SwapAccounting: e.cgroups.SwapAccounting(), PIDs: prof.MaxPIDs, Files: e.config.MaxFiles,
 		},

@@ -46,7 +46,7 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 	}
 	record := e.record(p, Display)
 	record.Labels[labelVersion] = filepath.Base(root)
-	if err := e.launch(ctx, p.ID, Display, record, spec, func(context.Context) ([]mount.Mount, error) { return nil, nil }); err != nil {
+	if err := e.launch(ctx, p.ID, Display, making{record: record, spec: spec}); err != nil {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
 	return nil
@@ -56,7 +56,15 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 // Prepare must have been called, and the display must run, whose shim serves both.
 // A crash in between leaves a container without a running task, which the next call replaces; the loop device of /data detaches
 // itself as soon as neither this process nor the guest has it.
+//
+// The error is a *binder.Refusal if the guest cannot have the binder devices that its profile wants; then nothing has changed.
 func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
+	// Before the former container goes, whose devices the guest is to have again.
+	devices, release, err := e.claimBinder(ctx, p)
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
+	defer release()
 	running, err := e.vacate(ctx, p.ID, Guest)
 	if err != nil || running {
 		return err
@@ -67,16 +75,22 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	}
 	// runc has mounted the device when the task is created; from then on the mount holds it.
 	defer data.Close()
-	spec, err := e.guestSpec(p, data.Path)
+	spec, err := e.guestSpec(p, data.Path, devices)
 	if err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
 	record := e.record(p, Guest)
 	record.Snapshotter, record.SnapshotKey = e.config.Snapshotter, snapshotKey(p)
-	err = e.launch(ctx, p.ID, Guest, record, spec, func(ctx context.Context) ([]mount.Mount, error) {
+	if label := devices.Label(); label != "" {
+		record.Labels[labelBinder] = label
+	}
+	m := making{record: record, spec: spec, rootfs: func(ctx context.Context) ([]mount.Mount, error) {
 		return e.client.SnapshotService(record.Snapshotter).Mounts(ctx, record.SnapshotKey)
-	})
-	if err != nil {
+	}}
+	if devices.Instance != nil {
+		m.created = func(ctx context.Context, pid uint32) error { return e.allocateBinder(ctx, p.ID, pid) }
+	}
+	if err := e.launch(ctx, p.ID, Guest, m); err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
 	return nil
@@ -116,21 +130,35 @@ func (e *Engine) record(p Phone, role Role) containers.Container {
 	}
 }
 
+// making is what launch makes a container of.
+type making struct {
+	record containers.Container
+	spec   *specs.Spec
+	// rootfs returns the mounts of the root file system; nil if the spec names a directory.
+	rootfs func(context.Context) ([]mount.Mount, error)
+	// created does what remains to be done between the creation of the task and its start, when its namespaces and mounts are
+	// complete and its program does not run; may be nil. pid is that of its first process.
+	created func(ctx context.Context, pid uint32) error
+}
+
 // launch makes the container's record, its task, and starts it. If one of these does not succeed, nothing is left.
-func (e *Engine) launch(ctx context.Context, id string, role Role, record containers.Container, spec *specs.Spec, rootfs func(context.Context) ([]mount.Mount, error)) (err error) {
+func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (err error) {
 	var mounts []mount.Mount
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.createRecord(gctx, id, role, record, spec) })
+	g.Go(func() error { return e.createRecord(gctx, id, role, m.record, m.spec) })
 	g.Go(func() error {
+		if m.rootfs == nil {
+			return nil
+		}
 		var err error
-		if mounts, err = rootfs(gctx); err != nil {
+		if mounts, err = m.rootfs(gctx); err != nil {
 			return fmt.Errorf("mounts of its root: %w", unavailable(err))
 		}
 		return nil
 	})
 	err = g.Wait()
 	if err == nil {
-		err = e.runTask(ctx, id, role, mounts)
+		err = e.runTask(ctx, id, role, mounts, m.created)
 	}
 	if err == nil {
 		return nil
@@ -167,38 +195,50 @@ func (e *Engine) createRecord(ctx context.Context, id string, role Role, record 
 	return nil
 }
 
-func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount) error {
+func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, created func(context.Context, uint32) error) error {
+	pid, err := e.createTask(ctx, id, role, mounts)
+	if err != nil {
+		return fmt.Errorf("create its task: %w", unavailable(err))
+	}
+	if created != nil {
+		if err := created(ctx, pid); err != nil {
+			return err
+		}
+	}
+	_, err = e.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: containerID(id, role)})
+	if err != nil {
+		return fmt.Errorf("start its task: %w", unavailable(err))
+	}
+	return nil
+}
+
+// createTask has the shim make namespaces, mounts and the first process, which waits, and returns its pid.
+func (e *Engine) createTask(ctx context.Context, id string, role Role, mounts []mount.Mount) (pid uint32, err error) {
 	output := e.logURI(id, role)
 	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output}
 	for _, m := range mounts {
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}
 	service := e.client.TaskService()
-	_, err := service.Create(ctx, request)
+	answer, err := service.Create(ctx, request)
 	if errdefs.IsAlreadyExists(errgrpc.ToNative(err)) {
 		// An agent died while containerd made the task: the shim is listed, but there is no container in it that could be seen.
 		// Deleting takes it off the list, and says not found all the same.
 		_, err = service.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: request.ContainerID})
 		if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
-			_, err = service.Create(ctx, request)
+			answer, err = service.Create(ctx, request)
 		}
 	}
 	if err != nil {
 		if dir := e.takenBundle(request.ContainerID, err); dir != "" {
 			e.log.Warn("containerd left the directory of a task that it does not know; it is removed", "phone", id, "role", role.String(), "dir", dir)
 			if err := clearBundle(dir); err != nil {
-				return fmt.Errorf("create its task: %w", err)
+				return 0, err
 			}
-			_, err = service.Create(ctx, request)
+			answer, err = service.Create(ctx, request)
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("create its task: %w", unavailable(err))
-	}
-	if _, err := service.Start(ctx, &tasks.StartRequest{ContainerID: request.ContainerID}); err != nil {
-		return fmt.Errorf("start its task: %w", unavailable(err))
-	}
-	return nil
+	return answer.GetPid(), err
 }
 
 // logURI makes the shim start the log writer for a container's output.

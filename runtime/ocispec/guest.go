@@ -3,11 +3,13 @@ package ocispec
 import (
 	"fmt"
 	"math"
+	"os"
 	"slices"
 
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/seccomp"
 )
@@ -24,7 +26,9 @@ type Guest struct {
 	// CgroupsPath, NetNS, WaylandDir and DataDevice are paths on the host: the container's own cgroup below its hierarchies, the
 	// network namespace, the directory of the display's Wayland socket, and the block device with the ext4 file system of /data.
 	CgroupsPath, NetNS, WaylandDir, DataDevice string
-	Limits                                     Limits
+	// Binder is what the guest gets of the kernel's binder driver; the zero value is nothing.
+	Binder binder.Grant
+	Limits Limits
 }
 
 // Limits bound a container. Zero values of the first two mean no limit.
@@ -83,7 +87,32 @@ func BuildGuest(g Guest) (*specs.Spec, error) {
 	spec.Linux.MaskedPaths = append(slices.Clone(guestMasked), g.Profile.MaskedPaths...)
 	spec.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
 	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, allowed(terminalDevices)...)
+	addBinder(spec, g.Binder)
 	return spec, nil
+}
+
+// addBinder lets the guest have its binder devices: the nodes of a triple, or a binderfs of its own, which is complete only when
+// binder.Allocate has been in it.
+func addBinder(spec *specs.Spec, grant binder.Grant) {
+	devices := &spec.Linux.Resources.Devices
+	if i := grant.Instance; i != nil {
+		spec.Mounts = append(spec.Mounts, specs.Mount{
+			// Without the option stats=global, which would show all phones' transactions.
+			Destination: binder.MountPoint, Type: "binder", Source: "binder", Options: []string{"nosuid", "noexec", fmt.Sprintf("max=%d", i.Max)},
+		})
+		*devices = append(*devices, allowed([]number{{int64(i.Major), -1}})...)
+	}
+	if grant.Triple == nil {
+		return
+	}
+	mode, root := os.FileMode(binder.Mode), uint32(0)
+	for i, d := range grant.Triple.Devices() {
+		major, minor := int64(d.Major), int64(d.Minor)
+		spec.Linux.Devices = append(spec.Linux.Devices, specs.LinuxDevice{
+			Path: "/dev/" + binder.Names[i], Type: "c", Major: major, Minor: minor, FileMode: &mode, UID: &root, GID: &root,
+		})
+		*devices = append(*devices, allowed([]number{{major, minor}})...)
+	}
 }
 
 func guestMounts(g Guest) []specs.Mount {

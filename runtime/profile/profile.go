@@ -40,6 +40,8 @@ type Profile struct {
 	Globals []string
 	// MaxPIDs bounds processes and threads.
 	MaxPIDs int64
+	// Binder says whether the guest gets devices of the kernel's binder driver, as /dev/binder, /dev/hwbinder and /dev/vndbinder.
+	Binder Binder
 
 	// BootCompletedArgs are run in the guest to ask whether it has booted, and BootCompleted reads the answer.
 	BootCompletedArgs []string
@@ -49,6 +51,19 @@ type Profile struct {
 	// Ending says what the exit of the guest's first process means.
 	Ending func(exitCode uint32) Ending
 }
+
+// Binder is a guest's need of the kernel's binder driver.
+type Binder int
+
+// The needs. A guest never has less than the host can give: where all sets of devices are in use, it is not started.
+const (
+	// BinderNone: the guest gets no devices.
+	BinderNone Binder = iota
+	// BinderOptional: the guest gets devices wherever the kernel has binder, and starts without where it has none.
+	BinderOptional
+	// BinderRequired: the guest is not started on a kernel without binder.
+	BinderRequired
+)
 
 // Boot is what the arguments of a guest's init depend on.
 type Boot struct {

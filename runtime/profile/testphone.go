@@ -26,6 +26,7 @@ var testphone = Profile{
 	Tmpfs:        []Tmpfs{{Path: "/tmp", Mode: 0o1777, Bytes: 16 << 20, Files: 4096}},
 	WaylandDir:   "/run/wayland",
 	MaxPIDs:      4096,
+	Binder:       BinderOptional,
 
 	BootCompletedArgs: []string{"getprop", "sys.boot_completed"},
 	BootCompleted:     func(stdout string) bool { return strings.TrimSpace(stdout) == "1" },

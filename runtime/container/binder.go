@@ -1,0 +1,99 @@
+package container
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+
+	tasktypes "github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/runtime/binder"
+	"github.com/phonehost/phonehost/runtime/profile"
+)
+
+// claim is a triple for a guest that is being started and has no container yet.
+type claim struct{ phone, triple string }
+
+// claimBinder chooses the binder devices that the phone's next guest gets. A triple is its guest's as long as the guest's container
+// exists, whose label names it; a claim holds the triple besides until release is called, which is to be when the container is there or
+// will not be. The error is a *binder.Refusal if there is nothing to be had.
+func (e *Engine) claimBinder(ctx context.Context, p Phone) (grant binder.Grant, release func(), err error) {
+	prof, err := profile.Get(p.Profile)
+	if err != nil {
+		return binder.Grant{}, nil, err
+	}
+	release = func() {}
+	if prof.Binder == profile.BinderNone {
+		return binder.Grant{}, release, nil
+	}
+	support, err := e.config.Binder()
+	if err != nil {
+		return binder.Grant{}, nil, fmt.Errorf("binder devices of %s: %w", p.ID, err)
+	}
+	switch support.Kind {
+	case binder.Pool:
+		return e.claimTriple(ctx, p.ID, support)
+	case binder.None:
+		if prof.Binder == profile.BinderRequired {
+			return binder.Grant{}, nil, fmt.Errorf("binder devices of %s: %w", p.ID, binder.Missing())
+		}
+	}
+	grant, err = support.Grant("", nil)
+	return grant, release, err
+}
+
+// claimTriple chooses a triple of the pool for the phone: its own of before, if nobody has it, or the first free one.
+func (e *Engine) claimTriple(ctx context.Context, id string, support binder.Support) (binder.Grant, func(), error) {
+	// Whoever comes next must see the claim, or the container.
+	e.binderMu.Lock()
+	defer e.binderMu.Unlock()
+	guests, err := e.client.ContainerService().List(ctx, "labels."+strconv.Quote(labelBinder))
+	if err != nil {
+		return binder.Grant{}, nil, fmt.Errorf("binder devices of %s: list the guests: %w", id, unavailable(err))
+	}
+	own := ""
+	var used []string
+	for _, g := range guests {
+		if g.ID == containerID(id, Guest) {
+			own = g.Labels[labelBinder]
+		} else {
+			used = append(used, g.Labels[labelBinder])
+		}
+	}
+	for c := range e.claims {
+		if c.phone != id {
+			used = append(used, c.triple)
+		}
+	}
+	grant, err := support.Grant(own, used)
+	if err != nil {
+		return binder.Grant{}, nil, fmt.Errorf("binder devices of %s: %w", id, err)
+	}
+	c := &claim{phone: id, triple: grant.Label()}
+	e.claims[c] = struct{}{}
+	return grant, func() {
+		e.binderMu.Lock()
+		defer e.binderMu.Unlock()
+		delete(e.claims, c)
+	}, nil
+}
+
+// allocateBinder completes the binderfs of a guest that has been created and does not run.
+func (e *Engine) allocateBinder(ctx context.Context, id string, pid uint32) error {
+	root, err := os.OpenRoot(fmt.Sprintf("/proc/%d/root", pid))
+	if err != nil {
+		return fmt.Errorf("open its root directory: %w", err)
+	}
+	defer root.Close()
+	// While the task is created and not started its first process is the one with this pid; so it is its root that was opened.
+	status, found, err := e.task(ctx, containerID(id, Guest))
+	if err != nil {
+		return err
+	}
+	if !found || status.GetStatus() != tasktypes.Status_CREATED || status.GetPid() != pid {
+		return fmt.Errorf("look at its root directory: its first process ended before it was started: %w", errdefs.ErrAborted)
+	}
+	return binder.Allocate(root)
+}
