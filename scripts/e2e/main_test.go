@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
-// binaries is where TestMain's build puts phonehostd, phonectl, phone-log, phone-display and testphone.tar.
+// binaries is where TestMain's build puts phonehostd, phonectl, phone-log, phone-display and testphone.tar, or where they were put
+// before the tests (testenv.BinariesEnv).
 type binaries struct{ dir string }
 
 func (b binaries) path(name string) string { return filepath.Join(b.dir, name) }
@@ -30,12 +33,18 @@ func TestMain(m *testing.M) {
 
 // buildDisplay makes phone-display, once for all tests.
 var buildDisplay = sync.OnceValues(func() (string, error) {
+	if path, ok := testenv.Prebuilt("phone-display"); ok {
+		return path, nil
+	}
 	path := binaries{buildDir}.path("phone-display")
 	return path, run([]string{"CGO_ENABLED=1"}, "go", "build", "-o", path, "./encoder/cmd/phone-display")
 })
 
 // build makes the binaries and the image, once for all tests.
 var build = sync.OnceValues(func() (binaries, error) {
+	if dir, ok := testenv.Prebuilt(""); ok {
+		return binaries{dir}, nil
+	}
 	b := binaries{buildDir}
 	pure := map[string]string{
 		"phonehostd": "./agent/cmd/phonehostd",

@@ -61,7 +61,7 @@ func Containerd(t testing.TB) *ContainerdServer {
 			path, err = exec.LookPath("/usr/sbin/" + tool)
 		}
 		if err != nil {
-			missing(t, "containerd", tool+" is not installed")
+			Missing(t, "containerd", tool+" is not installed")
 		}
 		program = path
 	}

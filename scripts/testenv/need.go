@@ -13,7 +13,7 @@ import (
 func Root(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		missing(t, "root", "this test must run as root")
+		Missing(t, "root", "this test must run as root")
 	}
 }
 
@@ -28,12 +28,12 @@ func Tool(t testing.TB, name string) string {
 			return path
 		}
 	}
-	missing(t, name, name+" is not installed")
+	Missing(t, name, name+" is not installed")
 	return ""
 }
 
-// missing ends the test: as skipped, or as failed where the need was promised.
-func missing(t testing.TB, need, why string) {
+// Missing ends the test because a need is not met: as skipped, or as failed where the need was promised.
+func Missing(t testing.TB, need, why string) {
 	t.Helper()
 	if promised(os.Getenv("PHONEHOST_TEST_REQUIRE"), need) {
 		t.Fatalf("%s, and PHONEHOST_TEST_REQUIRE promises %q", why, need)

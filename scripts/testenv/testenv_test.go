@@ -1,7 +1,9 @@
 package testenv
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"testing"
 )
 
@@ -37,6 +39,27 @@ func TestContainerdSurvivesAKill(t *testing.T) {
 	s.Restart()
 	if ok, err := c.IsServing(t.Context()); err != nil || !ok {
 		t.Errorf("after the restart: serving %v, %v", ok, err)
+	}
+}
+
+func TestPrebuiltProgramsAreTaken(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv(BinariesEnv, dir)
+	t.Setenv("PHONEHOST_TEST_REQUIRE", "")
+	want := filepath.Join(dir, "phone-log")
+	if err := os.WriteFile(want, nil, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if got := Binary(t, "runtime/cmd/phone-log"); got != want {
+		t.Errorf("Binary = %q, want %q", got, want)
+	}
+	skipped := false
+	t.Run("missing", func(t *testing.T) {
+		defer func() { skipped = t.Skipped() }()
+		Binary(t, "agent/cmd/phonectl")
+	})
+	if !skipped {
+		t.Error("a program that was not built before did not skip the test")
 	}
 }
 
