@@ -17,9 +17,9 @@ import (
 	"github.com/phonehost/phonehost/scripts/testphone/barcode"
 )
 
-// host is one server: a containerd of its own and an agent.
+// host is one server: a containerd of its own and an agent. Its own door is the Unix socket.
 type host struct {
-	t          testing.TB
+	door
 	bin        binaries
 	dir        string
 	containerd *testenv.ContainerdServer
@@ -46,7 +46,8 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{t: t, bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
 	h.writeConfig("")
@@ -210,11 +211,6 @@ func phoneIDs(list []byte) []string {
 	return ids
 }
 
-// command is phonectl on the Unix socket.
-func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, h.bin.path("phonectl"), append([]string{"--host", "unix://" + h.socket()}, args...)...)
-}
-
 // remote is phonectl through the TLS tunnel, as client/fleet.
 func (h *host) remote(ctx context.Context, args ...string) *exec.Cmd {
 	return h.remoteAs(ctx, "client-fleet", args...)
@@ -227,76 +223,10 @@ func (h *host) remoteAs(ctx context.Context, cert string, args ...string) *exec.
 	}, args...)...)
 }
 
-// ctl runs phonectl on the Unix socket, which must succeed, and returns its standard output.
-func (h *host) ctl(args ...string) string {
-	h.t.Helper()
-	return h.must(h.command(h.t.Context(), args...))
-}
-
 // tls runs phonectl through the tunnel, which must succeed.
 func (h *host) tls(args ...string) string {
 	h.t.Helper()
 	return h.must(h.remote(h.t.Context(), args...))
-}
-
-func (h *host) must(cmd *exec.Cmd) string {
-	h.t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		h.t.Fatalf("%s: %v\n%s%s", strings.Join(cmd.Args[1:], " "), err, stdout.String(), stderr.String())
-	}
-	return stdout.String()
-}
-
-// refused runs phonectl on the Unix socket, which must fail with the exit code, and returns its standard error.
-func (h *host) refused(code int, args ...string) string {
-	h.t.Helper()
-	return h.mustRefuse(code, h.command(h.t.Context(), args...))
-}
-
-func (h *host) mustRefuse(code int, cmd *exec.Cmd) string {
-	h.t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
-	if cmd.ProcessState == nil || cmd.ProcessState.ExitCode() != code {
-		h.t.Fatalf("%s: %v, want exit code %d\n%s%s", strings.Join(cmd.Args[1:], " "), err, code, stdout.String(), stderr.String())
-	}
-	return stderr.String()
-}
-
-// phone is the part of `phonectl show -o json` that the tests read.
-type phone struct {
-	Status   string `json:"status"`
-	InitPID  int    `json:"initPid"`
-	Reason   string `json:"reason"`
-	Viewers  int    `json:"viewers"`
-	DataGen  string `json:"dataGeneration"`
-	LastFail *struct {
-		Message string `json:"message"`
-		Reason  string `json:"reason"`
-	} `json:"lastFailure"`
-}
-
-func (h *host) show(id string) phone {
-	h.t.Helper()
-	var p phone
-	text := h.ctl("show", id, "-o", "json")
-	if err := json.Unmarshal([]byte(text), &p); err != nil {
-		h.t.Fatalf("decode phonectl show: %v\n%s", err, text)
-	}
-	if p.Status == "" {
-		h.t.Fatalf("phonectl show printed no status:\n%s", text)
-	}
-	return p
-}
-
-// create makes a phone and powers it on.
-func (h *host) create(id string, flags ...string) {
-	h.t.Helper()
-	h.ctl(append([]string{"create", id, "--image", "phonehost.dev/testphone:latest", "--memory", "256MiB", "--data", "128MiB"}, flags...)...)
-	h.ctl("on", id)
 }
 
 // ffprobe returns what ffprobe prints for the entries asked for, and fails on any warning.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bytes"
-	"encoding/json"
 	"image"
 	"image/png"
 	"math"
@@ -10,29 +9,10 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/testphone/barcode"
 )
-
-// recording is what `phonectl record -o json` prints.
-type recording struct {
-	Width, Height int
-	Frames        int
-	KeyFrames     int
-	BitrateKbps   float64
-}
-
-func (h *host) recorded(cmd *exec.Cmd) recording {
-	h.t.Helper()
-	var r recording
-	text := h.must(cmd)
-	if err := json.Unmarshal([]byte(text), &r); err != nil {
-		h.t.Fatalf("decode phonectl record: %v\n%s", err, text)
-	}
-	return r
-}
 
 // TestWholePath creates a phone, powers it on, records it through the tunnel in both containers, joins late, touches it, resets it
 // and deletes it.
@@ -229,22 +209,6 @@ func testGuestPower(t *testing.T, h *host) {
 	h.waitStatus("p1", "PHONE_STATUS_POWERED_OFF")
 	requireContains(t, h.refused(1, "screenshot", "p1", "-f", h.path("x.png")), "phonectl on p1")
 	h.ctl("on", "p1")
-}
-
-// waitInit waits until the phone runs with another init.
-func (h *host) waitInit(id string, before int) {
-	h.t.Helper()
-	deadline := time.NewTimer(time.Minute)
-	defer deadline.Stop()
-	again := time.NewTicker(50 * time.Millisecond)
-	defer again.Stop()
-	for h.show(id).InitPID == before || h.show(id).InitPID == 0 {
-		select {
-		case <-again.C:
-		case <-deadline.C:
-			h.t.Fatalf("%s still has init %d", id, before)
-		}
-	}
 }
 
 // testGrpcurl speaks to the Unix socket as a stranger with reflection would.

@@ -1,8 +1,6 @@
 package e2e
 
 import (
-	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -41,53 +39,6 @@ func (h *host) displayPID(id string) int {
 	}
 	h.t.Fatalf("no task of %s's display in:\n%s", id, out)
 	return 0
-}
-
-// change is the part of a line of `phonectl ls -w -o json` that the tests read.
-type change struct {
-	Phone struct {
-		Spec    struct{ ID string }
-		Status  string
-		Viewers int
-	}
-}
-
-// waitStatus waits until the phone has the status.
-func (h *host) waitStatus(id, status string) {
-	h.t.Helper()
-	h.waitChange(id, status, func(c change) bool { return c.Phone.Status == status })
-}
-
-// waitViewers waits until so many viewers are attached.
-func (h *host) waitViewers(id string, n int) {
-	h.t.Helper()
-	h.waitChange(id, itoa(n)+" viewers", func(c change) bool { return c.Phone.Viewers == n })
-}
-
-// waitChange follows `phonectl ls -w` until the phone is as ok wants it.
-func (h *host) waitChange(id, what string, ok func(change) bool) {
-	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 60*time.Second)
-	defer cancel()
-	cmd := h.command(ctx, "ls", "-w", "-o", "json")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		h.t.Fatal(err)
-	}
-	defer cmd.Wait()
-	defer cancel()
-	for dec := json.NewDecoder(out); ; {
-		var c change
-		if err := dec.Decode(&c); err != nil {
-			h.t.Fatalf("%s: waited for %s: %v; it is %+v", id, what, err, h.show(id))
-		}
-		if c.Phone.Spec.ID == id && ok(c) {
-			return
-		}
-	}
 }
 
 // TestAgentKilled kills the agent while a phone runs and streams: guest and display live on, the next agent takes them over without
