@@ -32,12 +32,14 @@ type Request struct {
 	// Suites are the suites to look in, "bookworm", "bookworm-security". Those that end in "-security" are of the security archive.
 	Suites []string
 	// Packages are names, or patterns as path.Match has them: the newest package that matches is taken, never one of -dbg,
-	// -unsigned, -cloud or -rt.
+	// -unsigned, -cloud or -rt. ":ARCH" after it overrides Arch; ":host" is the architecture of this machine.
 	Packages []string
 	// Closure takes what the packages depend on as well, without what they recommend, as if nothing were installed.
 	Closure bool
 	// Essential, with Closure, takes the essential packages too, which no package names among its dependencies.
 	Essential bool
+	// Newest asks the mirror even if it was asked a short while ago.
+	Newest bool
 }
 
 // Package is one version of one package.

@@ -36,7 +36,7 @@ type InitrdFile struct {
 // KernelFile says where a kernel series comes from: package names or patterns.
 type KernelFile struct {
 	Suites []string `toml:"suites"`
-	Image  string   `toml:"image"`
+	Image  []string `toml:"image"`
 	Build  []string `toml:"build"`
 }
 
@@ -85,7 +85,7 @@ func parseFile(text []byte) (*File, error) {
 		return nil, fmt.Errorf("it lacks release, suites, architectures or a kernel: %w", errdefs.ErrInvalidArgument)
 	}
 	for series, k := range f.Kernel {
-		if !validSeries(series) || len(k.Suites) == 0 || k.Image == "" {
+		if !validSeries(series) || len(k.Suites) == 0 || len(k.Image) == 0 {
 			return nil, fmt.Errorf("kernel %q: want a series such as \"6.12\" with suites and image: %w", series, errdefs.ErrInvalidArgument)
 		}
 	}
