@@ -127,6 +127,7 @@ var remedies = map[string]string{
 	fault.PhoneExists:     "see it: `phonectl show {phone}`; remove it: `phonectl rm {phone}`",
 	fault.ContainerdLost:  "containerd does not answer: `systemctl status containerd`, then `phonectl doctor`",
 	fault.DiskLow:         "see how much is free: `phonectl host`; make room: `phonectl rm`, `phonectl image rm`",
+	fault.NoBinder:        "see what the kernel offers: `phonectl doctor`; power a phone off: `phonectl off ID`",
 	fault.JournalTrimmed:  "begin with the oldest that is kept: `phonectl events`",
 	fault.JournalReset:    "the journal is younger than that number: `phonectl events`",
 	fault.ShuttingDown:    "the agent is stopping: `systemctl status phonehostd`",

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/runtime/binder"
 )
 
 // Least values of the host's limits. A guest's Android userspace uses some 40 inotify instances and 1500 tasks, and all
@@ -218,14 +219,19 @@ func checkCorePattern(_ context.Context, h *Host) Finding {
 }
 
 func checkBinder(_ context.Context, h *Host) Finding {
-	text, err := h.read("proc/filesystems")
-	if err == nil && len(missingFrom(strings.Fields(text), []string{"binder"})) == 0 {
-		return ok("the kernel has binderfs")
+	const pool = "modprobe binder_linux devices=binder,hwbinder,vndbinder,binder1,hwbinder1,vndbinder1,... (and write it to /etc/modprobe.d/)"
+	s, err := binder.Read(h.Root)
+	if err != nil {
+		return warn("", "what the kernel offers of binder is not known: %v", err)
 	}
-	if h.exists("dev/binder") || h.exists("dev/binderfs") {
-		return ok("the kernel has binder devices")
+	switch s.Kind {
+	case binder.FS:
+		return ok("the kernel has binderfs: every phone gets binder devices of its own")
+	case binder.Pool:
+		return warn("use a kernel with CONFIG_ANDROID_BINDERFS, or "+pool,
+			"no binderfs: the binder devices in /dev are enough for %d phones at a time", len(s.Triples))
 	}
-	return warn("modprobe binder_linux, or use a kernel with CONFIG_ANDROID_BINDERFS", "no binder: phones of the profiles redroid and waydroid cannot run (testphone can)")
+	return warn("use a kernel with CONFIG_ANDROID_BINDERFS, or "+pool, "no binder: Android images cannot run (testphone can)")
 }
 
 func checkEncoder(ctx context.Context, h *Host) Finding {

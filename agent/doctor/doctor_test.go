@@ -14,11 +14,13 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/agent/health"
 )
@@ -34,6 +36,7 @@ func healthy(t *testing.T) *Host {
 		"sys/fs/cgroup/cgroup.controllers":       file("cpuset cpu io memory hugetlb pids\n"),
 		"dev/loop-control":                       {Mode: fs.ModeDevice | fs.ModeCharDevice},
 		"proc/filesystems":                       file("nodev\tsysfs\n\text4\nnodev\tbinder\n"),
+		"proc/devices":                           file("Character devices:\n  1 mem\n510 binder\n\nBlock devices:\n  7 loop\n"),
 		"proc/sys/fs/inotify/max_user_instances": file("8192\n"),
 		"proc/sys/fs/inotify/max_user_watches":   file("1048576\n"),
 		"proc/sys/kernel/pid_max":                file("4194304\n"),
@@ -202,8 +205,13 @@ func TestFindings(t *testing.T) {
 		{"binder", "missing", set("proc/filesystems", "ext4"), Warning, "testphone can"},
 		{"binder", "devices alone", func(h *Host) {
 			set("proc/filesystems", "ext4")(h)
-			set("dev/binder", "")(h)
-		}, OK, "devices"},
+			node := func(minor uint32) *fstest.MapFile {
+				return &fstest.MapFile{Mode: fs.ModeDevice | fs.ModeCharDevice, Sys: &syscall.Stat_t{Rdev: unix.Mkdev(10, minor)}}
+			}
+			root := h.Root.(fstest.MapFS)
+			root["dev/binder"], root["dev/hwbinder"], root["dev/vndbinder"] = node(61), node(62), node(63)
+		}, Warning, "enough for 1 phones"},
+		{"binder", "no number", set("proc/devices", "Character devices:\n  1 mem\n"), Warning, "not known"},
 		{"encoder", "no program", prints("", fmt.Errorf("start: %w", fs.ErrNotExist)), Error, "is not installed"},
 		{"encoder", "broken", prints("libavcodec.so.59: cannot open", broken), Error, "libavcodec.so.59: cannot open"},
 		{"encoder", "none", prints("\n", nil), Error, "knows no encoder"},

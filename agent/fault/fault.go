@@ -44,6 +44,8 @@ const (
 	ContainerdLost = "CONTAINERD_LOST"
 	// DiskLow means that the host's disk is below its low-water mark.
 	DiskLow = "DISK_LOW"
+	// NoBinder means that the host has no binder devices for the phone: its kernel has none, or all are in use.
+	NoBinder = "NO_BINDER"
 	// RequestIDReused means that the request id named another request before.
 	RequestIDReused = "REQUEST_ID_REUSED"
 	// JournalTrimmed means that events after the given number are no longer kept; metadata "oldest_seq".

@@ -14,6 +14,7 @@ import (
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/binder"
 )
 
 // Limits of a request.
@@ -73,8 +74,16 @@ func (q *Request) fingerprint() string {
 	return hex.EncodeToString(sum[:8])
 }
 
-// prepared is what a request needs to know of one phone before its transaction, because it cannot be asked inside one.
+// prepared is what a request needs to know before its transaction, because it cannot be asked inside one.
 type prepared struct {
+	// phones is what was asked for each phone.
+	phones map[string]answer
+	// binder is what the kernel offers; only for requests that start phones.
+	binder binder.Support
+}
+
+// answer is what a request needs to know of one phone.
+type answer struct {
 	err    error
 	digest string
 }
@@ -115,38 +124,44 @@ func (s *Supervisor) accepting() error {
 	return nil
 }
 
-// prepareRequest asks the disk and the images what the request depends on.
-func (s *Supervisor) prepareRequest(ctx context.Context, q Request) map[string]prepared {
-	ready := make(map[string]prepared, len(q.IDs))
-	var diskErr error
+// prepareRequest asks the host and the images what the request depends on.
+func (s *Supervisor) prepareRequest(ctx context.Context, q Request) prepared {
+	ready := prepared{phones: make(map[string]answer, len(q.IDs))}
+	var hostErr error
 	if q.Kind == operation.PowerOn {
-		diskErr = s.checkDisk()
+		if hostErr = s.checkDisk(); hostErr == nil {
+			ready.binder, hostErr = s.checkBinder()
+		}
 	}
 	for _, id := range q.IDs {
-		p := prepared{err: diskErr}
+		p := answer{err: hostErr}
 		if q.Kind == operation.Reset {
 			if snap, err := s.Get(id); err == nil {
 				img, err := s.image(ctx, snap.Record.Spec.Image)
-				p = prepared{err: err, digest: img.Digest}
+				p = answer{err: err, digest: img.Digest}
 			}
 		}
-		ready[id] = p
+		ready.phones[id] = p
 	}
 	return ready
 }
 
 // submit is the transaction of a request.
-func (s *Supervisor) submit(tx *store.Tx, q Request, ready map[string]prepared) (operation.Operation, error) {
+func (s *Supervisor) submit(tx *store.Tx, q Request, ready prepared) (operation.Operation, error) {
 	op := operation.Operation{
 		Kind: q.Kind, RequestID: q.RequestID, RequestedBy: q.RequestedBy, Fingerprint: q.fingerprint(),
 		Results: make([]operation.Result, len(q.IDs)),
 	}
 	changed := make(map[string]Record, len(q.IDs))
 	var firstRefusal error
+	devices := binders{support: ready.binder, count: func() (map[string]bool, error) { return s.binderUsers(tx) }}
 	now := time.Now()
 	for i, id := range q.IDs {
 		op.Results[i].PhoneID = id
-		r, err := s.admit(tx, id, q, ready[id].err)
+		r, err := s.admit(tx, id, q, ready.phones[id].err)
+		if err == nil && q.Kind == operation.PowerOn {
+			err = devices.take(id, binderNeed(r.Spec.Profile))
+		}
 		if err == nil {
 			changed[id] = r
 			continue
@@ -173,7 +188,7 @@ func (s *Supervisor) submit(tx *store.Tx, q Request, ready map[string]prepared) 
 		if err := s.supersede(tx, &r, op); err != nil {
 			return op, err
 		}
-		q.apply(&r, now, s.timing, ready[id].digest)
+		q.apply(&r, now, s.timing, ready.phones[id].digest)
 		r.Task = &Task{OperationID: op.ID, Kind: q.Kind}
 		tx.OnCommit(func() { s.committed(id, r, true) })
 		if err := records.Put(tx, []byte(id), r); err != nil {

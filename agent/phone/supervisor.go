@@ -16,6 +16,7 @@ import (
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -38,6 +39,8 @@ type Config struct {
 	DiskFree func() (uint64, error)
 	// DiskReserve is how many bytes of it must stay free for a phone to be created or started.
 	DiskReserve uint64
+	// Binder tells what the host's kernel offers of binder; nil means that it is never short.
+	Binder func() (binder.Support, error)
 	// OnContainerd is told when containerd is lost and when it is back; nil means that nobody is. It must be quick and must
 	// not call the supervisor.
 	OnContainerd func(lost bool)

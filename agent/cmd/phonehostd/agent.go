@@ -25,6 +25,7 @@ import (
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/agent/stream"
 	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/image"
 )
@@ -166,7 +167,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 		DB: a.db, Operations: a.ops, Journal: a.journal,
 		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
-		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, OnContainerd: a.onContainerd,
+		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
 		Timing: phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
 		Logger: a.logger,
 	})
