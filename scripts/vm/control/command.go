@@ -19,8 +19,8 @@ type Command struct {
 	Terminal *Size
 	// Stdin is read until its end or the program's; nil is empty. A Read under way when the program ends is not waited for.
 	Stdin io.Reader
-	// Stdout and Stderr take what the program writes; nil discards it. If they are the same writer, it is called by one
-	// goroutine at a time. An error of theirs ends the program.
+	// Stdout and Stderr take what the program writes; nil discards it. They are called by one goroutine
+	// at a time; if they are the same writer, it gets all in the order in which it was written. An error of theirs ends the program.
 	Stdout, Stderr io.Writer
 	// Resize brings new sizes of the terminal; nil is never.
 	Resize <-chan Size

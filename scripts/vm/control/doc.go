@@ -7,11 +7,14 @@
 // away in the middle of a frame. So a session begins with a line of the host that no yamux frame can begin with, and that
 // carries a nonce:
 //
-//	host   \n phonehost-control 1 hello NONCE \n
-//	guest  \n phonehost-control 1 ready NONCE {"boot_id": ..., ...} \n
+//	host   phonehost-control 1 hello NONCE
+//	guest  phonehost-control 1 ready NONCE {"boot_id": ..., ...}
+//	host   phonehost-control 1 start NONCE
+//	guest  phonehost-control 1 started NONCE
 //
-// Each side drops all bytes before the line it waits for. A host that hears nothing repeats its line. After the two lines
-// both sides speak yamux, the host as its client; only the host opens streams.
+// Each side drops everything before the line it waits for. A host that hears nothing repeats its hello, and the guest
+// answers each one; all of them come before the start. After the last line both sides speak yamux, the host as its client;
+// only the host opens streams. A guest whose session ends closes the port and opens it anew, which QEMU tells the host.
 //
 // # Streams
 //
