@@ -38,6 +38,14 @@ type KernelFile struct {
 	Suites []string `toml:"suites"`
 	Image  []string `toml:"image"`
 	Build  []string `toml:"build"`
+	// Tools are what compiles Build: the compilers of the release that the kernel is from.
+	Tools ToolsFile `toml:"tools"`
+}
+
+// ToolsFile names packages of this machine's architecture and where they come from.
+type ToolsFile struct {
+	Suites   []string `toml:"suites"`
+	Packages []string `toml:"packages"`
 }
 
 // ModulesFile names modules, or patterns of them.
