@@ -1,5 +1,13 @@
 package vm
 
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/phonehost/phonehost/scripts/vm/machine"
+)
+
 // Variant is a way to boot a machine that differs from the usual one. A test that names it finds the machine so.
 type Variant struct{ kind variant }
 
@@ -31,24 +39,51 @@ var (
 	MultiPlanar = Variant{multiPlanar}
 )
 
-// Name returns the word that stands for the variant in the name of a target.
-func (v Variant) Name() string {
+// boot is how a machine of the variant is booted.
+func (v Variant) boot() machine.Variant {
 	switch v.kind {
 	case noBPFLSM:
-		return "nobpflsm"
+		return machine.Variant{Name: "nobpflsm", LSM: []string{"landlock", "yama", "apparmor"}}
 	case preemptFull:
-		return "preemptfull"
+		return machine.Variant{Name: "preemptfull", Cmdline: []string{"preempt=full"}}
 	case noPSI:
-		return "nopsi"
+		return machine.Variant{Name: "nopsi", Cmdline: []string{"psi=0"}}
 	case cgroupV1:
-		return "cgroupv1"
+		return machine.Variant{Name: "cgroupv1", CgroupV1: true}
 	case noVicodec:
-		return "novicodec"
+		return machine.Variant{Name: "novicodec", Without: []string{"vicodec"}}
 	case multiPlanar:
-		return "multiplanar"
+		return machine.Variant{Name: "multiplanar", Modules: map[string]string{"vicodec": "multiplanar=1"}}
 	}
-	return "unknown"
+	return machine.Variant{Name: "unknown"}
 }
+
+// Name returns the word that stands for the variant in the name of a target.
+func (v Variant) Name() string { return v.boot().Name }
 
 // String returns Name.
 func (v Variant) String() string { return v.Name() }
+
+// together puts variants into one.
+func together(variants []Variant) machine.Variant {
+	var all machine.Variant
+	var names []string
+	for _, variant := range variants {
+		v := variant.boot()
+		names = append(names, v.Name)
+		all.Cmdline = append(all.Cmdline, v.Cmdline...)
+		all.Without = append(all.Without, v.Without...)
+		all.CgroupV1 = all.CgroupV1 || v.CgroupV1
+		if v.LSM != nil {
+			all.LSM = slices.Clone(v.LSM)
+		}
+		if v.Modules != nil {
+			if all.Modules == nil {
+				all.Modules = make(map[string]string)
+			}
+			maps.Copy(all.Modules, v.Modules)
+		}
+	}
+	all.Name = strings.Join(names, "-")
+	return all
+}

@@ -1,0 +1,163 @@
+package vm
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"path"
+	"testing"
+	"time"
+
+	"github.com/phonehost/phonehost/scripts/testenv"
+	"github.com/phonehost/phonehost/scripts/testenv/vm/internal/replay"
+	"github.com/phonehost/phonehost/scripts/vm/control"
+)
+
+// Places in the machine. The payload is unpacked at payloadDir.
+const (
+	payloadDir  = "/run/payload"
+	testBinary  = "package.test"
+	programDir  = "bin"
+	sourceDir   = "src"
+	artifactDir = "artifacts"
+)
+
+// provider is where machines come from: the lab, or in tests of this package a directory of this machine.
+type provider interface {
+	// compiler returns the environment and the name that tells its results apart, for programs of target; with C if cgo.
+	compiler(ctx context.Context, target Target, cgo bool) (env []string, name string, err error)
+	// prepare builds what machines of target are made of, which may take minutes the first time.
+	prepare(ctx context.Context, target Target, s settings) error
+	// boot starts a machine for t, which ends with t.
+	boot(ctx context.Context, t *testing.T, target Target, s settings, payload string) (guest, error)
+}
+
+// guest is a machine that runs.
+type guest interface {
+	Exec(ctx context.Context, c control.Command) (exit int, err error)
+}
+
+// process is a test process in a machine, of one target.
+type process struct {
+	provider provider
+	target   Target
+	settings settings
+	pkg      string // directory of its package
+	root     string // the test that this side's sub-test stands for; "" is the whole process
+}
+
+// run builds, boots, runs and replays.
+func (p *process) run(t *testing.T) {
+	t.Helper()
+	whole, cancel := untilEnd(t)
+	defer cancel()
+	started := time.Now()
+	payload, err := p.pack(whole, t)
+	if err == nil {
+		err = p.provider.prepare(whole, p.target, p.settings)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := time.Now()
+	ctx, cancel := context.WithTimeout(whole, p.settings.timeout)
+	defer cancel()
+	g, err := p.provider.boot(ctx, t, p.target, p.settings, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if testing.Verbose() {
+		fmt.Fprintf(t.Output(), "%s: built in %.1f s, machine there after %.1f s\n", p.target, built.Sub(started).Seconds(), time.Since(built).Seconds())
+	}
+	p.exec(ctx, t, g)
+}
+
+// exec runs the test process and replays what it prints.
+func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
+	t.Helper()
+	args, err := p.args(ctx, t.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := replay.Config{T: t, Root: p.root}
+	if artifacts() {
+		config.Artifacts = func(t *testing.T, path string) { fetchArtifacts(ctx, t, g, path) }
+	}
+	r := replay.New(config)
+	code, err := g.Exec(ctx, control.Command{
+		Args:   append([]string{path.Join(payloadDir, testBinary)}, args...),
+		Env:    p.env(),
+		Dir:    path.Join(payloadDir, sourceDir, p.pkg),
+		Stdout: r,
+		Stderr: r,
+	})
+	if err != nil {
+		if cause := context.Cause(ctx); errors.Is(err, context.DeadlineExceeded) || errors.Is(cause, context.DeadlineExceeded) {
+			err = fmt.Errorf("%s did not end its tests in time: %w", p.target, err)
+		} else {
+			err = fmt.Errorf("%s was lost while it ran tests: %w", p.target, err)
+		}
+	}
+	r.Finish(replay.Exit{Code: code, Err: err})
+}
+
+// env is the environment of the test process.
+func (p *process) env() []string {
+	return append([]string{
+		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOME=/root",
+		"TMPDIR=/tmp",
+		guestEnv + "=" + p.target.String(),
+		testenv.BinariesEnv + "=" + path.Join(payloadDir, programDir),
+		"PHONEHOST_TEST_REQUIRE=" + p.settings.require,
+	}, p.settings.env...)
+}
+
+// args are the flags of the test process. It gives up before this side does, so that it still tells where it hangs.
+func (p *process) args(ctx context.Context, name string) ([]string, error) {
+	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.count=1"}
+	selected, err := selection(name, p.root, flagValue("test.run"), flagValue("test.skip"))
+	if err != nil {
+		return nil, err
+	}
+	if p.root == "" {
+		selected = p.settings.narrow(selected)
+	}
+	args = append(args, selected...)
+	for _, name := range []string{"test.short", "test.failfast", "test.fullpath"} {
+		if v := flagValue(name); v == "true" {
+			args = append(args, "-"+name)
+		}
+	}
+	if artifacts() {
+		args = append(args, "-test.artifacts", "-test.outputdir="+path.Join(payloadDir, artifactDir))
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		left := time.Until(deadline)
+		args = append(args, fmt.Sprintf("-test.timeout=%s", (left-min(left/4, 15*time.Second)).Round(time.Millisecond)))
+	}
+	return args, nil
+}
+
+// narrow applies Only and Except to the selection of a whole process, where the command line did not select already.
+func (s settings) narrow(selected []string) []string {
+	for i, fixed := range []string{"-test.run=" + s.only, "-test.skip=" + s.except} {
+		if selected[i] == "-test.run=" || selected[i] == "-test.skip=" {
+			selected[i] = fixed
+		}
+	}
+	return selected
+}
+
+// flagValue is the value of a flag of this test process, "" if there is no such flag.
+func flagValue(name string) string {
+	if f := flag.Lookup(name); f != nil {
+		return f.Value.String()
+	}
+	return ""
+}
+
+// artifacts reports whether the artifacts of tests are to be kept.
+func artifacts() bool { return flagValue("test.artifacts") == "true" }
+
