@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/phonehost/phonehost/scripts/vm/lab"
+)
+
+// workers is how many assets are built at once: one fetches and writes while the others compute.
+const workers = 3
+
+type buildCmd struct {
+	What []string `arg:"" optional:"" help:"Architectures and kernel series, such as arm64 6.12. None means all." placeholder:"ARCH|SERIES"`
+}
+
+// Run builds kernels and initrds.
+func (c *buildCmd) Run(r *run) error {
+	l, err := lab.Open(r.cfg)
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	arches, series, err := choose(c.What, l.Architectures(), l.Series())
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	group, ctx := errgroup.WithContext(r.ctx)
+	group.SetLimit(workers)
+	for _, s := range slices.Backward(series) {
+		for _, arch := range arches {
+			group.Go(func() error {
+				k, err := l.Kernel(ctx, arch, s)
+				if err != nil {
+					return err
+				}
+				_, err = l.Initrd(ctx, k)
+				return err
+			})
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	fmt.Fprintf(r.out, "%s: kernels %s for %s are ready in %s (%.1f s)\n", strings.Join(arches, " "), strings.Join(series, " "),
+		strings.Join(arches, " and "), l.Cache().Dir(), time.Since(start).Seconds())
+	return nil
+}
+
+// choose tells architectures from series; none of a kind means all of it.
+func choose(words, allArches, allSeries []string) (arches, series []string, err error) {
+	for _, w := range words {
+		switch {
+		case slices.Contains(allArches, w):
+			arches = append(arches, w)
+		case slices.Contains(allSeries, w):
+			series = append(series, w)
+		default:
+			return nil, nil, fmt.Errorf("%q is neither an architecture (%s) nor a kernel series (%s) of scripts/vm/lab.toml: %w",
+				w, strings.Join(allArches, ", "), strings.Join(allSeries, ", "), errdefs.ErrInvalidArgument)
+		}
+	}
+	if len(arches) == 0 {
+		arches = allArches
+	}
+	if len(series) == 0 {
+		series = allSeries
+	}
+	return arches, series, nil
+}
