@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -18,13 +19,14 @@ import (
 // unread are patterns of files that no machine reads; they are not unpacked.
 var unread = []string{"./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./usr/share/info/*", "./usr/share/lintian/*", "./usr/share/bug/*"}
 
-// mergedUsr are the directories that Debian 12 has as links into /usr.
-var mergedUsr = []string{"bin", "sbin", "lib", "lib32", "lib64", "libx32"}
-
 // unpack unpacks packages over each other in dir, as dpkg would before it configures them, but for the files that match a pattern
 // of without. What a package has in /bin, /lib or /sbin lands in /usr. It runs nothing of them.
 func (l *Lab) unpack(ctx context.Context, packages []debian.Package, dir string, without ...string) error {
-	for _, name := range mergedUsr {
+	merged := []string{"bin", "sbin", "lib"}
+	if slices.ContainsFunc(packages, func(p debian.Package) bool { return p.Arch == "amd64" }) {
+		merged = append(merged, "lib64") // where amd64's programs look for their interpreter
+	}
+	for _, name := range merged {
 		if err := os.MkdirAll(filepath.Join(dir, "usr", name), 0o755); err != nil {
 			return fmt.Errorf("begin a file system: %w", err)
 		}
