@@ -112,7 +112,7 @@ func table() map[string]command {
 		"echo": echo, "grep": grep, "head": head, "seq": seq, "tail": tail, "tee": tee, "wc": wc, "yes": yes,
 		"env": env, "false": no, "id": id, "kill": kill, "nproc": nproc, "ps": ps, "sleep": sleep, "true": ok,
 		"date": date, "free": free, "hostname": hostname, "ip": ip, "uname": uname, "uptime": uptime,
-		"flood": flood, "getprop": getprop, "log": logMessage, "reboot": reboot, "setprop": setprop, "start": start, "stop": stop,
+		"flood": flood, "getprop": getprop, "log": logMessage, "reboot": reboot, "service": service, "setprop": setprop, "start": start, "stop": stop,
 	}
 	maps.Copy(t, uroot())
 	return t

@@ -42,7 +42,7 @@ func tree(program []byte, arch, version string) []entry {
 		dir("proc", 0o555), dir("run", 0o755), dir("run/wayland", 0o755), dir("sys", 0o555),
 		dir("system", 0o755), dir("system/bin", 0o755),
 	}
-	names := append(applet.Names(), "init", "sh", "testphone-screen")
+	names := append(applet.Names(), "init", "servicemanager", "sh", "testphone-screen")
 	slices.Sort(names)
 	for _, name := range names {
 		list = append(list, link("system/bin/"+name, "testphone"))

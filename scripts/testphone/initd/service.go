@@ -30,6 +30,8 @@ type Service struct {
 	Args []string
 	// Oneshot says that the program is not started again when it ends.
 	Oneshot bool
+	// UID and group that it runs with; 0 is init's own. Another needs CAP_SETUID and CAP_SETGID.
+	UID uint32
 	// Disabled says that only an order (ctl.start) starts it.
 	Disabled bool
 }
@@ -54,12 +56,11 @@ func (p *phone) start(s *service) {
 func (p *phone) launch(s *service) {
 	s.started, s.again, s.wanted = time.Now(), time.Time{}, !s.Oneshot
 	// A process group of its own lets the end reach what the service started itself.
-	pid, err := syscall.ForkExec(s.Args[0], s.Args, &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   os.Environ(),
-		Files: []uintptr{0, 1, 2},
-		Sys:   &syscall.SysProcAttr{Setsid: true},
-	})
+	attr := &syscall.ProcAttr{Dir: "/", Env: os.Environ(), Files: []uintptr{0, 1, 2}, Sys: &syscall.SysProcAttr{Setsid: true}}
+	if s.UID != 0 {
+		attr.Sys.Credential = &syscall.Credential{Uid: s.UID, Gid: s.UID}
+	}
+	pid, err := syscall.ForkExec(s.Args[0], s.Args, attr)
 	if err != nil {
 		p.out.printf("service %s: start %s: %v", s.Name, s.Args[0], err)
 		p.plan(s)

@@ -1,5 +1,5 @@
-// Command testphone is every program of the testphone image, by the name that it is called with: init, sh, testphone-screen, and the
-// commands of package applet. Called as testphone, its first argument is the name.
+// Command testphone is every program of the testphone image, by the name that it is called with: init, sh, testphone-screen,
+// servicemanager, and the commands of package applet. Called as testphone, its first argument is the name.
 package main
 
 import (
@@ -20,7 +20,7 @@ func main() {
 	name := filepath.Base(args[0])
 	if name == "testphone" {
 		if len(args) < 2 {
-			fmt.Fprintln(os.Stderr, "testphone: which command? One of init, sh, testphone-screen, version and", applet.Names())
+			fmt.Fprintln(os.Stderr, "testphone: which command? One of init, sh, testphone-screen, servicemanager, version and", applet.Names())
 			os.Exit(2)
 		}
 		args = args[1:]
@@ -38,6 +38,8 @@ func run(ctx context.Context, name string, args []string) int {
 		return shell.Main(ctx, shell.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, args)
 	case "testphone-screen":
 		return runScreen(ctx)
+	case "servicemanager":
+		return runManager(ctx)
 	case "version":
 		fmt.Println(version)
 		return 0
@@ -54,10 +56,10 @@ func runInit(ctx context.Context, args []string) int {
 		Args:    args,
 		Version: version,
 		Stdout:  os.Stdout,
-		Services: []initd.Service{
+		Services: append(managerService(), []initd.Service{
 			{Name: "composer", Args: []string{"/system/bin/testphone-screen"}},
 			{Name: "flood", Args: []string{"/system/bin/flood"}, Oneshot: true, Disabled: true},
-		},
+		}...),
 	}))
 }
 
