@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -45,7 +46,7 @@ func Init() error {
 		return err
 	}
 	b := &boot{line: line}
-	if err := loadInitial("/modules.order-of-load", line.options); err != nil {
+	if err := loadInitial("/modules.order-of-load", "/modules", line.options); err != nil {
 		b.problem(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), driveTime)
@@ -116,6 +117,10 @@ func (b *boot) kernel(ctx context.Context) error {
 		if err := mountAll("/", []mountPoint{m}); err != nil {
 			return err
 		}
+	}
+	// busybox complains of names that are taken, by modprobe.
+	if err := exec.Command("/bin/busybox", "--install", "-s").Run(); err != nil {
+		b.problem(fmt.Errorf("install busybox: %w", err))
 	}
 	if err := unix.Sethostname([]byte("vm")); err != nil {
 		return fmt.Errorf("set the host name: %w", err)

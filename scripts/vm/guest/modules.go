@@ -19,17 +19,14 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(path.Base(file), ".ko"), "-", "_")
 }
 
-// loadInitial loads the modules that /modules.order-of-load names, files relative to its directory, in its order.
-func loadInitial(order string, options map[string][]string) error {
+// loadInitial loads the modules of a directory that the file order names, one a line, in its order.
+func loadInitial(order, dir string, options map[string][]string) error {
 	data, err := os.ReadFile(order)
 	if err != nil {
 		return fmt.Errorf("read the order of the initrd's modules: %w", err)
 	}
 	for _, name := range strings.Fields(string(data)) {
-		if !strings.HasPrefix(name, "/") {
-			name = filepath.Join(filepath.Dir(order), name)
-		}
-		if err := loadFile(name, options[moduleName(name)]); err != nil {
+		if err := loadFile(filepath.Join(dir, name+".ko"), options[moduleName(name)]); err != nil {
 			return err
 		}
 	}

@@ -65,9 +65,9 @@ func furnish(root string) error {
 	if err != nil {
 		return err
 	}
-	skip := map[string]bool{"proc": true, "sys": true, "dev": true, "run": true, "lib": true, "newroot": true, "init": true}
+	skip := map[string]bool{"proc": true, "sys": true, "dev": true, "run": true, "lib": true, "newroot": true, "init": true, "modules": true, "modules.order-of-load": true}
 	for _, entry := range entries {
-		if skip[entry.Name()] || filepath.Ext(entry.Name()) == ".ko" {
+		if skip[entry.Name()] {
 			continue
 		}
 		if err := copyTree("/"+entry.Name(), root+"/"+entry.Name()); err != nil {
@@ -101,7 +101,7 @@ func furnish(root string) error {
 	return nil
 }
 
-// copyTree copies directories, files and symbolic links with their permissions. Modules are left out.
+// copyTree copies directories, files and symbolic links with their permissions.
 func copyTree(from, to string) error {
 	return filepath.WalkDir(from, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
@@ -124,7 +124,7 @@ func copyTree(from, to string) error {
 				return err
 			}
 			return os.Symlink(link, target)
-		case entry.Type().IsRegular() && filepath.Ext(name) != ".ko":
+		case entry.Type().IsRegular():
 			return copyFile(name, target, info.Mode().Perm())
 		}
 		return nil

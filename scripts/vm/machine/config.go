@@ -3,6 +3,7 @@ package machine
 import (
 	"log/slog"
 
+	"github.com/phonehost/phonehost/scripts/vm/asset"
 	"github.com/phonehost/phonehost/scripts/vm/lab"
 )
 
@@ -24,8 +25,8 @@ type Config struct {
 	// Dir takes the sockets and the serial log, which stays there; it is made if absent. "" is a directory of the cache that
 	// Close removes with all in it.
 	Dir string
-	// CacheDir is the lab's cache, where the slots of the host are; "" is the default of package asset.
-	CacheDir string
+	// Cache is the lab's cache, which has the host's slots; nil is the one at asset.DefaultDir, opened for this machine.
+	Cache *asset.Cache
 	// Accelerator is how the guest's code runs; "" is KVM where a smoke boot has shown that it works, else TCG.
 	Accelerator Accel
 	// Logger takes what happens; nil discards it.
