@@ -31,6 +31,7 @@ type File struct {
 type InitrdFile struct {
 	Packages []string `toml:"packages"`
 	Modules  []string `toml:"modules"`
+	Optional []string `toml:"optional"`
 }
 
 // KernelFile says where a kernel series comes from: package names or patterns.

@@ -49,7 +49,7 @@ func (l *Lab) kernel(ctx context.Context, arch, series string) (Kernel, error) {
 	path, key, err := l.asset(ctx, recipe{
 		name: "kernel-" + series + "-" + arch,
 		set:  kernelSet + series, arch: arch, only: expand(f.Kernel[series].Image, arch),
-		parts: []string{kernelRecipe, filepath.Base(extra), strings.Join(f.Modules.Wanted, " "), strings.Join(f.Modules.Optional, " "), strings.Join(f.Initrd.Modules, " ")},
+		parts: []string{kernelRecipe, filepath.Base(extra), strings.Join(f.Modules.Wanted, " "), strings.Join(f.Modules.Optional, " "), strings.Join(f.Initrd.Modules, " "), strings.Join(f.Initrd.Optional, " ")},
 		build: func(ctx context.Context, dir string, packages debian.Resolution) error {
 			return l.buildKernel(ctx, dir, arch, packages, extra)
 		},
@@ -129,6 +129,11 @@ func (l *Lab) buildModules(ctx context.Context, dir string, tree *moduleTree) er
 	if err != nil {
 		return err
 	}
+	more, err := tree.want(l.file.Initrd.Optional, true)
+	if err != nil {
+		return err
+	}
+	early = append(more, early...) // ext4 asks for its checksum when it is loaded
 	wanted, err := tree.want(l.file.Modules.Wanted, false)
 	if err != nil {
 		return err
