@@ -15,11 +15,14 @@ import (
 // workers is how many assets are built at once: one fetches and writes while the others compute.
 const workers = 3
 
+// unused is how long an asset is kept that no build and no machine asks for.
+const unused = 7 * 24 * time.Hour
+
 type buildCmd struct {
 	What []string `arg:"" optional:"" help:"Architectures and kernel series, such as arm64 6.12. None means all." placeholder:"ARCH|SERIES"`
 }
 
-// Run builds kernels and initrds.
+// Run builds kernels, initrds and roots, and removes assets that nothing has used for a week.
 func (c *buildCmd) Run(r *run) error {
 	l, err := lab.Open(r.cfg)
 	if err != nil {
@@ -33,6 +36,10 @@ func (c *buildCmd) Run(r *run) error {
 	start := time.Now()
 	group, ctx := errgroup.WithContext(r.ctx)
 	group.SetLimit(workers)
+	// The longest first.
+	for _, arch := range arches {
+		group.Go(func() error { _, err := l.Root(ctx, arch); return err })
+	}
 	for _, s := range slices.Backward(series) {
 		for _, arch := range arches {
 			group.Go(func() error {
@@ -48,8 +55,15 @@ func (c *buildCmd) Run(r *run) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	fmt.Fprintf(r.out, "%s: kernels %s for %s are ready in %s (%.1f s)\n", strings.Join(arches, " "), strings.Join(series, " "),
-		strings.Join(arches, " and "), l.Cache().Dir(), time.Since(start).Seconds())
+	old, err := l.Cache().Prune(unused)
+	if err != nil {
+		return err
+	}
+	for _, a := range old {
+		r.log.Info("removed a VM asset that nothing used", "asset", a.Name, "key", a.Key, "used", a.Used)
+	}
+	fmt.Fprintf(r.out, "kernels %s and roots for %s are ready in %s (%.1f s)\n", strings.Join(series, ", "), strings.Join(arches, ", "),
+		l.Cache().Dir(), time.Since(start).Seconds())
 	return nil
 }
 

@@ -43,7 +43,7 @@ func printAssets(w io.Writer, assets []asset.Asset, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "ASSET\tKEY\tSIZE\tUSED")
 	for _, a := range assets {
-		fmt.Fprintf(t, "%s\t%s\t%d MiB\t%s ago\n", a.Name, a.Key, a.Bytes>>20, age(now.Sub(a.Used)))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s ago\n", a.Name, a.Key, size(a.Bytes), age(now.Sub(a.Used)))
 	}
 	return t.Flush()
 }
@@ -78,4 +78,12 @@ func age(d time.Duration) string {
 		return fmt.Sprintf("%d minutes", d/time.Minute)
 	}
 	return fmt.Sprintf("%d seconds", d/time.Second)
+}
+
+// size is a number of bytes for people.
+func size(bytes int64) string {
+	if bytes < 10<<20 {
+		return fmt.Sprintf("%d KiB", bytes>>10)
+	}
+	return fmt.Sprintf("%d MiB", bytes>>20)
 }
