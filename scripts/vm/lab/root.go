@@ -25,7 +25,7 @@ const rootDir = "scripts/vm/root"
 //	manifest     what it holds
 //	state.tar    what the maintainer scripts of its packages made; of the root that is built by running them alone
 const (
-	rootRecipe = "root 1"
+	rootRecipe = "root 2"
 
 	rootImage    = "root.img"
 	manifestFile = "manifest"

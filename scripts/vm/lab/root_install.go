@@ -99,7 +99,10 @@ func (l *Lab) controls(ctx context.Context, packages []debian.Package) ([]string
 
 // stateless are the beginnings of paths that no package has and that still are not state for another architecture: of the package
 // manager, of this machine's architecture, or removed in the end.
-var stateless = []string{"dev/", "run/", "tmp/", "etc/apt/", "etc/ld.so.cache", "var/cache/apt/", "var/cache/ldconfig", "var/lib/apt/", "var/lib/dpkg/"}
+var stateless = []string{
+	"dev/", "run/", "tmp/", "etc/apt/", "etc/ld.so.cache", "var/cache/apt/", "var/cache/ldconfig", "var/lib/apt/", "var/lib/dpkg/arch",
+	"var/lib/dpkg/info/", "var/lib/dpkg/lock", "var/lib/dpkg/status", "var/lib/dpkg/triggers/",
+}
 
 // writeState writes a tar file of what the tree holds and no package has: what maintainer scripts made.
 func writeState(ctx context.Context, tree, file string) error {
