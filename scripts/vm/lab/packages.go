@@ -48,7 +48,7 @@ func (f *File) request(set, arch string) (debian.Request, error) {
 	case rootSet:
 		req.Packages, req.Closure, req.Essential = f.Root.Packages, true, true
 	case sysrootSet:
-		req.Packages, req.Closure = f.Sysroot.Packages, true
+		req.Packages = f.Sysroot.Packages
 	default:
 		series, tools := strings.CutPrefix(set, toolsSet)
 		series = strings.TrimPrefix(series, kernelSet)
