@@ -187,7 +187,7 @@ func (c *Cache) use(ctx context.Context, full string) (bool, error) {
 		if err != nil {
 			return false, err
 		}
-		if err := lock.wait(ctx, shared, nil); err != nil {
+		if err := lock.wait(ctx, shared, nil, nil); err != nil {
 			lock.Close()
 			return false, fmt.Errorf("wait for asset %s: %w", full, err)
 		}
@@ -214,12 +214,14 @@ func (c *Cache) make(ctx context.Context, full string, build func(ctx context.Co
 	}
 	defer lock.Close()
 	waiting := func() { c.log.Info("another process works on a VM asset", "asset", full, "holder", lock.Holders()) }
-	if err := lock.wait(ctx, exclusive, waiting); err != nil {
+	path := filepath.Join(c.dir, full)
+	built := func() bool { _, err := os.Stat(path); return err == nil }
+	// Whoever builds it goes on to use it, so the lock may never be free: it is enough that the asset appears.
+	if err := lock.wait(ctx, exclusive, waiting, built); err != nil {
 		return fmt.Errorf("wait for asset %s: %w", full, err)
 	}
-	path := filepath.Join(c.dir, full)
-	if _, err := os.Stat(path); err == nil {
-		return nil
+	if ok, err := lock.try(exclusive); err != nil || !ok || built() {
+		return err // Build looks again
 	}
 	if err := c.sweepAsset(full); err != nil {
 		return err

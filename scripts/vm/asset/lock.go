@@ -120,8 +120,9 @@ func (l *Lock) try(how int) (bool, error) {
 	return true, nil
 }
 
-// wait takes the lock when it is free, and calls waiting once if it is not free at first.
-func (l *Lock) wait(ctx context.Context, how int, waiting func()) error {
+// wait takes the lock when it is free, unless enough says first that it is no longer needed. It calls waiting once if the lock is not
+// free at first. Both may be nil.
+func (l *Lock) wait(ctx context.Context, how int, waiting func(), enough func() bool) error {
 	tick := time.NewTicker(retry)
 	defer tick.Stop()
 	for {
@@ -130,6 +131,9 @@ func (l *Lock) wait(ctx context.Context, how int, waiting func()) error {
 		}
 		if ok, err := l.try(how); ok || err != nil {
 			return err
+		}
+		if enough != nil && enough() {
+			return nil
 		}
 		if waiting != nil {
 			waiting()
