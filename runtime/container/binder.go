@@ -8,6 +8,7 @@ import (
 
 	tasktypes "github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/profile"
@@ -96,4 +97,23 @@ func (e *Engine) allocateBinder(ctx context.Context, id string, pid uint32) erro
 		return fmt.Errorf("look at its root directory: its first process ended before it was started: %w", errdefs.ErrAborted)
 	}
 	return binder.Allocate(root)
+}
+
+// allNice lets threads have every nice value from -20 on.
+const allNice = 40
+
+// niceLimit returns how much of allNice this process can give.
+func niceLimit() (uint64, error) {
+	caps := make([]unix.CapUserData, 2)
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &caps[0]); err != nil {
+		return 0, fmt.Errorf("read the capabilities: %w", err)
+	}
+	if caps[0].Effective&(1<<unix.CAP_SYS_RESOURCE) != 0 {
+		return allNice, nil
+	}
+	var own unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NICE, &own); err != nil {
+		return 0, fmt.Errorf("read the limit of nice values: %w", err)
+	}
+	return min(allNice, own.Max), nil
 }

@@ -50,6 +50,9 @@ type Config struct {
 	MaxFiles uint64
 	// Binder tells what the kernel offers of binder, at every start of a guest that wants it; default binder.Probe.
 	Binder func() (binder.Support, error)
+	// MaxNice is RLIMIT_NICE of guests with binder devices; default 40, as Android's init asks for, or less where this process, and so
+	// containerd, may not have as much.
+	MaxNice uint64
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -86,6 +89,13 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("read the limit of open files: %w", err)
 		}
 		c.MaxFiles = min(32768, own.Max)
+	}
+	if c.MaxNice == 0 {
+		nice, err := niceLimit()
+		if err != nil {
+			return c, err
+		}
+		c.MaxNice = nice
 	}
 	for name, path := range map[string]string{
 		"StateDir": c.StateDir, "RunDir": c.RunDir, "LogDir": c.LogDir, "NetNSDir": c.NetNSDir,

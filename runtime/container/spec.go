@@ -62,6 +62,7 @@ func (e *Engine) guestSpec(p Phone, dataDevice string, devices binder.Grant) (*s
 		Binder:      devices,
 		Limits: ocispec.Limits{
 			CPUs: p.VCPUs, MemoryBytes: p.MemoryBytes, SwapAccounting: e.cgroups.SwapAccounting(), PIDs: prof.MaxPIDs, Files: e.config.MaxFiles,
+			Nice: e.config.MaxNice,
 		},
 	})
 }

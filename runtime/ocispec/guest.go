@@ -43,6 +43,9 @@ type Limits struct {
 	PIDs int64
 	// Files is the number of open files of one process.
 	Files uint64
+	// Nice is RLIMIT_NICE of a guest with binder devices: 40 lets threads have every nice value, 20 those from 0 on, and 0, which is also
+	// the kernel's default, none of their own. More than containerd has needs CAP_SYS_RESOURCE there.
+	Nice uint64
 }
 
 // CPUPeriod is the period of CPU quotas in microseconds.
@@ -87,13 +90,18 @@ func BuildGuest(g Guest) (*specs.Spec, error) {
 	spec.Linux.MaskedPaths = append(slices.Clone(guestMasked), g.Profile.MaskedPaths...)
 	spec.Linux.ReadonlyPaths = slices.Clone(readonlyPaths)
 	spec.Linux.Resources.Devices = append(spec.Linux.Resources.Devices, allowed(terminalDevices)...)
-	addBinder(spec, g.Binder)
+	addBinder(spec, g.Binder, g.Limits.Nice)
 	return spec, nil
 }
 
 // addBinder lets the guest have its binder devices: the nodes of a triple, or a binderfs of its own, which is complete only when
 // binder.Allocate has been in it.
-func addBinder(spec *specs.Spec, grant binder.Grant) {
+func addBinder(spec *specs.Spec, grant binder.Grant, nice uint64) {
+	if grant.Label() != "" && nice > 0 {
+		// The driver gives a thread the nice value of whom it works for, and writes to the host's log, for every call, what a thread may
+		// not have. To have it means nothing beyond the guest's own cgroup.
+		spec.Process.Rlimits = append(spec.Process.Rlimits, specs.POSIXRlimit{Type: "RLIMIT_NICE", Hard: nice, Soft: nice})
+	}
 	devices := &spec.Linux.Resources.Devices
 	if i := grant.Instance; i != nil {
 		spec.Mounts = append(spec.Mounts, specs.Mount{

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/ocispec"
 	"github.com/phonehost/phonehost/runtime/profile"
 )
@@ -74,6 +75,25 @@ func TestGuestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		golden(t, "guest-testphone-"+arch, spec)
+	}
+}
+
+// TestBinderGolden has a guest get a binderfs of its own, and a triple of the host's pool.
+func TestBinderGolden(t *testing.T) {
+	device := func(name string, minor uint32) binder.Device {
+		return binder.Device{Path: "/dev/" + name, Major: 10, Minor: minor}
+	}
+	for name, grant := range map[string]binder.Grant{
+		"binderfs": {Instance: &binder.Instance{Major: 510, Max: 3}},
+		"pool":     {Triple: &binder.Triple{Name: "binder1", Binder: device("binder1", 61), HwBinder: device("hwbinder1", 62), VndBinder: device("vndbinder1", 63)}},
+	} {
+		g := guest(t, "arm64")
+		g.Binder, g.Limits.Nice = grant, 40
+		spec, err := ocispec.BuildGuest(g)
+		if err != nil {
+			t.Fatal(err)
+		}
+		golden(t, "guest-testphone-"+name+"-arm64", spec)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
@@ -42,11 +43,10 @@ type Conn struct {
 	fd      int
 	memory  []byte // the driver writes parcels there
 	handler Handler
-	// out holds commands that go with the next exchange, keep what they point to until then.
-	out  []byte
-	pin  runtime.Pinner
-	in   []byte
-	wake [2]int // a pipe that is written to when a context ends
+	// out holds commands that are not sent yet; pin keeps in place what they point to.
+	out []byte
+	pin runtime.Pinner
+	in  []byte
 }
 
 // Do opens a device, such as /dev/binder, calls fn with it, on a thread of the system that nobody else uses meanwhile, and closes it.
@@ -63,14 +63,14 @@ func Do(path string, handler Handler, fn func(*Conn) error) error {
 }
 
 func open(path string, handler Handler) (_ *Conn, err error) {
-	c := &Conn{fd: -1, handler: handler, in: make([]byte, 4096), wake: [2]int{-1, -1}}
+	c := &Conn{fd: -1, handler: handler, in: make([]byte, 4096)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.close())
 		}
 	}()
 	// Not by package os, whose poller would be one more thread to the driver.
-	if c.fd, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0); err != nil {
+	if c.fd, err = unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
 		c.fd = -1
 		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
@@ -84,9 +84,6 @@ func open(path string, handler Handler) (_ *Conn, err error) {
 	if c.memory, err = unix.Mmap(c.fd, 0, memorySize, unix.PROT_READ, unix.MAP_PRIVATE|unix.MAP_NORESERVE); err != nil {
 		return nil, fmt.Errorf("map memory of %s: %w", path, err)
 	}
-	if err := unix.Pipe2(c.wake[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
-		return nil, fmt.Errorf("make a pipe: %w", err)
-	}
 	return c, nil
 }
 
@@ -97,10 +94,8 @@ func (c *Conn) close() error {
 	if c.memory != nil {
 		errs = append(errs, unix.Munmap(c.memory))
 	}
-	for _, fd := range []int{c.fd, c.wake[0], c.wake[1]} {
-		if fd >= 0 {
-			errs = append(errs, unix.Close(fd))
-		}
+	if c.fd >= 0 {
+		errs = append(errs, unix.Close(c.fd))
 	}
 	return errors.Join(errs...)
 }
@@ -150,18 +145,60 @@ func (c *Conn) transaction(command uint32, t transaction, p *Parcel) {
 	c.out = t.append(order.AppendUint32(c.out, command))
 }
 
-// exchange sends the queued commands and, if wait says so, returns what the driver has for this thread as soon as it has something.
-func (c *Conn) exchange(ctx context.Context, wait bool) ([]byte, error) {
-	for {
-		n, err := c.writeRead(wait)
-		if err == nil && (n > 0 || !wait) {
-			return c.in[:n], nil
+// flush sends the queued commands. Those behind one that does not succeed stay queued until its failure is read.
+func (c *Conn) flush() error {
+	if len(c.out) == 0 {
+		return nil
+	}
+	if _, err := c.writeRead(false); err != nil {
+		return fmt.Errorf("send commands to the binder driver: %w", err)
+	}
+	return nil
+}
+
+// exchange sends the queued commands and returns what the driver has for this thread, as soon as it has something.
+//
+// It waits in the driver. To poll the device, or to read without waiting, would cost the kernel more: a grace period of RCU for each
+// thread that has polled, a line in its log for each read that finds nothing.
+func (c *Conn) exchange(ctx context.Context) ([]byte, error) {
+	defer c.interruptible(ctx)()
+	// From here to the read nothing else may be asked of the driver: it forgets an interruption with the end of any call.
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	n, err := c.writeRead(true)
+	if err != nil {
+		return nil, fmt.Errorf("talk to the binder driver: %w", err)
+	}
+	return c.in[:n], nil
+}
+
+// interruptAgain is when an interruption is repeated: a signal to the thread at the same time makes the driver forget it.
+const interruptAgain = 100 * time.Millisecond
+
+// interruptible has a read return without an answer when the context ends, until the function that it returns is called.
+func (c *Conn) interruptible(ctx context.Context) (done func()) {
+	returned, ended := make(chan struct{}), make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		again := time.NewTicker(interruptAgain)
+		defer again.Stop()
+		for {
+			// The driver wakes the threads of a process that closes a descriptor of the device, be it not the last.
+			if fd, err := unix.FcntlInt(uintptr(c.fd), unix.F_DUPFD_CLOEXEC, 0); err == nil {
+				_ = unix.Close(fd)
+			}
+			select {
+			case <-returned:
+				return
+			case <-again.C:
+			}
 		}
-		if err != nil && !errors.Is(err, unix.EAGAIN) {
-			return nil, fmt.Errorf("talk to the binder driver: %w", err)
-		}
-		if err := c.await(ctx); err != nil {
-			return nil, err
+	})
+	return func() {
+		close(returned)
+		if !stop() {
+			<-ended
 		}
 	}
 }
@@ -184,34 +221,4 @@ func (c *Conn) writeRead(read bool) (n int, err error) {
 		c.pin.Unpin()
 	}
 	return int(min(a[4], uint64(len(c.in)))), err
-}
-
-// await waits until the driver has something for this thread or the context ends.
-func (c *Conn) await(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	told := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(told)
-		_, _ = unix.Write(c.wake[1], []byte{0}) // a full pipe wakes as well
-	})
-	defer func() {
-		if !stop() {
-			<-told
-			var b [1]byte
-			_, _ = unix.Read(c.wake[0], b[:])
-		}
-	}()
-	for {
-		fds := []unix.PollFd{{Fd: int32(c.fd), Events: unix.POLLIN}, {Fd: int32(c.wake[0]), Events: unix.POLLIN}}
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-		case err != nil:
-			return fmt.Errorf("wait for the binder driver: %w", err)
-		default:
-			return ctx.Err()
-		}
-	}
 }

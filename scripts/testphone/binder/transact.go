@@ -35,7 +35,7 @@ func (c *Conn) Transact(ctx context.Context, handle, code uint32, p *Parcel) (*P
 		err := c.take(ctx, func(command uint32, argument []byte) (err error) {
 			switch command {
 			case brReply:
-				answer, failure, err = c.reply(ctx, argument)
+				answer, failure, err = c.reply(argument)
 			case brDeadReply:
 				failure = fmt.Errorf("call object %d: its process is gone, or it never was: %w", handle, errdefs.ErrUnavailable)
 			case brFailedReply, brFrozenReply:
@@ -54,7 +54,7 @@ func (c *Conn) Transact(ctx context.Context, handle, code uint32, p *Parcel) (*P
 
 // take waits for answers of the driver and has each done.
 func (c *Conn) take(ctx context.Context, do func(command uint32, argument []byte) error) error {
-	b, err := c.exchange(ctx, true)
+	b, err := c.exchange(ctx)
 	for err == nil && len(b) > 0 {
 		var command uint32
 		var argument []byte
@@ -66,7 +66,7 @@ func (c *Conn) take(ctx context.Context, do func(command uint32, argument []byte
 }
 
 // reply takes the answer to a call, or the callee's refusal.
-func (c *Conn) reply(ctx context.Context, argument []byte) (answer *Parcel, refusal, err error) {
+func (c *Conn) reply(argument []byte) (answer *Parcel, refusal, err error) {
 	t, p, err := c.parcel(argument)
 	if err != nil {
 		return nil, nil, err
@@ -77,7 +77,7 @@ func (c *Conn) reply(ctx context.Context, argument []byte) (answer *Parcel, refu
 		}
 	}
 	c.command(bcFreeBuffer, t.data)
-	if _, err := c.exchange(ctx, false); err != nil {
+	if err := c.flush(); err != nil {
 		return nil, nil, err
 	}
 	if t.flags&flagStatus != 0 {
