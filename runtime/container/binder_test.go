@@ -3,13 +3,13 @@ package container_test
 import (
 	"errors"
 	"fmt"
-	"strings"
 	"sync"
 	"testing"
 
 	"github.com/containerd/errdefs"
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/container"
@@ -27,6 +27,16 @@ func pool(n uint32) func() (binder.Support, error) {
 	return func() (binder.Support, error) { return s, nil }
 }
 
+// reopen has another engine, of the present configuration, go on.
+func (h *host) reopen() {
+	h.t.Helper()
+	old := h.engine
+	h.engine = h.open()
+	if err := old.Close(); err != nil {
+		h.t.Error(err)
+	}
+}
+
 // binderLabel returns which devices a phone's guest has, as its container says.
 func (h *host) binderLabel(id string) string {
 	h.t.Helper()
@@ -40,11 +50,7 @@ func (h *host) binderLabel(id string) string {
 func TestGuestsLeaseBinderDevices(t *testing.T) {
 	h := newHost(t)
 	h.config.Binder = pool(2)
-	old := h.engine
-	h.engine = h.open()
-	if err := old.Close(); err != nil {
-		t.Fatal(err)
-	}
+	h.reopen()
 	phones := []container.Phone{h.phone("p0", 0), h.phone("p1", 1), h.phone("p2", 2)}
 	for _, p := range phones {
 		h.prepare(p)
@@ -84,8 +90,7 @@ func TestGuestsLeaseBinderDevices(t *testing.T) {
 	wantNodes(h, up[0].ID)
 
 	// A guest that boots again has the same devices, though others would have them; another agent knows whose they are.
-	h.engine = h.open()
-	defer old.Close()
+	h.reopen()
 	label := h.binderLabel(up[1].ID)
 	if err := h.engine.Kill(t.Context(), up[1].ID, container.Guest); err != nil {
 		t.Fatal(err)
@@ -130,9 +135,12 @@ func wantNodes(h *host, id string) {
 		if d.Path != "/dev/"+binder.Names[i] {
 			h.t.Errorf("device %d is %s, want /dev/%s", i, d.Path, binder.Names[i])
 		}
-		code, out := h.exec(id, "stat", "-c", "%a %u:%g %t:%T", d.Path)
-		if want := fmt.Sprintf("666 0:0 %x:%x", d.Major, d.Minor); code != 0 || strings.TrimSpace(out) != want {
-			h.t.Errorf("%s in the guest: %d %q, want %q", d.Path, code, out, want)
+		var st unix.Stat_t
+		if err := unix.Lstat(fmt.Sprintf("/proc/%d/root%s", h.observe(id).Guest.PID, d.Path), &st); err != nil {
+			h.t.Fatal(err)
+		}
+		if st.Mode != unix.S_IFCHR|binder.Mode || st.Uid != 0 || st.Gid != 0 || st.Rdev != unix.Mkdev(uint32(d.Major), uint32(d.Minor)) {
+			h.t.Errorf("%s in the guest: mode %o, owner %d:%d, number %#x", d.Path, st.Mode, st.Uid, st.Gid, st.Rdev)
 		}
 	}
 }
@@ -140,11 +148,7 @@ func wantNodes(h *host, id string) {
 func TestGuestWithoutBinderOfTheKernel(t *testing.T) {
 	h := newHost(t)
 	h.config.Binder = func() (binder.Support, error) { return binder.Support{}, nil }
-	old := h.engine
-	h.engine = h.open()
-	if err := old.Close(); err != nil {
-		t.Fatal(err)
-	}
+	h.reopen()
 	p := h.phone("p0", 0)
 	h.start(p)
 	if label := h.binderLabel(p.ID); label != "" {
