@@ -158,3 +158,29 @@ func TestGuestWithoutBinderOfTheKernel(t *testing.T) {
 		t.Errorf("a service manager answers: %q", out)
 	}
 }
+
+// TestBinderfsThatCannotBeMounted has a start fail when its guest's mounts are made.
+func TestBinderfsThatCannotBeMounted(t *testing.T) {
+	if s, err := binder.Probe(); err != nil || s.Kind == binder.FS {
+		t.Skipf("needs a kernel without binderfs: %v", err)
+	}
+	h := newHost(t)
+	h.config.Binder = func() (binder.Support, error) { return binder.Support{Kind: binder.FS, Major: 510}, nil }
+	h.reopen()
+	p := h.phone("p0", 0)
+	h.prepare(p)
+	if err := h.engine.StartDisplay(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.engine.StartGuest(t.Context(), p); err == nil {
+		t.Fatal("a guest started without its binderfs")
+	}
+	if h.observe(p.ID).Guest.Container {
+		t.Error("a guest that did not start has a container")
+	}
+	h.config.Binder = func() (binder.Support, error) { return binder.Support{}, nil }
+	h.reopen()
+	if err := h.engine.StartGuest(t.Context(), p); err != nil {
+		t.Errorf("the next start: %v", err)
+	}
+}
