@@ -160,4 +160,3 @@ func flagValue(name string) string {
 
 // artifacts reports whether the artifacts of tests are to be kept.
 func artifacts() bool { return flagValue("test.artifacts") == "true" }
-

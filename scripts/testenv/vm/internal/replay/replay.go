@@ -174,7 +174,7 @@ func (r *Replay) end(n *node, result Kind) {
 
 // Exit tells how the process ended. Exactly one of the two is of interest.
 type Exit struct {
-	// Code is its exit code, negative if a signal ended it.
+	// Code is its exit code, 128 and the number of the signal if one ended it.
 	Code int
 	// Err says why nobody knows how the process ended: the machine died, or time was up.
 	Err error
@@ -184,8 +184,8 @@ func (e Exit) String() string {
 	switch {
 	case e.Err != nil:
 		return e.Err.Error()
-	case e.Code < 0:
-		return fmt.Sprintf("the test process was ended by signal %d", -e.Code)
+	case e.Code > 128:
+		return fmt.Sprintf("the test process was ended by signal %d", e.Code-128)
 	}
 	return fmt.Sprintf("the test process exited with code %d", e.Code)
 }

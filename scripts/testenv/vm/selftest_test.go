@@ -1,0 +1,170 @@
+package vm
+
+import (
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+)
+
+// read returns the content of a file of the guest.
+func read(t *testing.T, path string) string {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+// epoch is before this was written: a machine whose clock shows an earlier day has no clock.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// TestVMMachines finds every kernel of the lab under its name, with the surroundings that Run promises.
+func TestVMMachines(t *testing.T) {
+	Run(t, On("6.1", "6.12", "7.3").And(On("6.12").System()), func(t *testing.T) {
+		target, _ := Guest()
+		series, rest, _ := strings.Cut(target, "-")
+		if release := read(t, "/proc/sys/kernel/osrelease"); !strings.HasPrefix(release, series+".") && !strings.HasPrefix(release, series+"-") && !strings.HasPrefix(release, series+"+") {
+			t.Errorf("the kernel is %s on the target %s", release, target)
+		}
+		if !strings.HasPrefix(rest, runtime.GOARCH) {
+			t.Errorf("the architecture is %s on the target %s", runtime.GOARCH, target)
+		}
+		if got := read(t, "testdata/note.txt"); got != "test data reaches the machine" {
+			t.Errorf("testdata holds %q", got)
+		}
+		if now := time.Now(); now.Before(epoch) {
+			t.Errorf("the clock shows %s", now)
+		}
+		if strings.HasSuffix(target, "-system") != (filepath.Base(read(t, "/proc/1/comm")) == "systemd") {
+			t.Errorf("init is %s on the target %s", read(t, "/proc/1/comm"), target)
+		}
+	})
+}
+
+// facts are what the variants change, as the guest shows them.
+type facts struct {
+	BPFLSM      bool // bpf is among the security modules
+	PreemptFull bool
+	PSI         bool
+	CgroupV2    bool // at /sys/fs/cgroup
+	CgroupV1    bool // a memory controller of version 1
+	Codec       uint32
+}
+
+// stock are the facts of a machine of 6.12 in no variant.
+func stock() facts { return facts{BPFLSM: true, PSI: true, CgroupV2: true, Codec: capM2M} }
+
+func observe(t *testing.T) facts {
+	t.Helper()
+	var f facts
+	f.BPFLSM = slices.Contains(strings.Split(read(t, "/sys/kernel/security/lsm"), ","), "bpf")
+	f.PreemptFull = strings.Contains(read(t, "/sys/kernel/debug/sched/preempt"), "(full)")
+	// With psi=0 the files are missing, or there and refused, as the kernel's version has it.
+	_, err := os.ReadFile("/proc/pressure/memory")
+	f.PSI = err == nil
+	var fs unix.Statfs_t
+	if err := unix.Statfs("/sys/fs/cgroup", &fs); err != nil {
+		t.Fatal(err)
+	}
+	f.CgroupV2 = fs.Type == unix.CGROUP2_SUPER_MAGIC
+	_, err = os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+	f.CgroupV1 = err == nil
+	if err := modprobe("vicodec"); err == nil {
+		f.Codec = codec(t)
+	} else if caps := codec(t); caps != 0 {
+		t.Errorf("vicodec could not be loaded, and has nodes: %#x", caps)
+	}
+	return f
+}
+
+// TestVMVariants finds each variant in force, and nothing else changed by it.
+func TestVMVariants(t *testing.T) {
+	amd64 := On("6.12").Arch("amd64")
+	targets := On("6.12").And(On("6.12").With(NoBPFLSM), On("6.12").With(PreemptFull), On("6.12").With(NoPSI), On("6.12").With(CgroupV1),
+		On("6.12").With(NoVicodec), On("6.12").With(MultiPlanar), amd64.System().With(CgroupV1), amd64.With(NoPSI, NoBPFLSM, NoVicodec).Nightly())
+	changes := map[Variant]func(*facts){
+		NoBPFLSM:    func(f *facts) { f.BPFLSM = false },
+		PreemptFull: func(f *facts) { f.PreemptFull = true },
+		NoPSI:       func(f *facts) { f.PSI = false },
+		CgroupV1:    func(f *facts) { f.CgroupV1, f.CgroupV2 = true, false },
+		NoVicodec:   func(f *facts) { f.Codec = 0 },
+		MultiPlanar: func(f *facts) { f.Codec = capM2MMPlane },
+	}
+	Run(t, targets, func(t *testing.T) {
+		name, _ := Guest()
+		want := stock()
+		for _, target := range targets {
+			if target.String() != name {
+				continue
+			}
+			for _, v := range target.Variants {
+				changes[v](&want)
+			}
+		}
+		if diff := cmp.Diff(want, observe(t)); diff != "" {
+			t.Errorf("the machine (-want +got):\n%s\nbooted with %s", diff, read(t, "/proc/cmdline"))
+		}
+	})
+}
+
+// Capabilities of video nodes, from linux/videodev2.h.
+const (
+	vidiocQuerycap = 0x80685600
+	capM2MMPlane   = 0x00004000
+	capM2M         = 0x00008000
+)
+
+// codec returns which of the two capabilities all video nodes of the driver vicodec have, 0 if there is no such node.
+func codec(t *testing.T) uint32 {
+	t.Helper()
+	nodes, err := filepath.Glob("/dev/video*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := uint32(0)
+	for _, node := range nodes {
+		fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var capability [104]byte
+		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), vidiocQuerycap, uintptr(unsafe.Pointer(&capability)))
+		unix.Close(fd)
+		if errno != 0 {
+			t.Fatalf("VIDIOC_QUERYCAP of %s: %v", node, errno)
+		}
+		if strings.HasPrefix(string(capability[:]), "vicodec") {
+			found |= binary.NativeEndian.Uint32(capability[88:]) & (capM2M | capM2MMPlane)
+		}
+	}
+	return found
+}
+
+// TestVMNoWayOut finds that a machine reaches nothing outside.
+func TestVMNoWayOut(t *testing.T) {
+	Run(t, On("6.12").Arch("amd64").System(), func(t *testing.T) {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		// 10.0.2.2 is the host in QEMU's network.
+		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 2}); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 22, Addr: [4]byte{10, 0, 2, 2}}); err == nil || errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("the host answered from inside of the machine: %v", err)
+		}
+	})
+}
