@@ -194,7 +194,7 @@ func apart(t *testing.T, support binder.Support) {
 	if err := unix.Stat(node(one, "binder"), &st); err != nil {
 		t.Fatal(err)
 	}
-	stolen := filepath.Join(two, "dev", "stolen")
+	stolen := filepath.Join(nodeDir(t), "stolen")
 	if err := unix.Mknod(stolen, unix.S_IFCHR|0o666, int(st.Rdev)); err != nil {
 		t.Fatal(err)
 	}
@@ -235,10 +235,10 @@ func pooled(t *testing.T) {
 		t.Fatalf("triples %v, want %v", names, want)
 	}
 	// The nodes that a guest gets are made by number.
-	nodes := map[string]string{}
+	nodes, dir := map[string]string{}, nodeDir(t)
 	for _, triple := range support.Triples {
 		d := triple.Binder
-		nodes[triple.Name] = filepath.Join(t.TempDir(), triple.Name)
+		nodes[triple.Name] = filepath.Join(dir, triple.Name)
 		if err := unix.Mknod(nodes[triple.Name], unix.S_IFCHR|0o666, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
 			t.Fatal(err)
 		}

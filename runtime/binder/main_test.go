@@ -96,6 +96,21 @@ func ping(t *testing.T, device string) error {
 	return guest.Do(device, nil, func(c *guest.Conn) error { return c.Ping(t.Context(), 0) })
 }
 
+// nodeDir is a directory in which device nodes open, as in a guest's /dev.
+func nodeDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // guestRoot is a directory like a guest's root that has a binderfs of its own, mounted with options.
 func guestRoot(t *testing.T, options string) string {
 	t.Helper()
