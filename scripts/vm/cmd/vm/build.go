@@ -22,7 +22,7 @@ type buildCmd struct {
 	What []string `arg:"" optional:"" help:"Architectures and kernel series, such as arm64 6.12. None means all." placeholder:"ARCH|SERIES"`
 }
 
-// Run builds kernels, initrds and roots, and removes assets that nothing has used for a week.
+// Run builds kernels, initrds, roots and sysroots, and removes assets that nothing has used for a week.
 func (c *buildCmd) Run(r *run) error {
 	l, err := lab.Open(r.cfg)
 	if err != nil {
@@ -52,6 +52,9 @@ func (c *buildCmd) Run(r *run) error {
 			})
 		}
 	}
+	for _, arch := range arches {
+		group.Go(func() error { _, err := l.Sysroot(ctx, arch); return err })
+	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
@@ -62,7 +65,7 @@ func (c *buildCmd) Run(r *run) error {
 	for _, a := range old {
 		r.log.Info("removed a VM asset that nothing used", "asset", a.Name, "key", a.Key, "used", a.Used)
 	}
-	fmt.Fprintf(r.out, "kernels %s and roots for %s are ready in %s (%.1f s)\n", strings.Join(series, ", "), strings.Join(arches, ", "),
+	fmt.Fprintf(r.out, "kernels %s, roots and sysroots for %s are ready in %s (%.1f s)\n", strings.Join(series, ", "), strings.Join(arches, ", "),
 		l.Cache().Dir(), time.Since(start).Seconds())
 	return nil
 }

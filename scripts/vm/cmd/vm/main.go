@@ -21,10 +21,11 @@ type cli struct {
 	Cache  string `help:"Directory of the cache." env:"PHONEHOST_VM_CACHE" placeholder:"DIR"`
 	Mirror string `help:"URI of the Debian archive, instead of the one in apt's sources." env:"PHONEHOST_VM_MIRROR" placeholder:"URI"`
 
-	Build buildCmd `cmd:"" help:"Build all that machines are made of."`
-	List  listCmd  `cmd:"" help:"Show what is built, and of which packages."`
-	Lock  lockCmd  `cmd:"" help:"Take the newest packages of the suites, and print what changed."`
-	Clean cleanCmd `cmd:"" help:"Remove everything from the cache."`
+	Build   buildCmd   `cmd:"" help:"Build all that machines are made of."`
+	List    listCmd    `cmd:"" help:"Show what is built, and of which packages."`
+	Lock    lockCmd    `cmd:"" help:"Take the newest packages of the suites, and print what changed."`
+	Clean   cleanCmd   `cmd:"" help:"Remove everything from the cache."`
+	Sysroot sysrootCmd `cmd:"" help:"Build what C programs for an architecture are compiled against, and print its directory."`
 }
 
 // run is what commands are given.
