@@ -6,5 +6,7 @@
 //	<root>/<id>/guest/ctr   the guest's container, made by runc
 //	<root>/<id>/display     the display's container, made by runc
 //
+// Under systemd <root> is the cgroup of a delegated scope, which a process of its own holds (Find, Hold); without, it is /phonehost.
+//
 // A Tree keeps no state but where the hierarchies are mounted. Its methods may be called from several goroutines.
 package cgroup

@@ -40,14 +40,11 @@ type Limits struct {
 
 // New finds the hierarchies of this host. root is an absolute path below each, such as "/phonehost".
 func New(root string) (*Tree, error) {
-	info, err := os.ReadFile("/proc/self/mountinfo")
+	found, err := mounted()
 	if err != nil {
-		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
+		return nil, err
 	}
-	t := &Tree{root: path.Clean("/" + root), hierarchies: parseMountInfo(string(info))}
-	if len(t.hierarchies) == 0 {
-		return nil, errors.New("find the cgroup hierarchies: none is mounted; mount cgroup2 at /sys/fs/cgroup")
-	}
+	t := &Tree{root: path.Clean("/" + root), hierarchies: found}
 	for i, h := range t.hierarchies {
 		if !h.v2 {
 			continue
@@ -59,6 +56,19 @@ func New(root string) (*Tree, error) {
 		t.hierarchies[i].controllers = strings.Fields(string(text))
 	}
 	return t, nil
+}
+
+// mounted finds the hierarchies of this host, without their controllers where they are v2.
+func mounted() ([]hierarchy, error) {
+	info, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil, fmt.Errorf("find the cgroup hierarchies: %w", err)
+	}
+	found := parseMountInfo(string(info))
+	if len(found) == 0 {
+		return nil, errors.New("find the cgroup hierarchies: none is mounted; mount cgroup2 at /sys/fs/cgroup")
+	}
+	return found, nil
 }
 
 // parseMountInfo returns the first mount of each hierarchy whose root is visible.
@@ -231,7 +241,7 @@ func removeAll(ctx context.Context, dir string) error {
 	}
 }
 
-// List names the phones that have a cgroup in any hierarchy, in order.
+// List names the phones that have a cgroup in any hierarchy, in order. The holder's cgroup is none.
 func (t *Tree) List() ([]string, error) {
 	var ids []string
 	for _, h := range t.hierarchies {
@@ -240,7 +250,7 @@ func (t *Tree) List() ([]string, error) {
 			return nil, fmt.Errorf("list cgroups: %w", err)
 		}
 		for _, e := range entries {
-			if e.IsDir() {
+			if e.IsDir() && e.Name() != holderName {
 				ids = append(ids, e.Name())
 			}
 		}
