@@ -2,6 +2,7 @@ package vm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,54 +11,57 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
 	"github.com/phonehost/phonehost/scripts/vm/lab"
 	"github.com/phonehost/phonehost/scripts/vm/machine"
 )
 
-// theLab gives every Run of this process. It is open until the process ends, and the assets it returned are not removed before.
-var theLab labHost
+// theLab is where the machines of this test process come from. What it opens is given back when the process ends.
+var theLab labProvider
 
-// labHost makes machines of the lab's assets.
-type labHost struct {
-	once sync.Once
-	lab  *lab.Lab
-	err  error
+type labProvider struct {
+	open  sync.Once
+	lab   *lab.Lab
+	err   error
+	log   *slog.Logger
+	mu    sync.Mutex
+	quick map[string]bool // architectures on which a boot needs no snapshot, since KVM works
 }
 
-// open opens the lab, once. What is built is told on the standard error, as it may take minutes.
-func (h *labHost) open() (*lab.Lab, error) {
-	h.once.Do(func() {
-		h.lab, h.err = lab.Open(lab.Config{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+// opened returns the lab. What it builds is told on standard error, as it may take minutes.
+func (p *labProvider) opened() (*lab.Lab, error) {
+	p.open.Do(func() {
+		p.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
+		p.quick = make(map[string]bool)
+		repo, err := gobuild.Repository()
+		if err == nil {
+			p.lab, err = lab.Open(lab.Config{Repository: repo, Logger: p.log})
+		}
+		p.err = err
 	})
-	return h.lab, h.err
+	return p.lab, p.err
 }
 
-func (h *labHost) compiler(ctx context.Context, target Target, cgo bool) (env []string, name string, err error) {
-	env = []string{"GOOS=linux", "GOARCH=" + target.Arch, "GOAMD64=v1", "GOARM64=v8.0", "CGO_ENABLED=0"}
+// compiler implements provider.
+func (p *labProvider) compiler(ctx context.Context, target Target, cgo bool) ([]string, string, error) {
 	if !cgo {
-		return env, "linux-" + target.Arch, nil
+		return []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + target.Arch}, target.Arch, nil
 	}
-	l, err := h.open()
+	l, err := p.opened()
 	if err != nil {
 		return nil, "", err
 	}
-	cc, err := l.CC(ctx, target.Arch)
-	if err != nil {
-		return nil, "", err
-	}
-	return append(env, cc...), "linux-" + target.Arch + "-c", nil
+	env, err := l.CC(ctx, target.Arch)
+	return env, target.Arch + "-c", err
 }
 
-// config is the machine of a target, whose assets are built where they are missing.
-func (h *labHost) config(ctx context.Context, target Target, s settings) (machine.Config, error) {
-	l, err := h.open()
+// assets returns what machines of target boot.
+func (p *labProvider) assets(ctx context.Context, target Target, s settings) (machine.Config, error) {
+	l, err := p.opened()
 	if err != nil {
 		return machine.Config{}, err
 	}
-	c := machine.Config{
-		Variant: merge(target.Variants), Disk: s.disk, CPUs: s.cpus, MemoryMiB: s.memory, Cache: l.Cache(),
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
-	}
+	c := machine.Config{Variant: together(target.Variants), CPUs: s.cpus, MemoryMiB: s.memory, Disk: s.disk, Cache: l.Cache(), Logger: p.log}
 	if c.Kernel, err = l.Kernel(ctx, target.Arch, target.Series); err != nil {
 		return c, err
 	}
@@ -70,137 +74,179 @@ func (h *labHost) config(ctx context.Context, target Target, s settings) (machin
 	return c, err
 }
 
-// saved reports whether machines of these settings are resumed rather than booted.
-func (s settings) saved() bool { return !s.fresh && s.disk == "" }
+// errQuick ends the making of a snapshot where none is of use.
+var errQuick = errors.New("machines of this architecture boot with KVM")
 
-// prepare builds the assets, and the snapshot where one is used.
-func (h *labHost) prepare(ctx context.Context, target Target, s settings) error {
-	c, err := h.config(ctx, target, s)
-	if err == nil && s.saved() {
-		_, err = h.snapshot(ctx, target, c)
+// snapshot returns the saved machine of a configuration, which is booted and saved if it is not in the cache; nil where a machine
+// is to be booted.
+func (p *labProvider) snapshot(ctx context.Context, target Target, c machine.Config) (*machine.Snapshot, error) {
+	p.mu.Lock()
+	quick := p.quick[target.Arch]
+	p.mu.Unlock()
+	if c.Disk != "" || quick {
+		return nil, nil
+	}
+	key, err := machine.Fingerprint(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := c.Cache.Build(ctx, "snapshot-"+target.String(), key, func(ctx context.Context, dir string) error {
+		return save(ctx, c, dir)
+	})
+	if errors.Is(err, errQuick) {
+		p.mu.Lock()
+		p.quick[target.Arch] = true
+		p.mu.Unlock()
+		return nil, nil
 	}
 	if err != nil {
-		return fmt.Errorf("prepare machines of %s: %w", target, err)
+		return nil, err
+	}
+	s, err := machine.Load(dir)
+	return &s, err
+}
+
+// save boots a machine and saves it.
+func save(ctx context.Context, c machine.Config, dir string) (err error) {
+	c.Payload = ""
+	m, err := machine.Start(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	if m.Accelerator() != machine.TCG {
+		return errQuick
+	}
+	_, err = m.Save(ctx, dir)
+	return err
+}
+
+// prepare implements provider.
+func (p *labProvider) prepare(ctx context.Context, target Target, s settings) error {
+	c, err := p.assets(ctx, target, s)
+	if err == nil && !s.fresh {
+		_, err = p.snapshot(ctx, target, c)
+	}
+	if err != nil {
+		return fmt.Errorf("prepare the machine %s: %w", target, err)
 	}
 	return nil
 }
 
-// snapshot is a booted machine of the target: it is booted and saved if no process has done so yet.
-func (h *labHost) snapshot(ctx context.Context, target Target, c machine.Config) (machine.Snapshot, error) {
-	key, err := machine.Fingerprint(ctx, c)
-	if err != nil {
-		return machine.Snapshot{}, err
-	}
-	dir, err := c.Cache.Build(ctx, "snapshot-"+target.String(), key, func(ctx context.Context, dir string) error {
-		m, err := machine.Start(ctx, c)
-		if err != nil {
-			return err
-		}
-		defer m.Close()
-		_, err = m.Save(ctx, dir)
-		return err
-	})
-	if err != nil {
-		return machine.Snapshot{}, err
-	}
-	return machine.Load(dir)
-}
-
-// start boots or resumes a machine with a payload. It ends with t, and leaves its serial log if t has failed.
-func (h *labHost) start(ctx context.Context, t *testing.T, target Target, s settings, payload string) (*machine.Machine, machine.Config, error) {
-	c, err := h.config(ctx, target, s)
-	if err != nil {
-		return nil, c, err
-	}
-	c.Payload = payload
-	if !s.saved() {
-		m, err := machine.Start(ctx, c)
-		return m, c, err
-	}
-	snapshot, err := h.snapshot(ctx, target, c)
-	if err != nil {
-		return nil, c, err
-	}
-	m, err := machine.Resume(ctx, c, snapshot)
-	return m, c, err
-}
-
-func (h *labHost) boot(ctx context.Context, t *testing.T, target Target, s settings, payload string) (guest, error) {
-	m, _, err := h.start(ctx, t, target, s, payload)
+// boot implements provider.
+func (p *labProvider) boot(ctx context.Context, t *testing.T, target Target, s settings, payload string) (guest, error) {
+	c, err := p.assets(ctx, target, s)
 	if err != nil {
 		return nil, err
 	}
-	t.Cleanup(func() { finish(t, m, nil) })
-	return m, nil
+	c.Payload = payload
+	power, err := p.start(ctx, t, target, s, c)
+	if err != nil {
+		return nil, err
+	}
+	return power.now, nil
 }
 
-// drive starts a machine that the test drives.
-func (h *labHost) drive(t *testing.T, target Target, s settings) *Machine {
+// start starts or resumes a machine, which ends with t.
+func (p *labProvider) start(ctx context.Context, t *testing.T, target Target, s settings, c machine.Config) (*power, error) {
+	var saved *machine.Snapshot
+	if !s.fresh {
+		var err error
+		if saved, err = p.snapshot(ctx, target, c); err != nil {
+			return nil, err
+		}
+	}
+	var m *machine.Machine
+	var err error
+	if saved != nil {
+		m, err = machine.Resume(ctx, c, *saved)
+	} else {
+		m, err = machine.Start(ctx, c)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("start the machine %s: %w", target, err)
+	}
+	power := &power{now: m}
+	t.Cleanup(func() { power.end(t) })
+	return power, nil
+}
+
+// end ends the machine of a test that is over.
+func (p *power) end(t *testing.T) {
+	t.Helper()
+	logs := p.kept
+	if p.now != nil {
+		logs = append(logs, p.now.SerialLog())
+	}
+	if t.Failed() {
+		keepLog(t, strings.Join(logs, "\n--- power cut ---\n"))
+	}
+	if p.now != nil {
+		if err := p.now.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// drive starts a machine that a test drives.
+func (p *labProvider) drive(t *testing.T, target Target, s settings) *Machine {
 	t.Helper()
 	whole, cancel := untilEnd(t)
 	t.Cleanup(cancel)
-	p := process{provider: h, target: target, settings: s}
-	payload, err := p.pack(whole, t)
+	packer := process{provider: p, target: target, settings: s}
+	payload, err := packer.pack(whole, t)
 	if err == nil {
-		err = h.prepare(whole, target, s)
+		err = p.prepare(whole, target, s)
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	c, err := p.assets(whole, target, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Payload = payload
 	ctx, cancel := context.WithTimeout(whole, s.timeout)
 	t.Cleanup(cancel)
-	now, c, err := h.start(ctx, t, target, s, payload)
+	power, err := p.start(ctx, t, target, s, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &Machine{t: t, ctx: ctx, target: target, config: c, power: &power{now: now}}
-	t.Cleanup(func() { finish(t, m.power.now, m.power.kept) })
-	return m
+	return &Machine{t: t, ctx: ctx, target: target, config: c, power: power}
 }
 
-// finish ends a machine, nil if its power is cut, and keeps the serial logs of a failed test.
-func finish(t *testing.T, m *machine.Machine, kept []string) {
+// serialTail is how much of a serial log is shown.
+const serialTail = 4 << 10
+
+// tail returns the end of a text, from the beginning of a line on.
+func tail(text string) string {
+	if len(text) <= serialTail {
+		return text
+	}
+	text = text[len(text)-serialTail:]
+	if _, rest, ok := strings.Cut(text, "\n"); ok {
+		return rest
+	}
+	return text
+}
+
+// keepLog writes the serial log of a failed test's machine to where it stays, and shows its end: among the artifacts of the test, or
+// where these are not kept in a directory of the user's, from which the next failure of this test removes it.
+func keepLog(t *testing.T, log string) {
 	t.Helper()
-	if m != nil {
-		kept = append(kept, m.SerialLog())
-		if err := m.Close(); err != nil {
-			t.Errorf("end the machine: %v", err)
-		}
-	}
-	if t.Failed() {
-		keepLog(t, logDir(t), strings.Join(kept, "\n"))
-	}
-}
-
-// logDir is where the serial log of a failed test is kept.
-func logDir(t *testing.T) string {
+	dir, err := "", error(nil)
 	if artifacts() {
-		return t.ArtifactDir()
+		dir = t.ArtifactDir()
+	} else if dir, err = gobuild.Dir(); err == nil {
+		dir = filepath.Join(dir, "failed", filepath.FromSlash(t.Name()))
+		err = os.MkdirAll(dir, 0o755)
 	}
-	return filepath.Join(os.TempDir(), "phonehost-vm-failed", strings.ReplaceAll(t.Name(), "/", "-"))
-}
-
-// merge puts variants together into one way to boot.
-func merge(variants []Variant) machine.Variant {
-	var v machine.Variant
-	var names []string
-	for _, one := range variants {
-		names = append(names, one.Name())
-		switch one.kind {
-		case noBPFLSM:
-			v.LSM = []string{"landlock", "lockdown", "yama", "integrity", "apparmor"}
-		case preemptFull:
-			v.Cmdline = append(v.Cmdline, "preempt=full")
-		case noPSI:
-			v.Cmdline = append(v.Cmdline, "psi=0")
-		case cgroupV1:
-			v.CgroupV1 = true
-		case noVicodec:
-			v.Without = append(v.Without, "vicodec")
-		case multiPlanar:
-			v.Modules = map[string]string{"vicodec": "multiplanar=1"}
-		}
+	path := filepath.Join(dir, "serial.log")
+	if err == nil {
+		err = os.WriteFile(path, []byte(log), 0o644)
 	}
-	v.Name = strings.Join(names, "-")
-	return v
+	if err != nil {
+		t.Errorf("keep the machine's serial log: %v", err)
+	}
+	t.Logf("the machine's serial log is kept in %s; its end:\n%s", path, tail(log))
 }

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -206,34 +205,4 @@ func (m *Machine) PowerOn() {
 		m.t.Fatal(err)
 	}
 	m.power.now = now
-}
-
-// serialTail is how much of a serial log is shown.
-const serialTail = 4 << 10
-
-// tail returns the end of a text, from the beginning of a line on.
-func tail(text string) string {
-	if len(text) <= serialTail {
-		return text
-	}
-	text = text[len(text)-serialTail:]
-	if _, rest, ok := strings.Cut(text, "\n"); ok {
-		return rest
-	}
-	return text
-}
-
-// keepLog writes the serial log of a failed test's machine where it stays, and shows its end.
-func keepLog(t *testing.T, dir, log string) {
-	t.Helper()
-	path := filepath.Join(dir, "serial.log")
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Error(err)
-		return
-	}
-	if err := os.WriteFile(path, []byte(log), 0o644); err != nil {
-		t.Error(err)
-		return
-	}
-	t.Logf("the machine's serial log is kept in %s; its end:\n%s", path, tail(log))
 }
