@@ -49,9 +49,13 @@ func Allocate(root *os.Root) error {
 	}
 	defer ctl.Close()
 	for _, name := range Names {
-		// A device that is there already is one of the module's parameter devices=.
-		if err := Add(ctl, name); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
+		// A device that is there already is one of the module's parameter devices=. A full instance says ENOSPC before it says EEXIST.
+		if _, err := dir.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			if err := Add(ctl, name); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return fmt.Errorf("look at binder device %s: %w", name, err)
 		}
 		if err := dir.Chmod(name, Mode); err != nil {
 			return fmt.Errorf("open binder device %s to the guest: %w", name, err)
@@ -84,8 +88,8 @@ func openControl(dir *os.Root) (*os.File, error) {
 	return ctl, nil
 }
 
-// Add makes a device in the instance of binderfs whose control node is given. The error is of class fs.ErrExist if the instance has
-// one of that name, and unix.ENOSPC if it may have no more.
+// Add makes a device in the instance of binderfs whose control node is given. The error is unix.ENOSPC if it may have no more, and else
+// of class fs.ErrExist if it has one of that name.
 func Add(ctl *os.File, name string) error {
 	var d ctlDevice
 	if len(name) == 0 || len(name) >= len(d.name) {

@@ -47,6 +47,16 @@ func TestVMBinderfsWithoutNames(t *testing.T) {
 	})
 }
 
+// TestVMBinderfsWithAllNames has the module name all devices that a guest needs, so that every instance is full from the first.
+func TestVMBinderfsWithAllNames(t *testing.T) {
+	vm.Run(t, vm.On("6.12"), func(t *testing.T) {
+		vm.Modprobe(t, "binder_linux", "devices=binder,hwbinder,vndbinder")
+		support := probe(t, binder.FS)
+		allocates(t, support)
+		limited(t, support)
+	})
+}
+
 // TestVMPool is for kernels without binderfs: the module makes the nodes that its parameter names.
 func TestVMPool(t *testing.T) {
 	vm.Run(t, vm.On("6.1"), func(t *testing.T) {
