@@ -114,7 +114,12 @@ func (b *boot) kernel(ctx context.Context) error {
 		return err
 	}
 	for _, m := range b.kernelMounts() {
-		if err := mountAll("/", []mountPoint{m}); err != nil {
+		err := mountAll("/", []mountPoint{m})
+		if m.kind == "cgroup" && errors.Is(err, unix.EINVAL) {
+			// From 6.12 on a kernel may be built without version 1 of a controller.
+			err = os.Remove(m.target)
+		}
+		if err != nil {
 			return err
 		}
 	}
