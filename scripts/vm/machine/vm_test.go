@@ -16,7 +16,7 @@ import (
 )
 
 // limit bounds a VM test: a machine that does not answer must not hold up the others.
-const limit = 5 * time.Minute
+const limit = 2 * time.Minute
 
 // config returns the configuration of a kernel machine.
 func config(t *testing.T, arch, series string) Config {
@@ -75,7 +75,7 @@ func started(t *testing.T, c Config) *Machine {
 func sh(t *testing.T, m *Machine, line string) string {
 	t.Helper()
 	var out bytes.Buffer
-	code, err := m.Exec(t.Context(), control.Command{Args: []string{"sh", "-c", line}, Stdout: &out, Stderr: &out})
+	code, err := m.Exec(bounded(t), control.Command{Args: []string{"sh", "-c", line}, Stdout: &out, Stderr: &out})
 	if err != nil || code != 0 {
 		t.Fatalf("%s: exit code %d, error %v\n%s", line, code, err, &out)
 	}
