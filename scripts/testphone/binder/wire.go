@@ -40,7 +40,7 @@ const (
 
 // Commands to the driver.
 const (
-	bcTransaction  = dirWrite | sizeTransaction<<sizeShift | 'c'<<8 | 0
+	bcTransaction  = dirWrite | sizeTransaction<<sizeShift | 'c'<<8
 	bcReply        = dirWrite | sizeTransaction<<sizeShift | 'c'<<8 | 1
 	bcFreeBuffer   = dirWrite | 8<<sizeShift | 'c'<<8 | 3
 	bcAcquire      = dirWrite | 4<<sizeShift | 'c'<<8 | 5
@@ -55,7 +55,7 @@ const (
 
 // Answers of the driver; those that are not named here need nothing to be done.
 const (
-	brError          = dirRead | 4<<sizeShift | 'r'<<8 | 0
+	brError          = dirRead | 4<<sizeShift | 'r'<<8
 	brTransaction    = dirRead | sizeTransaction<<sizeShift | 'r'<<8 | 2
 	brReply          = dirRead | sizeTransaction<<sizeShift | 'r'<<8 | 3
 	brDeadReply      = dirNone | 'r'<<8 | 5
