@@ -52,7 +52,8 @@ type Containerd struct {
 
 // Runtime says how containers are made.
 type Runtime struct {
-	// CgroupRoot is the cgroup under which every phone gets its own, an absolute path within the hierarchy.
+	// CgroupRoot is the cgroup under which every phone gets its own, an absolute path within the hierarchy. Empty means the one that
+	// phonehost-phones.service holds under systemd, and /phonehost where there is none.
 	CgroupRoot string `toml:"cgroup_root"`
 	// LogBinary is the path of phone-log, the log writer of every container.
 	LogBinary string `toml:"log_binary"`
@@ -149,8 +150,8 @@ func Default() Config {
 		LogDir:     "/var/log/phonehost",
 		Log:        Log{Level: "info", Format: "text"},
 		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "phonehost"},
-		Runtime:    Runtime{CgroupRoot: "/phonehost", LogBinary: "/usr/bin/phone-log"},
-		Display:    Display{Binary: "/usr/bin/phone-display", UIDBase: 2000000, Args: []string{}},
+		Runtime:    Runtime{LogBinary: "/usr/local/bin/phone-log"},
+		Display:    Display{Binary: "/usr/local/bin/phone-display", UIDBase: 2000000, Args: []string{}},
 		Socket:     Socket{Path: "/run/phonehost/phonehostd.sock", Group: "phonehost"},
 		Dial:       []Dial{},
 		Access: []Access{

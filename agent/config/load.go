@@ -102,7 +102,7 @@ func (c *Config) checkPaths() error {
 		{"run_dir", c.RunDir, false},
 		{"log_dir", c.LogDir, false},
 		{"containerd.address", c.Containerd.Address, false},
-		{"runtime.cgroup_root", c.Runtime.CgroupRoot, false},
+		{"runtime.cgroup_root", c.Runtime.CgroupRoot, true},
 		{"runtime.log_binary", c.Runtime.LogBinary, false},
 		{"display.binary", c.Display.Binary, false},
 		{"socket.path", c.Socket.Path, false},

@@ -28,7 +28,7 @@ type ending struct {
 	// code is its exit code; gone tells that it vanished without one.
 	code uint32
 	gone bool
-	// hostRestart tells that it vanished with another boot of the host.
+	// hostRestart tells that it vanished with another boot of the host, or that the host ended it in order to stop.
 	hostRestart bool
 	// outOfMemory tells that the kernel killed processes of it for memory.
 	outOfMemory bool
@@ -39,15 +39,19 @@ type ending struct {
 // observedEnding reads the end of a guest for which ended is true.
 func observedEnding(r *Record, s sight, hostBoot string, outOfMemory bool, now time.Time) ending {
 	g := s.obs.Guest
-	if g.State == container.TaskStopped {
+	if g.State == container.TaskStopped && !g.HostStopped {
 		at := g.ExitedAt
 		if at.IsZero() || at.After(now) {
 			at = now
 		}
 		return ending{generation: g.BootGeneration, code: g.ExitCode, outOfMemory: outOfMemory, at: at}
 	}
+	generation := r.Started.Generation
+	if g.State == container.TaskStopped {
+		generation = max(generation, g.BootGeneration)
+	}
 	return ending{
-		generation: r.Started.Generation, gone: true, hostRestart: r.Started.HostBoot != hostBoot,
+		generation: generation, gone: true, hostRestart: g.HostStopped || r.Started.HostBoot != hostBoot,
 		outOfMemory: outOfMemory, at: now,
 	}
 }
@@ -60,7 +64,7 @@ func (e ending) String() string {
 	}
 	switch {
 	case e.hostRestart:
-		return "the host restarted"
+		return "the host stopped or restarted"
 	case e.gone:
 		return "the guest and its shim are gone without an exit code" + memory
 	}

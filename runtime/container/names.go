@@ -16,7 +16,8 @@ const (
 	labelDataGeneration = "dev.phonehost.data-generation"
 	labelImageDigest    = "dev.phonehost.image-digest"
 	labelVersion        = "dev.phonehost.version"
-	labelBinder         = "dev.phonehost.binder" // of guests: binder.Grant.Label
+	labelBinder         = "dev.phonehost.binder"       // of guests: binder.Grant.Label
+	labelHostStopped    = "dev.phonehost.host-stopped" // of guests: set by EndForHost
 	// labelGCRoot keeps a snapshot that no container refers to from containerd's garbage collector.
 	labelGCRoot = "containerd.io/gc.root"
 )

@@ -73,6 +73,7 @@ func fromRecord(c containers.Container) Task {
 		DataGeneration: generation(c.Labels, labelDataGeneration),
 		ImageDigest:    c.Labels[labelImageDigest],
 		Version:        c.Labels[labelVersion],
+		HostStopped:    c.Labels[labelHostStopped] != "",
 	}
 }
 

@@ -49,6 +49,8 @@ type Task struct {
 	ImageDigest                    string
 	// Version names what runs in the container: for a display the hash of its root directory, for a guest it is empty.
 	Version string
+	// HostStopped tells, for a guest, that it was ended because the host stops: its exit, if State shows one, means nothing.
+	HostStopped bool
 }
 
 // Observation is the actual state of a phone at one moment.

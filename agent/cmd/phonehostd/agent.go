@@ -26,12 +26,14 @@ import (
 	"github.com/phonehost/phonehost/agent/stream"
 	"github.com/phonehost/phonehost/netpolicy/netns"
 	"github.com/phonehost/phonehost/runtime/binder"
+	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/image"
 )
 
 // Names of the health warnings that are set here.
 const (
+	warnCgroup     = "cgroup-not-delegated"
 	warnContainerd = "containerd-lost"
 	warnDisk       = "disk-low"
 	warnGroup      = "socket-group-missing"
@@ -106,7 +108,9 @@ func (a *agent) makeDirs(context.Context) error {
 	return nil
 }
 
-func (a *agent) netnsDir() string { return filepath.Join(a.cfg.RunDir, "netns") }
+func (a *agent) netnsDir() string { return netnsDir(a.cfg) }
+
+func netnsDir(c config.Config) string { return filepath.Join(c.RunDir, "netns") }
 
 // openState opens the database and what is kept in it.
 func (a *agent) openState(context.Context) (err error) {
@@ -126,15 +130,34 @@ func (a *agent) openState(context.Context) (err error) {
 	return err
 }
 
+// engineConfig is the engine's part of a configuration, and what was found out for it.
+func engineConfig(c config.Config, logger *slog.Logger) (container.Config, cgroup.Place, error) {
+	place, err := cgroup.Find()
+	root := c.Runtime.CgroupRoot
+	if root == "" {
+		root = place.Root
+	}
+	return container.Config{
+		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
+		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root,
+		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
+		Logger: logger,
+	}, place, err
+}
+
 // openEngine connects to containerd.
 func (a *agent) openEngine(ctx context.Context) (err error) {
 	c := a.cfg
-	a.engine, err = container.New(container.Config{
-		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
-		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: a.netnsDir(), CgroupRoot: c.Runtime.CgroupRoot,
-		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
-		Logger: a.logger,
-	})
+	engine, place, err := engineConfig(c, a.logger)
+	if err != nil {
+		return err
+	}
+	a.logger.Info("cgroups of phones", "root", engine.CgroupRoot, "delegated", place.Delegated)
+	if place.Systemd && !place.Delegated && c.Runtime.CgroupRoot == "" {
+		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it may take their limits away "+
+			"when it reloads; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
+	}
+	a.engine, err = container.New(engine)
 	if errdefs.IsUnavailable(err) {
 		return fmt.Errorf("%w\ncontainerd does not answer at %s. Install it (apt-get install containerd runc) or start it "+
 			"(systemctl start containerd), or set containerd.address in the configuration", err, c.Containerd.Address)

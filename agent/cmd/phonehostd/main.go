@@ -27,6 +27,9 @@ type commands struct {
 	Run     runCommand     `cmd:"" default:"withargs" help:"Run the agent (the default)."`
 	Config  configCommands `cmd:"" help:"Print or check a configuration."`
 	Version versionCommand `cmd:"" help:"Print the version."`
+
+	HoldCgroup holdCommand `cmd:"" help:"Keep the cgroups of phones under systemd; phonehost-phones.service runs this."`
+	EndPhones  endCommand  `cmd:"" help:"Shut all guests down because the host stops, without changing whether phones are on; phonehost-phones.service runs this."`
 }
 
 type runCommand struct {

@@ -10,6 +10,7 @@ import (
 const (
 	notifyReady    = "READY=1"
 	notifyStopping = "STOPPING=1"
+	notifyWatchdog = "WATCHDOG=1"
 )
 
 // notify tells the service manager something; without one it does nothing.

@@ -70,6 +70,7 @@ func (a *agent) serve(ctx context.Context) error {
 	if path := a.cfg.Metrics.Socket; path != "" {
 		group.Go(func() error { return a.metrics.Serve(serving, path) })
 	}
+	group.Go(func() error { return a.watch(serving) })
 	group.Go(func() error {
 		<-serving.Done()
 		a.drain(server)
