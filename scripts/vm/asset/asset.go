@@ -68,6 +68,10 @@ func Open(dir string, log *slog.Logger) (*Cache, error) {
 			return nil, err
 		}
 	}
+	dir, err := filepath.Abs(dir) // programs that work in it have working directories of their own
+	if err != nil {
+		return nil, fmt.Errorf("find the cache of VM assets: %w", err)
+	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -106,7 +110,7 @@ func (c *Cache) Close() error {
 	return c.open.Close()
 }
 
-// Dir is the directory of the cache, absolute if the one given to Open was.
+// Dir is the directory of the cache, an absolute path.
 func (c *Cache) Dir() string { return c.dir }
 
 // Keep is the path of a directory for files that callers keep beside the assets, made if need be. They look after it themselves:

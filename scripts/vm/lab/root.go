@@ -25,7 +25,7 @@ const rootDir = "scripts/vm/root"
 //	manifest     what it holds
 //	state.tar    what the maintainer scripts of its packages made; of the root that is built by running them alone
 const (
-	rootRecipe = "root 2"
+	rootRecipe = "root 3"
 
 	rootImage    = "root.img"
 	manifestFile = "manifest"
@@ -66,7 +66,9 @@ func (l *Lab) root(ctx context.Context, arch string) (string, asset.Key, error) 
 			return "", "", err
 		}
 		r.parts = append(r.parts, string(twinKey))
-		fill = func(ctx context.Context, dir string, packages []debian.Package) error { return l.imitate(ctx, dir, packages, twin) }
+		fill = func(ctx context.Context, dir string, packages []debian.Package) error {
+			return l.imitate(ctx, dir, packages, twin)
+		}
 	}
 	r.build = func(ctx context.Context, dir string, packages debian.Resolution) error {
 		if err := needRoot("build a root file system"); err != nil {

@@ -28,16 +28,14 @@ func (l *Lab) install(ctx context.Context, dir string, packages []debian.Package
 		return err
 	}
 	args := []string{"--mount", "--pid", "--ipc", "--net", "--fork", "--kill-child", "--mount-proc",
-		"mmdebstrap", "--variant=essential", "--mode=root", "--format=directory", "--arch=" + runtime.GOARCH, "--quiet",
+		"mmdebstrap", "--variant=essential", "--mode=root", "--format=directory", "--arch=" + runtime.GOARCH, "--verbose",
+		"--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr", // for usr-is-merged, which finds it done
 		`--aptopt=APT::Install-Recommends "false"`, `--aptopt=APT::Sandbox::User "root"`}
 	for _, pattern := range unread {
 		args = append(args, "--dpkgopt=path-exclude="+strings.TrimPrefix(pattern, "."))
 	}
-	var names []string
-	for _, p := range packages {
-		names = append(names, p.Name)
-	}
-	args = append(args, "--include="+strings.Join(names, ","), l.file.Release, tree, "deb [trusted=yes] copy:"+repository+" ./")
+	// All that the repository has.
+	args = append(args, "--include=?version(.)", l.file.Release, tree, "deb [trusted=yes] copy:"+repository+" ./")
 	if err := host.Run(ctx, host.Command{Name: "unshare", Args: args, Env: []string{"TMPDIR=" + temp}}); err != nil {
 		return fmt.Errorf("install %d packages with mmdebstrap: %w", len(packages), err)
 	}
