@@ -281,11 +281,10 @@ func (t *moduleTree) image(ctx context.Context, order []string, out string) erro
 	if err := host.Run(ctx, host.Command{Name: "depmod", Args: []string{"-b", base, release}}); err != nil {
 		return fmt.Errorf("index modules: %w", err)
 	}
-	// Room for the indexes; no journal, since nobody writes. Fixed identifiers let the same modules make the same image.
-	const id = "7b1c4a52-9d3e-4f0a-8c66-2e5d1f7a9b30"
+	// Room for the indexes; no journal, since nobody writes.
 	blocks := (size*11/10 + 8<<20) / 4096
-	err = host.Run(ctx, host.Command{Name: "mke2fs", Env: []string{"E2FSPROGS_FAKE_TIME=1700000000"}, Args: []string{"-q", "-F", "-t", "ext4", "-b", "4096",
-		"-O", "^has_journal,^resize_inode", "-m", "0", "-L", "modules", "-U", id, "-E", "root_owner=0:0,hash_seed=" + id, "-d", tree, out, fmt.Sprint(blocks)}})
+	err = host.Run(ctx, host.Command{Name: "mke2fs", Args: []string{"-q", "-F", "-t", "ext4", "-b", "4096", "-O", "^has_journal,^resize_inode",
+		"-m", "0", "-L", "modules", "-E", "root_owner=0:0", "-d", tree, out, fmt.Sprint(blocks)}})
 	if err != nil {
 		return fmt.Errorf("make the image of modules: %w", err)
 	}

@@ -1,0 +1,227 @@
+package lab
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/phonehost/phonehost/scripts/vm/debian"
+)
+
+const small = `
+release = "bookworm"
+suites = ["bookworm"]
+architectures = ["amd64", "arm64"]
+[initrd]
+packages = ["busybox-static"]
+[kernel."6.12"]
+suites = ["bookworm-security"]
+image = ["linux-image-6.12.*-{arch}"]
+[kernel."6.1"]
+suites = ["bookworm"]
+image = ["linux-image-6.1.*-{arch}"]
+build = ["linux-kbuild-6.1:{host}"]
+`
+
+func TestParseFile(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"good":               {small, ""},
+		"misspelt key":       {small + "imge = []\n", "imge"},
+		"no TOML":            {"release =", "1"},
+		"no kernel":          {strings.Split(small, "[kernel")[0], "kernel"},
+		"odd series":         {small + "[kernel.new]\nsuites=[\"s\"]\nimage=[\"i\"]\n", `"new"`},
+		"kernel of no suite": {small + "[kernel.\"7.3\"]\nimage=[\"i\"]\n", `"7.3"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := parseFile([]byte(tt.text))
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got %v, want an error with %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOpenReadsTheRepositorysFile(t *testing.T) {
+	l, err := Open(Config{CacheDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if diff := cmp.Diff([]string{"6.1", "6.12", "7.3"}, l.Series()); diff != "" {
+		t.Error(diff)
+	}
+	for _, arch := range l.Architectures() {
+		for _, set := range l.file.sets() {
+			req, err := l.file.request(set, arch)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(req.Suites) == 0 || len(req.Packages) == 0 || strings.Contains(strings.Join(req.Packages, " "), "{") {
+				t.Errorf("%s/%s asks for %q from %q", set, arch, req.Packages, req.Suites)
+			}
+		}
+	}
+	if _, err := l.Kernel(t.Context(), "amd64", "5.4"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "6.12") {
+		t.Errorf("a series that is not there: %v", err)
+	}
+	if _, err := l.Kernel(t.Context(), "riscv64", "6.12"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "riscv64") {
+		t.Errorf("an architecture that is not there: %v", err)
+	}
+}
+
+func TestOpenOutsideACheckout(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if _, err := Open(Config{CacheDir: t.TempDir()}); err == nil || !strings.Contains(err.Error(), "lab.toml") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRequest(t *testing.T) {
+	f, err := parseFile([]byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := f.request("kernel-6.12", "arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := debian.Request{Arch: "arm64", Suites: []string{"bookworm-security"}, Packages: []string{"linux-image-6.12.*-arm64"}}
+	if diff := cmp.Diff(want, req); diff != "" {
+		t.Error(diff)
+	}
+	other := req
+	other.Suites = []string{"bookworm"}
+	if requestKey(req) == requestKey(other) {
+		t.Error("other suites ask for the same")
+	}
+}
+
+func TestSelectPackages(t *testing.T) {
+	all := debian.Resolution{Packages: []debian.Package{{Name: "linux-image-6.12.1-arm64"}, {Name: "linux-kbuild-6.12.1"}, {Name: "linux-headers-6.12.1-arm64"}}}
+	for name, tt := range map[string]struct {
+		patterns []string
+		want     []string
+	}{
+		"image":            {[]string{"linux-image-6.12.*-arm64"}, []string{"linux-image-6.12.1-arm64"}},
+		"an architecture":  {[]string{"linux-kbuild-6.12.*:amd64"}, []string{"linux-kbuild-6.12.1"}},
+		"none means all":   {nil, []string{"linux-image-6.12.1-arm64", "linux-kbuild-6.12.1", "linux-headers-6.12.1-arm64"}},
+		"nothing is meant": {[]string{"x"}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, p := range selectPackages(all, tt.patterns).Packages {
+				got = append(got, p.Name)
+			}
+			if diff := cmp.Diff(tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestChanges(t *testing.T) {
+	res := func(packages ...debian.Package) debian.Resolution { return debian.Resolution{Packages: packages} }
+	old := res(debian.Package{Name: "a", Version: "1", SHA256: "x"}, debian.Package{Name: "b", Version: "1"}, debian.Package{Name: "c", Version: "1", SHA256: "x"})
+	now := res(debian.Package{Name: "a", Version: "2", SHA256: "y"}, debian.Package{Name: "c", Version: "1", SHA256: "y"}, debian.Package{Name: "d", Version: "1"})
+	want := []string{"a 1 -> 2", "b 1 removed", "c 1 has another content", "d 1 added"}
+	if diff := cmp.Diff(want, changes(old, now)); diff != "" {
+		t.Error(diff)
+	}
+	if got := changes(old, old); len(got) != 0 {
+		t.Errorf("the same differs: %v", got)
+	}
+}
+
+// TestResolutionIsKept shows that what was resolved is used without the mirror, and that damage to the file is no end.
+func TestResolutionIsKept(t *testing.T) {
+	l, err := Open(Config{CacheDir: t.TempDir(), Mirror: "http://127.0.0.1:1/debian"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	req, err := l.file.request(initrdSet, "arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := debian.Resolution{Packages: []debian.Package{{Name: "busybox-static", Version: "1", Arch: "arm64"}}}
+	if err := l.changeResolved(t.Context(), func(known resolved) bool {
+		known["initrd/arm64"] = answer{Request: requestKey(req), Resolution: want}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.packages(t.Context(), initrdSet, "arm64")
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("%v\n%s", err, diff)
+	}
+	all, err := l.Resolutions()
+	if err != nil || len(all) != 1 || all[0].Set != initrdSet || len(all[0].Named) != 1 {
+		t.Errorf("resolutions %+v, %v", all, err)
+	}
+	path, err := l.resolvedPath()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if known, err := l.readResolved(); err != nil || len(known) != 0 {
+		t.Errorf("of a damaged file: %v, %v", known, err)
+	}
+}
+
+func TestSourceKey(t *testing.T) {
+	repo := t.TempDir()
+	write := func(name, text string) {
+		t.Helper()
+		if err := writeFile(filepath.Join(repo, name), []byte(text)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("go.mod", "module x\n")
+	write("go.sum", "")
+	write("cmd/main.go", "package main\nimport _ \""+goModule+"/lib\"\n")
+	write("lib/lib.go", "package lib\nimport _ \""+goModule+"/lib/deep\"\n")
+	write("lib/deep/deep.go", "package deep\nimport _ \"fmt\"\n")
+	write("other/other.go", "package other\n")
+	key := func() string {
+		t.Helper()
+		k, err := sourceKey(repo, "cmd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(k)
+	}
+	first := key()
+	for _, tt := range []struct {
+		file, text string
+		differ     bool
+	}{
+		{"other/other.go", "package other // changed\n", false},
+		{"lib/lib_test.go", "package lib\n", false},
+		{"lib/deep/deep.go", "package deep\n", true},
+		{"lib/embedded.txt", "text", true},
+		{"go.sum", "x", true},
+	} {
+		write(tt.file, tt.text)
+		now := key()
+		if (now != first) != tt.differ {
+			t.Errorf("after a change of %s the key differs: %v, want %v", tt.file, now != first, tt.differ)
+		}
+		first = now
+	}
+	write("lib/lib.go", "package lib {")
+	if _, err := sourceKey(repo, "cmd"); err == nil {
+		t.Error("a file that is no Go was hashed")
+	}
+}
