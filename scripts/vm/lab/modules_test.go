@@ -1,4 +1,4 @@
-package lab_test
+package lab
 
 import (
 	"bytes"
@@ -9,17 +9,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/phonehost/phonehost/scripts/vm/lab"
 )
 
 // openLab opens the lab of this checkout where machines are promised.
-func openLab(t *testing.T) *lab.Lab {
+func openLab(t *testing.T) *Lab {
 	t.Helper()
 	if os.Getenv("PHONEHOST_TEST_VM") == "" {
 		t.Skip("the lab's assets are built only by make test-vm or PHONEHOST_TEST_VM=subset|all")
 	}
-	l, err := lab.Open(lab.Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	l, err := Open(Config{Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,13 +45,13 @@ func TestVMModules(t *testing.T) {
 				if arch == "amd64" {
 					want = []string{"binder_linux.ko", "v4l2-mem2mem.ko", "vicodec.ko", "vim2m.ko"} // arm64 kernels have it
 				}
-				if got := names(t, dir); !slices.Equal(got, want) {
+				if got := listed(t, dir); !slices.Equal(got, want) {
 					t.Fatalf("modules %q, want %q", got, want)
 				}
 				for _, name := range want {
 					checkModule(t, filepath.Join(dir, name), machines[arch], series+".")
 				}
-				if !bytes.Contains(readFile(t, filepath.Join(dir, "binder_linux.ko")), []byte("binder-control")) {
+				if !bytes.Contains(mustRead(t, filepath.Join(dir, "binder_linux.ko")), []byte("binder-control")) {
 					t.Error("binder_linux.ko is without binderfs")
 				}
 			})
@@ -89,7 +87,7 @@ func checkModule(t *testing.T, path string, machine elf.Machine, release string)
 	}
 }
 
-func names(t *testing.T, dir string) []string {
+func listed(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -102,7 +100,7 @@ func names(t *testing.T, dir string) []string {
 	return out
 }
 
-func readFile(t *testing.T, path string) []byte {
+func mustRead(t *testing.T, path string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
