@@ -43,24 +43,23 @@ func TestVMRestarts(t *testing.T) {
 		next(what)
 	}
 
+	// lost starts a line of shell that the guest's end will interrupt, and returns when it is about to be carried out.
 	running := make(chan error, 1)
-	lost := func(command string) {
+	lost := func(line string) {
 		t.Helper()
-		ready := make(chan struct{})
-		var once bool
+		input, more := io.Pipe()
+		ready := make(chan struct{}, 1)
 		go func() {
-			_, err := m.Exec(bounded(t), control.Command{Args: []string{"sh", "-c", command}, Stdout: writer(func(p []byte) (int, error) {
-				if !once {
-					once = true
-					close(ready)
-				}
-				return len(p), nil
-			})})
+			_, err := m.Exec(bounded(t), control.Command{
+				Args: []string{"sh", "-c", "echo; read x; " + line}, Stdin: input,
+				Stdout: writer(func(p []byte) (int, error) { ready <- struct{}{}; return len(p), nil }),
+			})
 			running <- err
 		}()
 		<-ready
+		fmt.Fprintln(more)
 	}
-	lost("echo; sleep 1000")
+	lost("sleep 1000")
 	if err := m.Reset(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +68,7 @@ func TestVMRestarts(t *testing.T) {
 	}
 	wait("a reset")
 
-	lost("echo; echo c > /proc/sysrq-trigger; sleep 1000")
+	lost("echo c > /proc/sysrq-trigger; sleep 1000")
 	if err := <-running; !errdefs.IsUnavailable(err) || !strings.Contains(err.Error(), "Kernel panic - not syncing: sysrq") {
 		t.Errorf("a program that ran when the kernel panicked: %v, want ErrUnavailable and the kernel's words", err)
 	}
@@ -79,7 +78,7 @@ func TestVMRestarts(t *testing.T) {
 		t.Fatal(err)
 	}
 	wait("Reboot")
-	lost("echo; reboot; sleep 1000") // busybox asks process 1
+	lost("reboot; sleep 1000") // busybox asks process 1
 	<-running
 	wait("reboot in the guest")
 
