@@ -156,6 +156,8 @@ func (p *labProvider) start(ctx context.Context, t *testing.T, target Target, s 
 			return nil, err
 		}
 	}
+	// The machine ends before t.Output does.
+	c.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
 	var m *machine.Machine
 	var err error
 	if saved != nil {

@@ -224,7 +224,7 @@ func TestTargets(t *testing.T) {
 	if err := all.check(); err != nil {
 		t.Error(err)
 	}
-	for _, bad := range []Targets{nil, On("6.1").And(On("6.1")), {{Series: "6.1", Arch: "riscv64"}}, {{Arch: "arm64"}}} {
+	for _, bad := range []Targets{nil, On("6.1").And(On("6.1")), {{Series: "6.1", Arch: "riscv64"}}, {{Arch: "arm64"}}, On("6.12").With(PreemptFull), On("6.1").With(MultiPlanar)} {
 		if bad.check() == nil {
 			t.Errorf("%v was taken", bad)
 		}

@@ -57,19 +57,53 @@ type facts struct {
 	BPFLSM      bool // bpf is among the security modules
 	PreemptFull bool
 	PSI         bool
-	CgroupV2    bool // at /sys/fs/cgroup
-	CgroupV1    bool // a memory controller of version 1
+	CgroupV2    bool     // at /sys/fs/cgroup
+	CgroupV1    []string // of the controllers memory and pids, those of version 1
 	Codec       uint32
 }
 
-// stock are the facts of a machine of 6.12 in no variant.
-func stock() facts { return facts{BPFLSM: true, PSI: true, CgroupV2: true, Codec: capM2M} }
+// expected are the facts of the target called name, of targets.
+func expected(t *testing.T, targets Targets, name string) facts {
+	t.Helper()
+	i := slices.IndexFunc(targets, func(target Target) bool { return target.String() == name })
+	if i < 0 {
+		t.Fatalf("the target is %s, which is none of %v", name, targets)
+	}
+	target := targets[i]
+	want := facts{BPFLSM: true, PSI: true, CgroupV2: true, Codec: capM2M, PreemptFull: target.Series == "7.3" && target.Arch == "arm64"}
+	if target.Series == "6.1" {
+		want.Codec = 0
+	}
+	for _, v := range target.Variants {
+		switch v {
+		case NoBPFLSM:
+			want.BPFLSM = false
+		case PreemptFull:
+			want.PreemptFull = true
+		case NoPSI:
+			want.PSI = false
+		case CgroupV1:
+			want.CgroupV2, want.CgroupV1 = false, []string{"pids"}
+			if target.Series == "6.1" {
+				want.CgroupV1 = []string{"memory", "pids"}
+			}
+		case NoVicodec:
+			want.Codec = 0
+		case MultiPlanar:
+			want.Codec = capM2MMPlane
+		default:
+			t.Fatalf("the test knows nothing of the variant %s", v)
+		}
+	}
+	return want
+}
 
+// observe reads the facts from the machine.
 func observe(t *testing.T) facts {
 	t.Helper()
 	var f facts
 	f.BPFLSM = slices.Contains(strings.Split(read(t, "/sys/kernel/security/lsm"), ","), "bpf")
-	f.PreemptFull = strings.Contains(read(t, "/sys/kernel/debug/sched/preempt"), "(full)")
+	f.PreemptFull = preemptible(t)
 	// With psi=0 the files are missing, or there and refused, as the kernel's version has it.
 	_, err := os.ReadFile("/proc/pressure/memory")
 	f.PSI = err == nil
@@ -78,8 +112,11 @@ func observe(t *testing.T) facts {
 		t.Fatal(err)
 	}
 	f.CgroupV2 = fs.Type == unix.CGROUP2_SUPER_MAGIC
-	_, err = os.Stat("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-	f.CgroupV1 = err == nil
+	for _, controller := range []string{"memory", "pids"} {
+		if _, err := os.Stat("/sys/fs/cgroup/" + controller + "/tasks"); err == nil {
+			f.CgroupV1 = append(f.CgroupV1, controller)
+		}
+	}
 	if err := modprobe("vicodec"); err == nil {
 		f.Codec = codec(t)
 	} else if caps := codec(t); caps != 0 {
@@ -88,31 +125,34 @@ func observe(t *testing.T) facts {
 	return f
 }
 
+// preemptible reports whether the kernel is fully preemptible: as it was told at boot or, if it can be told nothing, as it was built.
+func preemptible(t *testing.T) bool {
+	t.Helper()
+	choice, err := os.ReadFile("/sys/kernel/debug/sched/preempt")
+	if err == nil {
+		return strings.Contains(string(choice), "(full)")
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return slices.Contains(strings.Fields(read(t, "/proc/version")), "PREEMPT")
+}
+
 // TestVMVariants finds each variant in force, and nothing else changed by it.
 func TestVMVariants(t *testing.T) {
-	amd64 := On("6.12").Arch("amd64")
-	targets := On("6.12").And(On("6.12").With(NoBPFLSM), On("6.12").With(PreemptFull), On("6.12").With(NoPSI), On("6.12").With(CgroupV1),
-		On("6.12").With(NoVicodec), On("6.12").With(MultiPlanar), amd64.System().With(CgroupV1), amd64.With(NoPSI, NoBPFLSM, NoVicodec).Nightly())
-	changes := map[Variant]func(*facts){
-		NoBPFLSM:    func(f *facts) { f.BPFLSM = false },
-		PreemptFull: func(f *facts) { f.PreemptFull = true },
-		NoPSI:       func(f *facts) { f.PSI = false },
-		CgroupV1:    func(f *facts) { f.CgroupV1, f.CgroupV2 = true, false },
-		NoVicodec:   func(f *facts) { f.Codec = 0 },
-		MultiPlanar: func(f *facts) { f.Codec = capM2MMPlane },
-	}
+	amd64, arm64 := On("6.12").Arch("amd64"), On("6.12").Arch("arm64")
+	targets := On("6.12").And(
+		amd64.With(NoBPFLSM), arm64.With(NoBPFLSM),
+		amd64.With(PreemptFull), On("7.3").Arch("arm64"),
+		amd64.With(NoPSI), arm64.With(NoPSI).Nightly(),
+		amd64.With(CgroupV1), On("6.1").Arch("arm64").With(CgroupV1), amd64.System().With(CgroupV1),
+		amd64.With(NoVicodec), arm64.With(NoVicodec).Nightly(),
+		amd64.With(MultiPlanar), arm64.With(MultiPlanar).Nightly(),
+		On("7.3").With(NoPSI, NoBPFLSM, NoVicodec).Nightly(),
+	)
 	Run(t, targets, func(t *testing.T) {
 		name, _ := Guest()
-		want := stock()
-		for _, target := range targets {
-			if target.String() != name {
-				continue
-			}
-			for _, v := range target.Variants {
-				changes[v](&want)
-			}
-		}
-		if diff := cmp.Diff(want, observe(t)); diff != "" {
+		if diff := cmp.Diff(expected(t, targets, name), observe(t)); diff != "" {
 			t.Errorf("the machine (-want +got):\n%s\nbooted with %s", diff, read(t, "/proc/cmdline"))
 		}
 	})

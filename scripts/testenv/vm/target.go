@@ -102,10 +102,26 @@ func (ts Targets) check() error {
 		if t.Series == "" || !slices.Contains(architectures(), t.Arch) {
 			return fmt.Errorf("target %q: want a kernel series and one of the architectures %v", t, architectures())
 		}
+		if err := t.possible(); err != nil {
+			return err
+		}
 		if seen[t.String()] {
 			return fmt.Errorf("target %s is named twice", t)
 		}
 		seen[t.String()] = true
+	}
+	return nil
+}
+
+// possible says which variant cannot be in force on the target.
+func (t Target) possible() error {
+	for _, v := range t.Variants {
+		switch {
+		case v == PreemptFull && t.Arch == "arm64":
+			return fmt.Errorf("target %s: Debian's arm64 kernels take no preempt=; 7.3 is fully preemptible there without", t)
+		case v == MultiPlanar && t.Series == "6.1":
+			return fmt.Errorf("target %s: 6.1 has no vicodec", t)
+		}
 	}
 	return nil
 }

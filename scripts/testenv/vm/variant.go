@@ -26,12 +26,13 @@ const (
 var (
 	// NoBPFLSM is a kernel whose list of security modules lacks bpf: LSM programs load and attach there, and never run.
 	NoBPFLSM = Variant{noBPFLSM}
-	// PreemptFull is a kernel with preempt=full.
+	// PreemptFull is a kernel with preempt=full, on amd64: Debian's arm64 kernels are fixed, 7.3 to full preemption, those before it to
+	// voluntary.
 	PreemptFull = Variant{preemptFull}
 	// NoPSI is a kernel with psi=0: no /proc/pressure and no *.pressure in cgroups.
 	NoPSI = Variant{noPSI}
 	// CgroupV1 has the controllers in version 1 hierarchies: systemd's own layout on a system machine, one mount per controller
-	// on a kernel machine.
+	// on a kernel machine. From 6.12 on Debian's kernels have no version 1 of memory and cpuset: where these matter, take 6.1.
 	CgroupV1 = Variant{cgroupV1}
 	// NoVicodec is a machine that has no hardware encoder: the module vicodec cannot be loaded.
 	NoVicodec = Variant{noVicodec}
