@@ -61,7 +61,7 @@ func TestOpenReadsTheRepositorysFile(t *testing.T) {
 		t.Error(diff)
 	}
 	for _, arch := range l.Architectures() {
-		for _, set := range l.file.sets() {
+		for _, set := range l.file.sets(arch) {
 			req, err := l.file.request(set, arch)
 			if err != nil {
 				t.Fatal(err)

@@ -24,12 +24,12 @@ const (
 	sysrootSet = "sysroot"
 )
 
-// sets are the names of all sets.
-func (f *File) sets() []string {
+// sets are the names of all sets that there are for an architecture: those of compilers are for this machine's alone.
+func (f *File) sets(arch string) []string {
 	var names []string
 	for _, series := range slices.SortedFunc(maps.Keys(f.Kernel), compareSeries) {
 		names = append(names, kernelSet+series)
-		if len(f.Kernel[series].Tools.Packages) > 0 {
+		if arch == runtime.GOARCH && len(f.Kernel[series].Tools.Packages) > 0 {
 			names = append(names, toolsSet+series)
 		}
 	}

@@ -184,7 +184,7 @@ func (l *Lab) Resolutions() ([]Resolved, error) {
 	}
 	var all []Resolved
 	for _, arch := range l.file.Architectures {
-		for _, set := range l.file.sets() {
+		for _, set := range l.file.sets(arch) {
 			req, err := l.file.request(set, arch)
 			if err != nil {
 				return nil, err
@@ -208,13 +208,17 @@ func (l *Lab) Lock(ctx context.Context) ([]Resolved, error) {
 	if err != nil {
 		return nil, err
 	}
-	sets := l.file.sets()
-	all := make([]Resolved, len(sets)*len(l.file.Architectures))
+	var all []Resolved
+	for _, arch := range l.file.Architectures {
+		for _, set := range l.file.sets(arch) {
+			all = append(all, Resolved{Set: set, Arch: arch})
+		}
+	}
 	keys := make([]asset.Key, len(all))
 	group, gctx := errgroup.WithContext(ctx)
 	group.SetLimit(2)
 	for i := range all {
-		set, arch := sets[i%len(sets)], l.file.Architectures[i/len(sets)]
+		set, arch := all[i].Set, all[i].Arch
 		group.Go(func() error {
 			req, err := l.file.request(set, arch)
 			if err != nil {
