@@ -77,7 +77,7 @@ func Modprobe(args []string) error {
 		}
 	}
 	if len(names) == 0 {
-		return errors.New("modprobe: no module is named, want modprobe [-q] NAME [OPTION=VALUE...] or modprobe -a NAME...")
+		return errors.New("modprobe: no module is named, want modprobe [-q] NAME [OPTION=VALUE] or modprobe -a and names")
 	}
 	for _, name := range names {
 		if err := m.load(name, options); err != nil {

@@ -42,7 +42,7 @@ func (l *Lab) CC(ctx context.Context, arch string) ([]string, error) {
 	}
 	compiler, err := host.Look(multiarch(arch) + "-gcc")
 	if err != nil {
-		return nil, fmt.Errorf("C compiler for %s: %w", arch, err)
+		return nil, fmt.Errorf("find the C compiler for %s: %w", arch, err)
 	}
 	return []string{"CGO_ENABLED=1", "GOOS=linux", "GOARCH=" + arch, fmt.Sprintf("CC=%s '--sysroot=%s'", compiler, sysroot)}, nil
 }
