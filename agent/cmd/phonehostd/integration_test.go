@@ -58,7 +58,7 @@ func newHost(t *testing.T) *host {
 
 func (h *host) path(name string) string { return filepath.Join(h.dir, name) }
 
-// start runs the agent and returns when it says READY.
+// start runs the agent and returns when it says READY and has answered the watchdog once.
 func (h *host) start() {
 	h.t.Helper()
 	manager, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: h.path("notify"), Net: "unixgram"})
@@ -68,7 +68,7 @@ func (h *host) start() {
 	defer os.Remove(h.path("notify"))
 	defer manager.Close()
 	h.cmd = exec.Command(h.program, "--config", h.path("c.toml"))
-	h.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+h.path("notify"))
+	h.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET="+h.path("notify"), "WATCHDOG_USEC=600000000")
 	stderr, err := h.cmd.StderrPipe()
 	if err != nil {
 		h.t.Fatal(err)
@@ -85,9 +85,11 @@ func (h *host) start() {
 		manager.Close()
 	}()
 	b := make([]byte, 64)
-	n, err := manager.Read(b)
-	if err != nil || string(b[:n]) != notifyReady {
-		h.t.Fatalf("the agent did not become ready: %q %v", b[:n], err)
+	for _, want := range []string{notifyReady, notifyWatchdog} {
+		n, err := manager.Read(b)
+		if err != nil || string(b[:n]) != want {
+			h.t.Fatalf("the agent said %q, want %q: %v", b[:n], want, err)
+		}
 	}
 }
 

@@ -70,7 +70,6 @@ func (a *agent) serve(ctx context.Context) error {
 	if path := a.cfg.Metrics.Socket; path != "" {
 		group.Go(func() error { return a.metrics.Serve(serving, path) })
 	}
-	group.Go(func() error { return a.watch(serving) })
 	group.Go(func() error {
 		<-serving.Done()
 		a.drain(server)
@@ -83,6 +82,7 @@ func (a *agent) serve(ctx context.Context) error {
 	if err := notify(notifyReady); err != nil {
 		a.logger.Warn("service manager not told", "error", err)
 	}
+	group.Go(func() error { return a.watch(serving) })
 	return group.Wait()
 }
 
