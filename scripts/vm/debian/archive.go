@@ -33,6 +33,7 @@ type Archive struct {
 	mu     sync.Mutex
 	mirror string            // as configured; "" until bases has asked apt
 	bases  map[string]string // URIs of the archives, by their names; nil until they are asked for
+	read   map[string]dated  // indexes that were read, by the directories of their states
 }
 
 // Open makes an Archive. It asks nobody: whether the mirror answers shows when it is needed.
@@ -51,7 +52,7 @@ func Open(cfg Config) (*Archive, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Archive{cache: cfg.Cache, log: cfg.Logger, apt: apt, pool: pool, mirror: cfg.Mirror}, nil
+	return &Archive{cache: cfg.Cache, log: cfg.Logger, apt: apt, pool: pool, mirror: cfg.Mirror, read: map[string]dated{}}, nil
 }
 
 // base is the URI of an archive, without a slash at its end.

@@ -38,8 +38,8 @@ type Request struct {
 	Closure bool
 	// Essential, with Closure, takes the essential packages too, which no package names among its dependencies.
 	Essential bool
-	// Newest asks the mirror even if it was asked a short while ago.
-	Newest bool
+	// NotBefore is how old the mirror's indexes may be. Zero allows an hour.
+	NotBefore time.Time
 }
 
 // Package is one version of one package.

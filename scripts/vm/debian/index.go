@@ -9,10 +9,35 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // index is what the suites of a state have, by name: every version of every package.
 type index map[string][]Package
+
+// dated is an index with the time of the update that brought it.
+type dated struct {
+	updated time.Time
+	index   index
+}
+
+// index is the index of a state that the caller holds, read once for each update.
+func (a *Archive) index(ctx context.Context, s *state) (index, error) {
+	a.mu.Lock()
+	known, ok := a.read[s.dir]
+	a.mu.Unlock()
+	if ok && known.updated.Equal(s.updated) {
+		return known.index, nil
+	}
+	found, err := s.index(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	a.read[s.dir] = dated{updated: s.updated, index: found}
+	a.mu.Unlock()
+	return found, nil
+}
 
 // index reads the lists that the last update brought.
 func (s *state) index(ctx context.Context) (index, error) {

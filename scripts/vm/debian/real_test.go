@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -121,7 +122,7 @@ func TestVMRealPackages(t *testing.T) {
 		why := errors.New("enough")
 		cancel(why)
 		req := req
-		req.Newest = true
+		req.NotBefore = time.Now()
 		if _, err := a.Resolve(ctx, req); !errors.Is(err, why) {
 			t.Errorf("got %v", err)
 		}

@@ -17,7 +17,7 @@ import (
 )
 
 // Resolve asks the mirror which packages a Request means. The indexes are taken anew if they are older than an hour, or if
-// req.Newest says so. A package, pattern or suite that is not there is ErrNotFound; a mirror that does not answer is ErrUnavailable.
+// req.NotBefore does not allow that. A package, pattern or suite that is not there is ErrNotFound; a mirror that does not answer is ErrUnavailable.
 func (a *Archive) Resolve(ctx context.Context, req Request) (Resolution, error) {
 	var all []Package
 	for arch, names := range byArch(req) {
@@ -55,10 +55,10 @@ func (a *Archive) resolve(ctx context.Context, req Request) ([]Package, error) {
 		return nil, err
 	}
 	defer s.close()
-	if err := s.update(ctx, req.Newest); err != nil {
+	if err := s.update(ctx); err != nil {
 		return nil, err
 	}
-	found, err := s.index(ctx)
+	found, err := a.index(ctx, s)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/phonehost/phonehost/scripts/vm/host"
 )
 
-// fresh is how long an index of the mirror is good for, unless the newest is asked for.
+// fresh is how long an index of the mirror is good for, unless the request says otherwise.
 const fresh = time.Hour
 
 // state is an apt of one architecture and one list of suites, in a directory of its own:
@@ -30,6 +30,7 @@ type state struct {
 	config  string
 	request Request
 	lock    *asset.Lock
+	updated time.Time // of the indexes that are here
 }
 
 // state opens the apt for req and locks it. The caller closes it.
@@ -53,7 +54,7 @@ func (a *Archive) state(ctx context.Context, req Request) (*state, error) {
 	s := &state{dir: filepath.Join(a.apt, name), request: req}
 	s.config = filepath.Join(s.dir, "apt.conf")
 	var err error
-	waiting := func(holders string) { a.log.Info("another process asks the mirror", "holder", holders) }
+	waiting := func(holders string) { a.log.Debug("waiting for apt", "state", name, "holder", holders) }
 	if s.lock, _, err = a.cache.Lock(ctx, waiting, name); err != nil {
 		return nil, err
 	}
@@ -127,10 +128,15 @@ func (s *state) apt(ctx context.Context, args ...string) ([]byte, error) {
 	return host.Output(ctx, "apt-get", append([]string{"-c", s.config}, args...)...)
 }
 
-// update asks the mirror for its indexes, unless it was asked within the last hour and newest is false.
-func (s *state) update(ctx context.Context, newest bool) error {
+// update asks the mirror for its indexes, unless those that are here are young enough. It sets updated.
+func (s *state) update(ctx context.Context) error {
+	oldest := s.request.NotBefore
+	if oldest.IsZero() {
+		oldest = time.Now().Add(-fresh)
+	}
 	stamp := filepath.Join(s.dir, "updated")
-	if info, err := os.Stat(stamp); err == nil && !newest && time.Since(info.ModTime()) < fresh {
+	if info, err := os.Stat(stamp); err == nil && info.ModTime().After(oldest) {
+		s.updated = info.ModTime()
 		return nil
 	}
 	if err := os.Remove(stamp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -142,9 +148,15 @@ func (s *state) update(ctx context.Context, newest bool) error {
 		}
 		return s.explain(err)
 	}
-	if err := os.WriteFile(stamp, nil, 0o644); err != nil {
+	err := os.WriteFile(stamp, nil, 0o644)
+	if err != nil {
 		return fmt.Errorf("update a private apt: %w", err)
 	}
+	info, err := os.Stat(stamp)
+	if err != nil {
+		return fmt.Errorf("update a private apt: %w", err)
+	}
+	s.updated = info.ModTime()
 	return nil
 }
 

@@ -173,7 +173,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	if text := strings.TrimSpace(e.Stderr); text != "" {
-		return fmt.Sprintf("%s: %v: %s", e.Program, e.Err, lastLines(text, 12))
+		return fmt.Sprintf("%s: %v: %s", e.Program, e.Err, brief(text))
 	}
 	return fmt.Sprintf("%s: %v", e.Program, e.Err)
 }
@@ -190,9 +190,14 @@ func Stderr(err error) string {
 	return ""
 }
 
-func lastLines(text string, n int) string {
+// brief is the first and the last lines of a long text.
+func brief(text string) string {
+	const some = 4
 	lines := strings.Split(text, "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+	if len(lines) > 2*some {
+		lines = slices.Concat(lines[:some], []string{"..."}, lines[len(lines)-some:])
+	}
+	return strings.Join(lines, "\n")
 }
 
 // tail keeps the end of what is written to it.

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -66,7 +67,7 @@ func (l *Lab) renew(ctx context.Context, set, arch string, old debian.Resolution
 	if err != nil {
 		return err
 	}
-	req.Newest = true
+	req.NotBefore = time.Now()
 	r, err := l.archive.Resolve(ctx, req)
 	if err != nil {
 		return fmt.Errorf("packages of %s: %w", name, err)
@@ -204,6 +205,7 @@ func (l *Lab) resolved(set string, req debian.Request, r debian.Resolution) Reso
 // Lock resolves every set anew, and keeps the result: what is built from now on is built from it. It changes nothing if a set
 // cannot be resolved.
 func (l *Lab) Lock(ctx context.Context) ([]Resolved, error) {
+	start := time.Now()
 	old, err := l.readResolved()
 	if err != nil {
 		return nil, err
@@ -224,7 +226,7 @@ func (l *Lab) Lock(ctx context.Context) ([]Resolved, error) {
 			if err != nil {
 				return err
 			}
-			keys[i], req.Newest = requestKey(req), true
+			keys[i], req.NotBefore = requestKey(req), start
 			r, err := l.archive.Resolve(gctx, req)
 			if err != nil {
 				return fmt.Errorf("packages of %s/%s: %w", set, arch, err)
