@@ -84,11 +84,6 @@ vm-lock: ## take the newest packages of the suites in scripts/vm/lab.toml, and p
 	$(call need,vm)
 	$(GO) run ./scripts/vm/cmd/vm lock
 
-.PHONY: vm-shell
-vm-shell: ## a shell in a virtual machine: ARCH=arm64|amd64, KERNEL=6.1|6.12|7.3
-	$(call need,vm)
-	$(GO) run ./scripts/vm/cmd/vm shell $(if $(ARCH),--arch $(ARCH)) $(if $(KERNEL),--kernel $(KERNEL))
-
 .PHONY: clean-vm
 clean-vm: ## remove all that virtual machines are made of
 	$(GO) run ./scripts/vm/cmd/vm clean

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,5 +224,42 @@ func TestSourceKey(t *testing.T) {
 	write("lib/lib.go", "package lib {")
 	if _, err := sourceKey(repo, "cmd"); err == nil {
 		t.Error("a file that is no Go was hashed")
+	}
+}
+
+// TestVMLostPackageIsResolvedAnew asks for an asset whose resolved package the mirror no longer has.
+func TestVMLostPackageIsResolvedAnew(t *testing.T) {
+	if os.Getenv("PHONEHOST_TEST_VM") == "" {
+		t.Skip("the mirror is asked only where PHONEHOST_TEST_VM is set")
+	}
+	l, err := Open(Config{CacheDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	req, err := l.file.request(initrdSet, "arm64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := debian.Package{Name: "busybox-static", Version: "1:0-1", Arch: "arm64", Archive: "debian",
+		Path: "pool/main/b/busybox/busybox-static_0-1_arm64.deb", SHA256: strings.Repeat("ab", 32), Size: 1}
+	if err := l.changeResolved(t.Context(), func(known resolved) bool {
+		known["initrd/arm64"] = answer{Request: requestKey(req), Resolution: debian.Resolution{Packages: []debian.Package{lost}}}
+		return true
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var used debian.Resolution
+	_, _, err = l.asset(t.Context(), recipe{name: "probe", set: initrdSet, arch: "arm64",
+		build: func(_ context.Context, _ string, packages debian.Resolution) error { used = packages; return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(used.Packages) != 1 || used.Packages[0].Name != lost.Name || used.Packages[0].Version == lost.Version {
+		t.Errorf("built from %+v", used.Packages)
+	}
+	now, err := l.packages(t.Context(), initrdSet, "arm64")
+	if diff := cmp.Diff(used.Packages, now.Packages); err != nil || diff != "" {
+		t.Errorf("what is kept differs: %v\n%s", err, diff)
 	}
 }

@@ -36,7 +36,7 @@ func archive(t *testing.T, text string) string {
 // resumed resumes a machine that ends with the test.
 func resumed(t *testing.T, c Config, s Snapshot) *Machine {
 	t.Helper()
-	m, err := Resume(bounded(t), c, s)
+	m, err := Resume(t.Context(), c, s)
 	if err != nil {
 		t.Fatal(err)
 	}
