@@ -154,8 +154,8 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	}
 	a.logger.Info("cgroups of phones", "root", engine.CgroupRoot, "delegated", place.Delegated)
 	if place.Systemd && !place.Delegated && c.Runtime.CgroupRoot == "" {
-		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it may take their limits away "+
-			"when it reloads; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
+		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it does not promise to leave "+
+			"their limits alone, and guests are not shut down when the host stops; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
 	}
 	a.engine, err = container.New(engine)
 	if errdefs.IsUnavailable(err) {
