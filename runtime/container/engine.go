@@ -23,6 +23,7 @@ import (
 
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/cgroup"
+	"github.com/phonehost/phonehost/runtime/image"
 )
 
 // Config says where things lie. All paths are absolute.
@@ -113,11 +114,12 @@ func (c Config) withDefaults() (Config, error) {
 
 // Engine runs phones. Its methods may be called from several goroutines, within the rule of the package comment.
 type Engine struct {
-	config  Config
-	client  *containerd.Client
-	cgroups *cgroup.Tree
-	log     *slog.Logger
-	stale   *pipes // of a dead agent's execs; set by begin
+	config   Config
+	client   *containerd.Client
+	unpacker *image.Unpacker
+	cgroups  *cgroup.Tree
+	log      *slog.Logger
+	stale    *pipes // of a dead agent's execs; set by begin
 
 	mu      sync.Mutex
 	display displayProgram // the root that was assembled last
@@ -144,7 +146,11 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &Engine{config: c, client: client, cgroups: tree, log: c.Logger, claims: map[*claim]struct{}{}}
+	unpacker, err := image.NewUnpacker(client, c.Snapshotter)
+	if err != nil {
+		return nil, errors.Join(err, client.Close())
+	}
+	e := &Engine{config: c, client: client, unpacker: unpacker, cgroups: tree, log: c.Logger, claims: map[*claim]struct{}{}}
 	if err := e.begin(context.Background()); err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
@@ -199,6 +205,9 @@ func (e *Engine) Close() error {
 
 // Client is the engine's connection to containerd, with its namespace; it lives as long as the engine. The image store uses it.
 func (e *Engine) Client() *containerd.Client { return e.client }
+
+// Unpacker unpacks images for the engine's phones; the image store uses the same one, so that the two wait for each other.
+func (e *Engine) Unpacker() *image.Unpacker { return e.unpacker }
 
 // Version asks containerd for its version; errdefs.ErrUnavailable if it does not answer.
 func (e *Engine) Version(ctx context.Context) (string, error) {

@@ -11,12 +11,9 @@ import (
 	"strconv"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
-	"github.com/containerd/platforms"
-	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phonehost/phonehost/runtime/cgroup"
@@ -143,26 +140,14 @@ func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {
 	return nil
 }
 
-// unpacked returns the name of the snapshot that holds the image's files, and unpacks the image if its snapshot is gone.
+// unpacked returns the name of the snapshot that holds the image's files, and unpacks the image if its snapshot is gone or may be damaged.
 func (e *Engine) unpacked(ctx context.Context, p Phone) (string, error) {
 	stored, err := e.findImage(ctx, p)
 	if err != nil {
 		return "", err
 	}
-	image := containerd.NewImageWithPlatform(e.client, stored, platforms.Default())
-	layers, err := image.RootFS(ctx)
-	if err != nil {
-		return "", fmt.Errorf("layers of image %s: %w", p.Image, unavailable(err))
-	}
-	chain := identity.ChainID(layers).String()
-	_, err = e.client.SnapshotService(e.config.Snapshotter).Stat(ctx, chain)
-	if errdefs.IsNotFound(err) {
-		err = image.Unpack(ctx, e.config.Snapshotter)
-	}
-	if err != nil {
-		return "", fmt.Errorf("unpack image %s: %w", p.Image, unavailable(err))
-	}
-	return chain, nil
+	chain, err := e.unpacker.Unpack(ctx, stored)
+	return chain, unavailable(err)
 }
 
 // findImage finds the image with the phone's digest: under the phone's reference, or under another if that one has moved on.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"time"
 
-	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/containerd/v2/core/leases"
@@ -167,9 +166,8 @@ func (s *Store) complete(ctx context.Context, name string, target ocispec.Descri
 
 // publish unpacks an image and lists it.
 func (s *Store) publish(ctx context.Context, img images.Image) (Image, error) {
-	unpacked := containerd.NewImageWithPlatform(s.client, img, platforms.Default())
-	if err := unpacked.Unpack(ctx, s.snapshotter); err != nil {
-		return Image{}, fmt.Errorf("unpack image %s: %w", img.Name, err)
+	if _, err := s.unpacker.Unpack(ctx, img); err != nil {
+		return Image{}, err
 	}
 	service := s.client.ImageService()
 	stored, err := service.Create(ctx, img)

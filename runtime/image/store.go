@@ -37,14 +37,14 @@ type Image struct {
 type Config struct {
 	// Client speaks to containerd, with a default namespace set. The caller closes it.
 	Client *containerd.Client
-	// Snapshotter gets the unpacked layers; empty means containerd's default.
-	Snapshotter string
+	// Unpacker unpacks the layers; nil means one of the Store's own, with containerd's default snapshotter.
+	Unpacker *Unpacker
 }
 
 // Store is the images of this host.
 type Store struct {
-	client      *containerd.Client
-	snapshotter string
+	client   *containerd.Client
+	unpacker *Unpacker
 }
 
 // New returns the store behind the client.
@@ -52,9 +52,12 @@ func New(config Config) (*Store, error) {
 	if config.Client == nil {
 		return nil, fmt.Errorf("image store: no containerd client: %w", errdefs.ErrInvalidArgument)
 	}
-	s := &Store{client: config.Client, snapshotter: config.Snapshotter}
-	if s.snapshotter == "" {
-		s.snapshotter = "overlayfs" // containerd's default on Linux
+	s := &Store{client: config.Client, unpacker: config.Unpacker}
+	if s.unpacker == nil {
+		var err error
+		if s.unpacker, err = NewUnpacker(config.Client, ""); err != nil {
+			return nil, fmt.Errorf("image store: %w", err)
+		}
 	}
 	return s, nil
 }

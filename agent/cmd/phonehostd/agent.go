@@ -167,7 +167,7 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	}
 	a.defers(a.engine.Close)
 	a.containerdUp.Store(true)
-	a.images, err = image.New(image.Config{Client: a.engine.Client(), Snapshotter: c.Runtime.Snapshotter})
+	a.images, err = image.New(image.Config{Client: a.engine.Client(), Unpacker: a.engine.Unpacker()})
 	return err
 }
 
