@@ -180,7 +180,11 @@ func (s *ContainerdServer) Client(t testing.TB) *client.Client {
 	c, err := client.New(s.Address, client.WithDefaultNamespace(Namespace), client.WithDialOpts([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithContextDialer(dialer.ContextDialer),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond}}),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
+			// Without it a connection that takes longer than the delay is given up, which in an emulated machine every one does.
+			MinConnectTimeout: 20 * time.Second,
+		}),
 	}))
 	if err != nil {
 		t.Fatal(err)

@@ -208,12 +208,12 @@ func (p *labProvider) drive(t *testing.T, target Target, s settings) *Machine {
 		t.Fatal(err)
 	}
 	c.Payload = payload
-	ctx, cancel := context.WithTimeout(whole, s.timeout)
-	t.Cleanup(cancel)
-	power, err := p.start(ctx, t, target, s, c)
+	power, err := p.start(whole, t, target, s, c)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(whole, s.timeout)
+	t.Cleanup(cancel)
 	return &Machine{t: t, ctx: ctx, target: target, config: c, power: power}
 }
 

@@ -20,7 +20,7 @@ type settings struct {
 	except    string
 }
 
-// defaultTimeout is how long the tests of one target may take, builds of assets not counted.
+// defaultTimeout is the Timeout of those who name none.
 const defaultTimeout = 10 * time.Minute
 
 func settle(opts []Option) settings {
@@ -55,8 +55,8 @@ func Env(values ...string) Option {
 // skipped. The host's own value does not count there, since it promises nothing of the machine.
 func Require(needs string) Option { return func(s *settings) { s.require = needs } }
 
-// Timeout is how long the tests of one target may take, the start of the machine included; 10 minutes if it is not given, and never
-// longer than -test.timeout leaves.
+// Timeout is how long the tests of one target may take once the machine is there; 10 minutes if it is not given, and never longer
+// than -test.timeout leaves.
 func Timeout(d time.Duration) Option { return func(s *settings) { s.timeout = d } }
 
 // Memory is the memory of the machine in MiB; the machine's own default if it is not given.

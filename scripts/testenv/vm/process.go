@@ -61,12 +61,12 @@ func (p *process) run(t *testing.T) {
 		t.Fatal(err)
 	}
 	built := time.Now()
-	ctx, cancel := context.WithTimeout(whole, p.settings.timeout)
-	defer cancel()
-	g, err := p.provider.boot(ctx, t, p.target, p.settings, payload)
+	g, err := p.provider.boot(whole, t, p.target, p.settings, payload)
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(whole, p.settings.timeout)
+	defer cancel()
 	if testing.Verbose() {
 		fmt.Fprintf(t.Output(), "%s: built in %.1f s, machine there after %.1f s\n", p.target, built.Sub(started).Seconds(), time.Since(built).Seconds())
 	}

@@ -18,6 +18,9 @@ import (
 // localEnv tells TestLocal, in a test process of its own, what to do. The tests below start that process.
 const localEnv = "PHONEHOST_VM_LOCAL"
 
+// realEnv makes it do so in machines of the lab instead of on a localHost.
+const realEnv = "PHONEHOST_VM_REAL"
+
 // TestLocal is what a test author writes, but on a localHost.
 func TestLocal(t *testing.T) {
 	mode := os.Getenv(localEnv)
@@ -27,7 +30,7 @@ func TestLocal(t *testing.T) {
 	targets := On("6.1", "6.12").And(On("7.3").Arch("arm64").With(NoPSI).Nightly())
 	opts := []Option{Env(localEnv + "=" + mode), Files("docs/bench.md"), Programs("runtime/cmd/phone-log"), Require("root")}
 	if mode == "hang" {
-		opts = append(opts, Timeout(4*time.Second))
+		opts = append(opts, Timeout(hangTime()))
 	}
 	if mode == "package" {
 		packageOn(t, localHost{}, targets, "./scripts/testenv/vm/internal/pattern", append(opts, Except("Exactly")))
@@ -37,8 +40,20 @@ func TestLocal(t *testing.T) {
 		inside(t, targets, name, func(t *testing.T) { localBody(t, mode) })
 		return
 	}
-	runOn(t, localHost{dies: mode == "dies"}, targets, opts)
+	from := provider(localHost{dies: mode == "dies"})
+	if os.Getenv(realEnv) != "" {
+		from = &theLab
+	}
+	runOn(t, from, targets, opts)
 	t.Log("all targets are through")
+}
+
+// hangTime is how long a test that hangs is given: enough for the start of what it hangs in.
+func hangTime() time.Duration {
+	if os.Getenv(realEnv) != "" {
+		return 20 * time.Second
+	}
+	return 4 * time.Second
 }
 
 // localBody is what runs in the machine.
@@ -63,6 +78,11 @@ func localBody(t *testing.T, mode string) {
 		case "exit":
 			os.Exit(5)
 		case "hang":
+			select {}
+		case "crash":
+			if err := os.WriteFile("/proc/sysrq-trigger", []byte("c"), 0); err != nil {
+				t.Fatal(err)
+			}
 			select {}
 		case "artifact":
 			if err := os.WriteFile(filepath.Join(t.ArtifactDir(), "kept"), []byte("as it was told"), 0o600); err != nil {

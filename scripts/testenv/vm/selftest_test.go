@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/phonehost/phonehost/scripts/testenv/vm/internal/replay"
 	"golang.org/x/sys/unix"
 )
 
@@ -191,20 +192,23 @@ func codec(t *testing.T) uint32 {
 	return found
 }
 
-// TestVMNoWayOut finds that a machine reaches nothing outside.
-func TestVMNoWayOut(t *testing.T) {
-	Run(t, On("6.12").Arch("amd64").System(), func(t *testing.T) {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer unix.Close(fd)
-		// 10.0.2.2 is the host in QEMU's network.
-		if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &unix.Timeval{Sec: 2}); err != nil {
-			t.Fatal(err)
-		}
-		if err := unix.Connect(fd, &unix.SockaddrInet4{Port: 22, Addr: [4]byte{10, 0, 2, 2}}); err == nil || errors.Is(err, unix.ECONNREFUSED) {
-			t.Errorf("the host answered from inside of the machine: %v", err)
-		}
-	})
+// TestVMBadEndings finds that what ends badly in a machine is told here: a panic, an exit, a hang, and a kernel that dies.
+func TestVMBadEndings(t *testing.T) {
+	gate(t)
+	for _, tt := range []struct{ mode, text string }{
+		{"panic", "panic: as it was told"},
+		{"exit", "exited with code 5 in the middle of this test"},
+		{"hang", "panic: test timed out"},
+		{"crash", "sysrq triggered crash"},
+	} {
+		t.Run(tt.mode, func(t *testing.T) {
+			t.Setenv(realEnv, "1")
+			results, out := runLocal(t, tt.mode, "subset", "-test.run=^TestLocal$/^6.12-amd64$")
+			const target = "6.12-amd64"
+			want := map[string]replay.Kind{"": replay.Fail, target: replay.Fail, target + "/place": replay.Pass, target + "/end": replay.Fail}
+			if diff := cmp.Diff(want, results); diff != "" || !strings.Contains(out, tt.text) || !strings.Contains(out, "serial log is kept") {
+				t.Errorf("results (-want +got):\n%s\nwant %q in the output:\n%s", diff, tt.text, out)
+			}
+		})
+	}
 }

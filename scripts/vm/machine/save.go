@@ -111,13 +111,18 @@ func (m *Machine) migrate(ctx context.Context, path string) error {
 		return err
 	}
 	defer file.Close()
+	return m.move(ctx, "migrate", file)
+}
+
+// move carries out a migration through a file, "migrate" out of the machine or "migrate-incoming" into it, and waits for its end.
+func (m *Machine) move(ctx context.Context, command string, file *os.File) error {
 	if err := m.fastMigration(ctx); err != nil {
 		return err
 	}
 	if err := m.qmp.SendFile(ctx, "memory", file); err != nil {
 		return err
 	}
-	if err := m.qmp.Call(ctx, "migrate", map[string]string{"uri": "fd:memory"}, nil); err != nil {
+	if err := m.qmp.Call(ctx, command, map[string]string{"uri": "fd:memory"}, nil); err != nil {
 		return err
 	}
 	return m.migrated(ctx)
@@ -210,16 +215,7 @@ func (m *Machine) load(ctx context.Context, s Snapshot) error {
 		return err
 	}
 	defer file.Close()
-	if err := m.fastMigration(ctx); err != nil {
-		return err
-	}
-	if err := m.qmp.SendFile(ctx, "memory", file); err != nil {
-		return err
-	}
-	if err := m.qmp.Call(ctx, "migrate-incoming", map[string]string{"uri": "fd:memory"}, nil); err != nil {
-		return err
-	}
-	if err := m.migrated(ctx); err != nil {
+	if err := m.move(ctx, "migrate-incoming", file); err != nil {
 		return err
 	}
 	if err := m.qmp.Call(ctx, "cont", nil, nil); err != nil {
