@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 )
@@ -70,7 +71,9 @@ func TestUnpackMendsLayersOfAnEarlierBoot(t *testing.T) {
 // directory is where the files of a layer without others below it lie.
 func directory(t *testing.T, sn snapshots.Snapshotter, layer string) string {
 	t.Helper()
-	mounts, err := sn.View(t.Context(), "look", layer)
+	// Without the label containerd's garbage collector, which ends of leases set off, may take the view away first.
+	root := snapshots.WithLabels(map[string]string{"containerd.io/gc.root": time.Now().UTC().Format(time.RFC3339)})
+	mounts, err := sn.View(t.Context(), "look", layer, root)
 	if err != nil {
 		t.Fatal(err)
 	}
