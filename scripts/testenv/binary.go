@@ -8,7 +8,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
+	"github.com/phonehost/phonehost/scripts/gobuild"
 )
 
 // BinariesEnv is the environment variable that names a directory of programs which were built before the test started. Where it is

@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-
-	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
 )
 
 // compiled remembers what this test process has built for machines, so that several targets of an architecture wait for one build.
@@ -43,7 +41,7 @@ func (p *process) compile(ctx context.Context, pkg string, test bool) (string, e
 	}
 	compiled.mu.Unlock()
 	if !found {
-		r.path, r.err = p.compileNow(ctx, what)
+		r.path, r.err = p.provider.build(ctx, p.target, pkg, test)
 		close(r.over)
 	}
 	select {
@@ -52,19 +50,4 @@ func (p *process) compile(ctx context.Context, pkg string, test bool) (string, e
 	case <-ctx.Done():
 		return "", fmt.Errorf("wait for the build of %s: %w", pkg, ctx.Err())
 	}
-}
-
-func (p *process) compileNow(ctx context.Context, what compilation) (string, error) {
-	cgo, err := gobuild.UsesC(ctx, what.pkg, what.test, what.arch)
-	if err != nil {
-		return "", err
-	}
-	if cgo && !what.system {
-		return "", fmt.Errorf("%s has parts in C, whose libraries only a system machine has: name the target .System()", what.pkg)
-	}
-	env, variant, err := p.provider.compiler(ctx, p.target, cgo)
-	if err != nil {
-		return "", fmt.Errorf("prepare the compiler for %s: %w", p.target, err)
-	}
-	return gobuild.Build(ctx, gobuild.Request{Package: what.pkg, Test: what.test, Variant: variant, Env: env, Flags: []string{"-ldflags=-s -w"}})
 }

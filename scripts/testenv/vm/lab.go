@@ -2,7 +2,6 @@ package vm
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -11,121 +10,60 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
+	"github.com/phonehost/phonehost/scripts/gobuild"
 	"github.com/phonehost/phonehost/scripts/vm/lab"
 	"github.com/phonehost/phonehost/scripts/vm/machine"
+	"github.com/phonehost/phonehost/scripts/vm/ready"
 )
 
 // theLab is where the machines of this test process come from. What it opens is given back when the process ends.
 var theLab labProvider
 
 type labProvider struct {
-	open  sync.Once
-	lab   *lab.Lab
-	err   error
-	log   *slog.Logger
-	mu    sync.Mutex
-	quick map[string]bool // architectures on which a boot needs no snapshot, since KVM works
+	open   sync.Once
+	source *ready.Source
+	err    error
 }
 
-// opened returns the lab. What it builds is told on standard error, as it may take minutes.
-func (p *labProvider) opened() (*lab.Lab, error) {
+// opened returns the lab's machines. What the lab builds is told on standard error, as it may take minutes.
+func (p *labProvider) opened() (*ready.Source, error) {
 	p.open.Do(func() {
-		p.log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
-		p.quick = make(map[string]bool)
+		log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelInfo}))
 		repo, err := gobuild.Repository()
+		var l *lab.Lab
 		if err == nil {
-			p.lab, err = lab.Open(lab.Config{Repository: repo, Logger: p.log})
+			l, err = lab.Open(lab.Config{Repository: repo, Logger: log})
 		}
-		p.err = err
+		p.source, p.err = ready.New(l, log), err
 	})
-	return p.lab, p.err
+	return p.source, p.err
 }
 
-// compiler implements provider.
-func (p *labProvider) compiler(ctx context.Context, target Target, cgo bool) ([]string, string, error) {
-	if !cgo {
-		return []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + target.Arch}, target.Arch, nil
-	}
-	l, err := p.opened()
+// build implements provider.
+func (p *labProvider) build(ctx context.Context, target Target, pkg string, test bool) (string, error) {
+	source, err := p.opened()
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
-	env, err := l.CC(ctx, target.Arch)
-	return env, target.Arch + "-c", err
+	return source.Build(ctx, target.spec(), pkg, test)
 }
 
-// assets returns what machines of target boot.
-func (p *labProvider) assets(ctx context.Context, target Target, s settings) (machine.Config, error) {
-	l, err := p.opened()
+// assets returns where machines come from, and what those of target boot.
+func (p *labProvider) assets(ctx context.Context, target Target, s settings) (*ready.Source, machine.Config, error) {
+	source, err := p.opened()
 	if err != nil {
-		return machine.Config{}, err
+		return nil, machine.Config{}, err
 	}
-	c := machine.Config{Variant: together(target.Variants), CPUs: s.cpus, MemoryMiB: s.memory, Disk: s.disk, Cache: l.Cache(), Logger: p.log}
-	if c.Kernel, err = l.Kernel(ctx, target.Arch, target.Series); err != nil {
-		return c, err
-	}
-	if c.Initrd, err = l.Initrd(ctx, c.Kernel); err != nil {
-		return c, err
-	}
-	if target.System {
-		c.Root, err = l.Root(ctx, target.Arch)
-	}
-	return c, err
-}
-
-// errQuick ends the making of a snapshot where none is of use.
-var errQuick = errors.New("machines of this architecture boot with KVM")
-
-// snapshot returns the saved machine of a configuration, which is booted and saved if it is not in the cache; nil where a machine
-// is to be booted.
-func (p *labProvider) snapshot(ctx context.Context, target Target, c machine.Config) (*machine.Snapshot, error) {
-	p.mu.Lock()
-	quick := p.quick[target.Arch]
-	p.mu.Unlock()
-	if c.Disk != "" || quick {
-		return nil, nil
-	}
-	key, err := machine.Fingerprint(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	dir, err := c.Cache.Build(ctx, "snapshot-"+target.String(), key, func(ctx context.Context, dir string) error {
-		return save(ctx, c, dir)
-	})
-	if errors.Is(err, errQuick) {
-		p.mu.Lock()
-		p.quick[target.Arch] = true
-		p.mu.Unlock()
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	s, err := machine.Load(dir)
-	return &s, err
-}
-
-// save boots a machine and saves it.
-func save(ctx context.Context, c machine.Config, dir string) (err error) {
-	c.Payload = ""
-	m, err := machine.Start(ctx, c)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, m.Close()) }()
-	if m.Accelerator() != machine.TCG {
-		return errQuick
-	}
-	_, err = m.Save(ctx, dir)
-	return err
+	c, err := source.Config(ctx, target.spec())
+	c.CPUs, c.MemoryMiB, c.Disk = s.cpus, s.memory, s.disk
+	return source, c, err
 }
 
 // prepare implements provider.
 func (p *labProvider) prepare(ctx context.Context, target Target, s settings) error {
-	c, err := p.assets(ctx, target, s)
+	source, c, err := p.assets(ctx, target, s)
 	if err == nil && !s.fresh {
-		_, err = p.snapshot(ctx, target, c)
+		_, err = source.Snapshot(ctx, target.spec(), c)
 	}
 	if err != nil {
 		return fmt.Errorf("prepare the machine %s: %w", target, err)
@@ -135,12 +73,7 @@ func (p *labProvider) prepare(ctx context.Context, target Target, s settings) er
 
 // boot implements provider.
 func (p *labProvider) boot(ctx context.Context, t *testing.T, target Target, s settings, payload string) (guest, error) {
-	c, err := p.assets(ctx, target, s)
-	if err != nil {
-		return nil, err
-	}
-	c.Payload = payload
-	power, err := p.start(ctx, t, target, s, c)
+	_, power, err := p.start(ctx, t, target, s, payload)
 	if err != nil {
 		return nil, err
 	}
@@ -148,29 +81,20 @@ func (p *labProvider) boot(ctx context.Context, t *testing.T, target Target, s s
 }
 
 // start starts or resumes a machine, which ends with t.
-func (p *labProvider) start(ctx context.Context, t *testing.T, target Target, s settings, c machine.Config) (*power, error) {
-	var saved *machine.Snapshot
-	if !s.fresh {
-		var err error
-		if saved, err = p.snapshot(ctx, target, c); err != nil {
-			return nil, err
-		}
+func (p *labProvider) start(ctx context.Context, t *testing.T, target Target, s settings, payload string) (machine.Config, *power, error) {
+	source, c, err := p.assets(ctx, target, s)
+	if err != nil {
+		return c, nil, err
 	}
 	// The machine ends before t.Output does.
-	c.Logger = slog.New(slog.NewTextHandler(t.Output(), nil))
-	var m *machine.Machine
-	var err error
-	if saved != nil {
-		m, err = machine.Resume(ctx, c, *saved)
-	} else {
-		m, err = machine.Start(ctx, c)
-	}
+	c.Payload, c.Logger = payload, slog.New(slog.NewTextHandler(t.Output(), nil))
+	m, err := source.Start(ctx, target.spec(), c, s.fresh)
 	if err != nil {
-		return nil, fmt.Errorf("start the machine %s: %w", target, err)
+		return c, nil, err
 	}
 	power := &power{now: m}
 	t.Cleanup(func() { power.end(t) })
-	return power, nil
+	return c, power, nil
 }
 
 // end ends the machine of a test that is over.
@@ -203,12 +127,7 @@ func (p *labProvider) drive(t *testing.T, target Target, s settings) *Machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := p.assets(whole, target, s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Payload = payload
-	power, err := p.start(whole, t, target, s, c)
+	c, power, err := p.start(whole, t, target, s, payload)
 	if err != nil {
 		t.Fatal(err)
 	}

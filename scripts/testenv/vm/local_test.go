@@ -9,14 +9,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/phonehost/phonehost/scripts/gobuild"
 	"github.com/phonehost/phonehost/scripts/vm/control"
 )
 
 // localHost stands in for the lab: a machine is a directory, a program in it a process of this machine.
 type localHost struct{ dies bool }
 
-func (localHost) compiler(context.Context, Target, bool) ([]string, string, error) {
-	return []string{"CGO_ENABLED=0"}, "local", nil
+func (localHost) build(ctx context.Context, _ Target, pkg string, test bool) (string, error) {
+	return gobuild.Build(ctx, gobuild.Request{Package: pkg, Test: test, Variant: "local", Env: []string{"CGO_ENABLED=0"}, Flags: []string{"-ldflags=-s -w"}})
 }
 
 func (localHost) prepare(context.Context, Target, settings) error { return nil }

@@ -7,15 +7,14 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"sync"
 	"testing"
 
-	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
-	"github.com/phonehost/phonehost/scripts/testenv/vm/internal/payload"
+	"github.com/phonehost/phonehost/scripts/gobuild"
 	"github.com/phonehost/phonehost/scripts/vm/control"
+	"github.com/phonehost/phonehost/scripts/vm/payload"
 )
 
 // pack builds what the machine is given and returns the path of the tar file:
@@ -88,34 +87,8 @@ func (p *process) fill(ctx context.Context, w *payload.Writer, repo, binary stri
 	return w.Add(path.Join(programDir, filepath.Base(archive)), archive)
 }
 
-// testphone makes testphone.tar, of both architectures, once for all tests of the process.
-var testphone = sync.OnceValues(func() (string, error) {
-	dir, err := gobuild.Dir()
-	if err != nil {
-		return "", err
-	}
-	repo, err := gobuild.Repository()
-	if err != nil {
-		return "", err
-	}
-	// Test processes run side by side, and an archive is not read while it is written: each writes its own and renames it.
-	made, err := os.CreateTemp(dir, "testphone-*")
-	if err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w", err)
-	}
-	made.Close()
-	defer os.Remove(made.Name())
-	cmd := exec.Command("go", "run", "./scripts/testphone/cmd/mkimage", "-o", made.Name())
-	cmd.Dir = repo
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w\n%s", err, out)
-	}
-	path := filepath.Join(dir, "testphone.tar")
-	if err := os.Rename(made.Name(), path); err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w", err)
-	}
-	return path, nil
-})
+// testphone makes testphone.tar once for all tests of the process: the end of one test does not end it.
+var testphone = sync.OnceValues(func() (string, error) { return gobuild.Testphone(context.Background()) })
 
 // fetchArtifacts brings the artifacts that a test left in dir of the machine into the test's own directory here.
 func fetchArtifacts(ctx context.Context, t *testing.T, g guest, dir string) {

@@ -25,8 +25,8 @@ const (
 
 // provider is where machines come from: the lab, or in tests of this package a directory of this machine.
 type provider interface {
-	// compiler returns the environment and the name that tells its results apart, for programs of target; with C if cgo.
-	compiler(ctx context.Context, target Target, cgo bool) (env []string, name string, err error)
+	// build builds a main package for machines of target, or with test the test binary of a package, and returns its path.
+	build(ctx context.Context, target Target, pkg string, test bool) (string, error)
 	// prepare builds what machines of target are made of, which may take minutes the first time.
 	prepare(ctx context.Context, target Target, s settings) error
 	// boot starts a machine for t, which ends with t.

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/phonehost/phonehost/scripts/testenv/internal/gobuild"
+	"github.com/phonehost/phonehost/scripts/gobuild"
 	"github.com/phonehost/phonehost/scripts/testenv/vm/internal/pattern"
 )
 

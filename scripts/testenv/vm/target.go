@@ -3,7 +3,8 @@ package vm
 import (
 	"fmt"
 	"slices"
-	"strings"
+
+	"github.com/phonehost/phonehost/scripts/vm/ready"
 )
 
 // Target says what a test runs on: one kernel on one architecture, as one kind of machine, in no, one or several variants.
@@ -20,29 +21,22 @@ type Target struct {
 	Nightly bool
 }
 
-// String returns the name of the target, which is the name of its sub-test: "6.12-arm64", "6.12-amd64-system-nopsi".
-func (t Target) String() string {
-	words := []string{t.Series, t.Arch}
-	if t.System {
-		words = append(words, "system")
-	}
-	for _, v := range t.Variants {
-		words = append(words, v.Name())
-	}
-	return strings.Join(words, "-")
+// spec is the target's machine.
+func (t Target) spec() ready.Spec {
+	return ready.Spec{Series: t.Series, Arch: t.Arch, System: t.System, Variants: t.Variants}
 }
+
+// String returns the name of the target, which is the name of its sub-test: "6.12-arm64", "6.12-amd64-system-nopsi".
+func (t Target) String() string { return t.spec().String() }
 
 // Targets is a list of targets. Its methods return a new list and never change their receiver.
 type Targets []Target
-
-// architectures are those that the lab has, in the order in which tests run on them.
-func architectures() []string { return []string{"amd64", "arm64"} }
 
 // On returns the targets of each series on both architectures, as kernel machines.
 func On(series ...string) Targets {
 	var all Targets
 	for _, s := range series {
-		for _, arch := range architectures() {
+		for _, arch := range ready.Architectures() {
 			all = append(all, Target{Series: s, Arch: arch})
 		}
 	}
@@ -99,29 +93,13 @@ func (ts Targets) check() error {
 	}
 	seen := make(map[string]bool)
 	for _, t := range ts {
-		if t.Series == "" || !slices.Contains(architectures(), t.Arch) {
-			return fmt.Errorf("target %q: want a kernel series and one of the architectures %v", t, architectures())
-		}
-		if err := t.possible(); err != nil {
+		if err := t.spec().Check(); err != nil {
 			return err
 		}
 		if seen[t.String()] {
 			return fmt.Errorf("target %s is named twice", t)
 		}
 		seen[t.String()] = true
-	}
-	return nil
-}
-
-// possible says which variant cannot be in force on the target.
-func (t Target) possible() error {
-	for _, v := range t.Variants {
-		switch {
-		case v == PreemptFull && t.Arch == "arm64":
-			return fmt.Errorf("target %s: Debian's arm64 kernels take no preempt=; 7.3 is fully preemptible there without", t)
-		case v == MultiPlanar && t.Series == "6.1":
-			return fmt.Errorf("target %s: 6.1 has no vicodec", t)
-		}
 	}
 	return nil
 }

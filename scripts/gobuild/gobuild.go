@@ -1,7 +1,8 @@
-// Package gobuild builds programs and test binaries of this repository for tests: into a directory of the user's below the system's
-// temporary one, one per checkout, so that a later test process finds an unchanged one linked already.
+// Package gobuild builds programs and test binaries of this repository for tests, and for people who try them in a machine of the VM
+// lab: into a directory of the user's below the system's temporary one, one per checkout, so that a later process finds an unchanged
+// one linked already.
 //
-// Test processes run side by side; each result has a lock file, under which one builds and the others then find it done.
+// Processes run side by side; each result has a lock file, under which one builds and the others then find it done.
 package gobuild
 
 import (
@@ -97,7 +98,7 @@ func Dir() (string, error) {
 	return dir, nil
 }
 
-// Repository is the root of the checkout that the running test belongs to: go test starts it in its package's directory.
+// Repository is the root of the checkout around the working directory: go test starts a test in its package's directory.
 func Repository() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -1,4 +1,4 @@
-// Package payload packs what a test takes into a machine into one tar file: programs, test data, files of the repository.
+// Package payload packs what is taken into a machine into one tar file: programs, test data, files of the repository.
 package payload
 
 import (
