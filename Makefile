@@ -79,6 +79,15 @@ vm: ## build all that virtual machines are made of: kernels, modules, root file 
 	$(call need,vm)
 	$(GO) run ./scripts/vm/cmd/vm build
 
+# Words of this target: ARCH=arm64 KERNEL=6.1 KIND=kernel VARIANT=nopsi,cgroupv1 PROGRAMS=1 RUN='uname -a', each or none.
+.PHONY: vm-shell
+vm-shell: export PHONEHOST_VM_RUN = $(value RUN)
+vm-shell: ## a shell in a virtual machine; ARCH=, KERNEL=, KIND=, VARIANT= say which, PROGRAMS=1 brings phonehost, RUN= is a command instead
+	$(call need,vm)
+	@mkdir -p $(BIN) && CGO_ENABLED=0 $(GO) build -o $(BIN)/vm ./scripts/vm/cmd/vm
+	@$(BIN)/vm shell $(if $(ARCH),--arch=$(ARCH)) $(if $(KERNEL),--kernel=$(KERNEL)) $(if $(KIND),--kind=$(KIND)) \
+	  $(if $(VARIANT),--variant=$(VARIANT)) $(if $(PROGRAMS),--programs) $(if $(value RUN),-- sh -c "$$PHONEHOST_VM_RUN")
+
 .PHONY: vm-lock
 vm-lock: ## take the newest packages of the suites in scripts/vm/lab.toml, and print what changed
 	$(call need,vm)

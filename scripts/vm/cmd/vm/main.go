@@ -1,19 +1,24 @@
-// Command vm builds what the VM lab boots, and shows, renews and removes it. scripts/vm/lab.toml says what that is; everything is kept
-// in the cache of scripts/vm/asset. It changes nothing else on the machine.
+// Command vm builds what the VM lab boots, shows, renews and removes it, and gives a shell in a machine of the lab. scripts/vm/lab.toml
+// says what there is; everything is kept in the cache of scripts/vm/asset. It changes nothing else on the computer.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
+	"runtime"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/scripts/vm/lab"
+	"github.com/phonehost/phonehost/scripts/vm/ready"
 )
 
 // cli are the commands; each has a file of its own.
@@ -25,28 +30,43 @@ type cli struct {
 	List    listCmd    `cmd:"" help:"Show what is built, and of which packages."`
 	Lock    lockCmd    `cmd:"" help:"Take the newest packages of the suites, and print what changed."`
 	Clean   cleanCmd   `cmd:"" help:"Remove everything from the cache."`
+	Shell   shellCmd   `cmd:"" help:"Start a machine, and a shell or a command in it."`
 	Sysroot sysrootCmd `cmd:"" help:"Build what C programs for an architecture are compiled against, and print its directory."`
 }
 
 // run is what commands are given.
 type run struct {
 	ctx context.Context
+	in  io.Reader
 	out io.Writer
+	err io.Writer
 	log *slog.Logger
 	cfg lab.Config
 }
 
+// exitError ends this program with a code of its own, of which a command has told all there is to tell.
+type exitError int
+
+func (e exitError) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
 func main() {
-	os.Exit(execute(os.Args[1:], os.Stdout, os.Stderr))
+	os.Exit(execute(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
-func execute(args []string, stdout, stderr io.Writer) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+// execute runs a command and returns the exit code: 2 for one that cannot be meant, 1 for one that went wrong.
+func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup wants it
+		signals = append(signals, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	var c cli
 	exit := -1
 	parser, err := kong.New(&c, kong.Name("vm"), kong.UsageOnError(), kong.Writers(stdout, stderr), kong.Exit(func(code int) { exit = code }),
-		kong.Description("Build what the VM lab boots; see docs/vm-lab.md."))
+		kong.Description("Build what the VM lab boots, and use it; see docs/vm-lab.md."),
+		kong.Vars{"arch": runtime.GOARCH, "variants": variantNames()})
 	if err != nil {
 		fmt.Fprintln(stderr, "vm:", err)
 		return 1
@@ -60,12 +80,29 @@ func execute(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{ReplaceAttr: plain}))
-	r := run{ctx: ctx, out: stdout, log: log, cfg: lab.Config{CacheDir: c.Cache, Mirror: c.Mirror, Logger: log}}
-	if err := parsed.Run(&r); err != nil {
-		fmt.Fprintln(stderr, "vm:", err)
-		return 1
+	r := run{ctx: ctx, in: stdin, out: stdout, err: stderr, log: log, cfg: lab.Config{CacheDir: c.Cache, Mirror: c.Mirror, Logger: log}}
+	err = parsed.Run(&r)
+	if code := exitError(0); errors.As(err, &code) {
+		return int(code)
 	}
-	return 0
+	switch {
+	case err == nil:
+		return 0
+	case errdefs.IsInvalidArgument(err):
+		fmt.Fprintln(stderr, "vm:", err)
+		return 2
+	}
+	fmt.Fprintln(stderr, "vm:", err)
+	return 1
+}
+
+// variantNames are the names of all variants, for people.
+func variantNames() string {
+	var names []string
+	for _, v := range ready.Variants() {
+		names = append(names, v.Name())
+	}
+	return strings.Join(names, ", ")
 }
 
 // plain leaves the date out of log lines: a person reads them as they come.

@@ -80,7 +80,7 @@ func TestCommands(t *testing.T) {
 	run := func(want int, args ...string) string {
 		t.Helper()
 		var out bytes.Buffer
-		if code := execute(append([]string{"--cache", cache}, args...), &out, &out); code != want {
+		if code := execute(append([]string{"--cache", cache}, args...), nil, &out, &out); code != want {
 			t.Errorf("vm %s: exit %d, want %d:\n%s", strings.Join(args, " "), code, want, out.String())
 		}
 		return out.String()
@@ -92,7 +92,7 @@ func TestCommands(t *testing.T) {
 	}{
 		{0, "clean", "nothing in"},
 		{0, "list", "nothing is built"},
-		{1, "build 5.4", `"5.4"`},
+		{2, "build 5.4", `"5.4"`},
 		{2, "biuld", "biuld"},
 		{0, "--help", "lock"},
 		{0, "clean", "emptied"},
