@@ -32,10 +32,12 @@ build: ## build phonehostd, phonectl, phone-log and phone-display into bin/
 	@CGO_ENABLED=1 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/phone-display ./encoder/cmd/phone-display
 
 .PHONY: cross
-cross: ## build the pure-Go binaries for linux/amd64 and linux/arm64 into bin/ARCH/
-	$(call need,go)
+cross: ## build all binaries for linux/amd64 and linux/arm64 into bin/ARCH/, phone-display against Debian's headers for each
+	$(call need,cross)
 	@for arch in amd64 arm64; do mkdir -p $(BIN)/$$arch; for p in $(PURE); do echo "go build $$arch $${p%%=*}"; \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$arch/$${p%%=*} $${p#*=} || exit 1; done; done
+	@for arch in amd64 arm64; do echo "go build $$arch phone-display"; \
+	  $(GO) run ./scripts/vm/cmd/vm cc $$arch $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/$$arch/phone-display ./encoder/cmd/phone-display || exit 1; done
 
 .PHONY: image
 image: ## build the testphone image for both architectures into out/testphone.tar

@@ -40,7 +40,7 @@ type Command struct {
 var packages = map[string]string{
 	"apt-get": "apt", "/usr/lib/apt/apt-helper": "apt", "dpkg-deb": "dpkg", "mke2fs": "e2fsprogs", "debugfs": "e2fsprogs", "depmod": "kmod",
 	"xz": "xz-utils", "ldconfig": "libc-bin", "qemu-img": "qemu-utils", "qemu-system-x86_64": "qemu-system-x86",
-	"qemu-system-aarch64": "qemu-system-arm", "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu", "cp": "coreutils", "busybox": "busybox-static",
+	"qemu-system-aarch64": "qemu-system-arm", "cp": "coreutils", "busybox": "busybox-static",
 }
 
 // Look finds a program. If it is not there, the error is ErrNotFound and names the Debian package that has it.
@@ -55,11 +55,22 @@ func Look(name string) (string, error) {
 			}
 		}
 	}
-	pkg := packages[name]
-	if pkg == "" {
-		pkg = name
+	return "", fmt.Errorf("%s is not installed: it is in the Debian package %s (scripts/deps vm installs it): %w", name, packageOf(name), errdefs.ErrNotFound)
+}
+
+// packageOf is the Debian package that has a program.
+func packageOf(name string) string {
+	if pkg := packages[name]; pkg != "" {
+		return pkg
 	}
-	return "", fmt.Errorf("%s is not installed: it is in the Debian package %s (scripts/deps vm installs it): %w", name, pkg, errdefs.ErrNotFound)
+	cpu, compiler := strings.CutSuffix(name, "-linux-gnu-gcc")
+	switch own := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]; {
+	case !compiler:
+		return name
+	case cpu == own:
+		return "gcc"
+	}
+	return "gcc-" + strings.ReplaceAll(cpu, "_", "-") + "-linux-gnu"
 }
 
 // Run runs a program to its end. An exit status other than 0 is an *Error; a done context is its cause.

@@ -44,7 +44,9 @@ func (l *Lab) CC(ctx context.Context, arch string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the C compiler for %s: %w", arch, err)
 	}
-	return []string{"CGO_ENABLED=1", "GOOS=linux", "GOARCH=" + arch, fmt.Sprintf("CC=%s '--sysroot=%s'", compiler, sysroot)}, nil
+	// Go's linker tries which flags the C compiler knows, by linking a program without the flags that are part of CC.
+	return []string{"CGO_ENABLED=1", "GOOS=linux", "GOARCH=" + arch, fmt.Sprintf("CC=%s '--sysroot=%s'", compiler, sysroot),
+		fmt.Sprintf("CGO_LDFLAGS=-O2 -g '--sysroot=%s'", sysroot)}, nil
 }
 
 // relativeLinks makes the absolute links of the file system dir relative, so that they lead inside it.

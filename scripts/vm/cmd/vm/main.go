@@ -32,6 +32,7 @@ type cli struct {
 	Clean   cleanCmd   `cmd:"" help:"Remove everything from the cache."`
 	Shell   shellCmd   `cmd:"" help:"Start a machine, and a shell or a command in it."`
 	Sysroot sysrootCmd `cmd:"" help:"Build what C programs for an architecture are compiled against, and print its directory."`
+	CC      ccCmd      `cmd:"" name:"cc" help:"Run a go command that compiles C for an architecture, or print the environment that makes it do so."`
 }
 
 // run is what commands are given.

@@ -94,6 +94,7 @@ func TestCommands(t *testing.T) {
 		{0, "list", "nothing is built"},
 		{2, "build 5.4", `"5.4"`},
 		{2, "biuld", "biuld"},
+		{2, "cc riscv64", "amd64, arm64"},
 		{0, "--help", "lock"},
 		{0, "clean", "emptied"},
 	} {
