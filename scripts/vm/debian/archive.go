@@ -81,7 +81,8 @@ func findBases(ctx context.Context, mirror string) (map[string]string, error) {
 		}
 		return map[string]string{mainArchive: mirror, securityArchive: mirror + "-security"}, nil
 	}
-	out, err := host.Output(ctx, "apt-get", "indextargets", "--format", "$(CREATED_BY) $(REPO_URI)")
+	// Without this option apt tells only of indexes that it has, and images of containers come with none.
+	out, err := host.Output(ctx, "apt-get", "indextargets", "--no-release-info", "--format", "$(CREATED_BY) $(REPO_URI)")
 	if err != nil {
 		return nil, fmt.Errorf("ask apt for this host's mirror: %w", err)
 	}

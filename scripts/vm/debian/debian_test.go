@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/vm/asset"
 	"github.com/phonehost/phonehost/scripts/vm/host"
 )
@@ -164,6 +165,29 @@ func TestParseTargets(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// TestFindBasesWithoutIndexes asks an apt that has sources, and has never fetched an index.
+func TestFindBasesWithoutIndexes(t *testing.T) {
+	if _, err := host.Look("apt-get"); err != nil {
+		testenv.Missing(t, "vm", err.Error())
+	}
+	if _, err := os.Stat(keyring); err != nil {
+		testenv.Missing(t, "vm", err.Error())
+	}
+	dir := t.TempDir()
+	config, sources := filepath.Join(dir, "apt.conf"), filepath.Join(dir, "sources.list")
+	text := fmt.Sprintf("Dir::State %q;\nDir::Cache %q;\nDir::Etc::sourcelist %q;\nDir::Etc::sourceparts \"/dev/null\";\n", dir, dir, sources)
+	for file, text := range map[string]string{config: text, sources: "deb http://m.test/debian bookworm main\n"} {
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("APT_CONFIG", config)
+	got, err := findBases(t.Context(), "")
+	if diff := cmp.Diff(map[string]string{mainArchive: "http://m.test/debian", securityArchive: "http://m.test/debian-security"}, got); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }
 
