@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/yamux"
@@ -49,13 +50,14 @@ type ExecIO struct {
 func Serve(ctx context.Context, conn io.ReadWriteCloser, guest Guest, handler Handler, log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := answer(conn, guest); err != nil {
-		conn.Close()
+	w := newWire(conn)
+	if err := answer(w, guest); err != nil {
+		w.Close()
 		return err
 	}
-	mux, err := yamux.Server(newOutbox(conn), muxConfig(orDiscard(log)))
+	mux, err := yamux.Server(w, muxConfig(orDiscard(log)))
 	if err != nil {
-		conn.Close()
+		w.Close()
 		return fmt.Errorf("begin a session with the host: %w", err)
 	}
 	defer mux.Close()
@@ -104,10 +106,13 @@ func serveStream(ctx context.Context, stream *yamux.Stream, handler Handler) {
 	in := newInbox(func(n int) { s.frames.write(frameCredit, binary.BigEndian.AppendUint32(nil, uint32(n))) })
 	var reader sync.WaitGroup
 	defer reader.Wait()
-	// The reader ends with the stream: the host closes it when it has the result.
+	// The reader ends with the stream: the host closes it when it has the result, or wants none any more. Then nobody takes what
+	// waits to be written.
 	reader.Go(func() {
 		defer cancel()
-		in.fill(s.r)
+		if in.fill(s.r) {
+			stream.SetWriteDeadline(time.Unix(1, 0))
+		}
 	})
 	code, err := s.carryOut(ctx, req, in, handler)
 	in.ended()
