@@ -123,6 +123,9 @@ var scopeProperties = []string{
 	// Stopping the scope ends all phones at once, without asking them: Target is the way.
 	"RefuseManualStop=yes",
 	"PartOf=" + Target,
+	// This makes the target's stop job wait for the scope's. Its own file must not name the scope: what another unit names stays
+	// loaded when it ends, and systemd makes no new scope in the place of one that is loaded.
+	"After=" + Target,
 	// When the host or the target stops, the service's ExecStop shuts the guests down first.
 	"Before=" + Service,
 	"TimeoutStopSec=20s",

@@ -39,7 +39,8 @@ type Config struct {
 	CgroupRoot string
 	// DisplayUIDBase is the uid of the display of slot 0; default 2000000.
 	DisplayUIDBase uint32
-	// DisplayBinary is phone-display and LogBinary phone-log.
+	// DisplayBinary is phone-display and LogBinary phone-log. Without DisplayBinary the engine starts no displays, and does nothing
+	// about what they start from.
 	DisplayBinary, LogBinary string
 	// DisplayArgs go after the arguments that every display gets.
 	DisplayArgs []string
@@ -102,7 +103,7 @@ func (c Config) withDefaults() (Config, error) {
 		"StateDir": c.StateDir, "RunDir": c.RunDir, "LogDir": c.LogDir, "NetNSDir": c.NetNSDir,
 		"DisplayBinary": c.DisplayBinary, "LogBinary": c.LogBinary, "CgroupRoot": c.CgroupRoot,
 	} {
-		if !filepath.IsAbs(path) {
+		if !filepath.IsAbs(path) && (name != "DisplayBinary" || path != "") {
 			return c, fmt.Errorf("container engine: %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
 		}
 	}
@@ -193,6 +194,9 @@ func (e *Engine) begin(ctx context.Context) error {
 	time.AfterFunc(holdTime, stale.close)
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
+	}
+	if e.config.DisplayBinary == "" {
+		return nil
 	}
 	return e.pruneDisplayRoots(ctx)
 }

@@ -126,6 +126,9 @@ type displayProgram struct {
 
 // displayRoot returns the root directory for new displays. It is assembled when the binary is first used and when it was replaced.
 func (e *Engine) displayRoot(ctx context.Context) (string, error) {
+	if e.config.DisplayBinary == "" {
+		return "", fmt.Errorf("this engine starts no displays: %w", errdefs.ErrFailedPrecondition)
+	}
 	info, err := os.Stat(e.config.DisplayBinary)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("the display's program %s is not installed; install it or set display.binary in the configuration: %w", e.config.DisplayBinary, errdefs.ErrFailedPrecondition)

@@ -40,31 +40,50 @@ func Assemble(ctx context.Context, config Config) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("assemble display root: %w", err)
 	}
-	plan, name, err := digest(ctx, config.Binary, files)
+	plan := places(config.Binary, files)
+	// Before anything is read: a file that is replaced meanwhile has another stamp the next time.
+	now, err := stamp(plan)
 	if err != nil {
 		return "", fmt.Errorf("assemble display root: %w", err)
 	}
-	root := filepath.Join(config.Dir, name)
-	if _, err := os.Stat(root); err == nil {
+	if root, ok := recall(config.Dir, now); ok {
 		return root, nil
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("assemble display root: %w", err)
 	}
-	if err := os.MkdirAll(config.Dir, 0o711); err != nil {
-		return "", fmt.Errorf("assemble display root: %w", err)
+	root, err := build(ctx, config.Dir, plan)
+	if err == nil {
+		err = remember(root, now)
 	}
-	building, err := os.MkdirTemp(config.Dir, buildingPrefix)
 	if err != nil {
 		return "", fmt.Errorf("assemble display root: %w", err)
+	}
+	return root, nil
+}
+
+// build makes the root of a plan in dir unless it is there.
+func build(ctx context.Context, dir string, plan []file) (string, error) {
+	name, err := digest(ctx, plan)
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(dir, name)
+	if _, err := os.Stat(root); err == nil || !errors.Is(err, fs.ErrNotExist) {
+		return root, err
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", err
+	}
+	building, err := os.MkdirTemp(dir, buildingPrefix)
+	if err != nil {
+		return "", err
 	}
 	defer os.RemoveAll(building) // nothing is left of it after the rename
 	if err := fill(ctx, building, plan); err != nil {
-		return "", fmt.Errorf("assemble display root: %w", err)
+		return "", err
 	}
 	if err := os.Rename(building, root); err != nil {
-		return "", fmt.Errorf("assemble display root: %w", err)
+		return "", err
 	}
-	return root, syncDir(config.Dir)
+	return root, syncDir(dir)
 }
 
 // buildingPrefix begins the names of roots that are not complete; "." keeps them from ever being a hash.
@@ -82,7 +101,7 @@ func Prune(dir string, inUse []string) error {
 	var errs []error
 	for _, e := range entries {
 		root := filepath.Join(dir, e.Name())
-		if !slices.Contains(inUse, root) {
+		if e.Name() != stampName && !slices.Contains(inUse, root) {
 			errs = append(errs, os.RemoveAll(root))
 		}
 	}
@@ -95,33 +114,43 @@ func Prune(dir string, inUse []string) error {
 // file is one file of a root.
 type file struct{ from, to string }
 
-// digest plans where each file goes and names the whole.
-func digest(ctx context.Context, program string, files []string) ([]file, string, error) {
-	sum := sha256.New()
+// places plans where each file goes.
+func places(program string, files []string) []file {
 	var plan []file
 	for _, from := range files {
 		to := from
 		if from == program {
 			to = Program
 		}
+		plan = append(plan, file{from, to})
+	}
+	return plan
+}
+
+// nameLength is how many hexadecimal digits of the hash a root's name has.
+const nameLength = 32
+
+// digest names the root of a plan.
+func digest(ctx context.Context, plan []file) (string, error) {
+	sum := sha256.New()
+	for _, p := range plan {
 		if err := ctx.Err(); err != nil {
-			return nil, "", err
+			return "", err
 		}
-		f, err := os.Open(from)
+		f, err := os.Open(p.from)
 		if err != nil {
-			return nil, "", err
+			return "", err
 		}
-		fmt.Fprintf(sum, "%s\n", to)
+		fmt.Fprintf(sum, "%s\n", p.to)
 		part := sha256.New()
 		_, err = io.Copy(part, f)
 		f.Close()
 		if err != nil {
-			return nil, "", fmt.Errorf("read %s: %w", from, err)
+			return "", fmt.Errorf("read %s: %w", p.from, err)
 		}
 		sum.Write(part.Sum(nil))
-		plan = append(plan, file{from, to})
 	}
-	return plan, hex.EncodeToString(sum.Sum(nil))[:32], nil
+	return hex.EncodeToString(sum.Sum(nil))[:nameLength], nil
 }
 
 // fill makes a root's files and directories, and brings them to the disk.

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -63,12 +64,75 @@ func TestSameContentSameRoot(t *testing.T) {
 	if err := Prune(dir, []string{first}); err != nil {
 		t.Fatal(err)
 	}
-	left, err := os.ReadDir(dir)
+	left, err := filepath.Glob(filepath.Join(dir, "[^.]*"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(left) != 1 || filepath.Join(dir, left[0].Name()) != first {
-		t.Errorf("after Prune there are %v, want only %s", left, filepath.Base(first))
+	if !slices.Equal(left, []string{first}) {
+		t.Errorf("after Prune there are %v, want only %s", left, first)
+	}
+	// The last one that was assembled is gone, whatever is remembered of it.
+	if root, err := Assemble(t.Context(), Config{Dir: dir, Binary: testenv.Tool(t, "bash")}); err != nil || root != other {
+		t.Errorf("a root that was pruned: %s %v, want %s again", root, err, other)
+	}
+}
+
+// TestFilesAreReadOnlyWhenChanged tells a read by its result: what is remembered of unchanged files is believed.
+func TestFilesAreReadOnlyWhenChanged(t *testing.T) {
+	dir, program := t.TempDir(), filepath.Join(t.TempDir(), "program")
+	content, err := os.ReadFile(testenv.Tool(t, "bash"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func() {
+		t.Helper()
+		if err := os.WriteFile(program+".new", content, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(program+".new", program); err != nil {
+			t.Fatal(err)
+		}
+	}
+	assemble := func() string {
+		t.Helper()
+		root, err := Assemble(t.Context(), Config{Dir: dir, Binary: program})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return root
+	}
+	put()
+	read := assemble()
+	marker := filepath.Join(dir, strings.Repeat("0", nameLength))
+	if err := os.Mkdir(marker, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(stamp string) error{
+		"another file with the same content": func(string) error { put(); return nil },
+		"times":                              func(string) error { return os.Chtimes(program, time.Unix(1, 0), time.Unix(1, 0)) },
+		"a stamp of other files":             func(stamp string) error { return remember(marker, strings.Repeat("f", len(stamp))) },
+		"half a stamp":                       func(stamp string) error { return os.WriteFile(filepath.Join(dir, stampName), []byte(stamp+" "), 0o600) },
+		"no stamp":                           func(string) error { return os.Remove(filepath.Join(dir, stampName)) },
+	} {
+		put()
+		assemble()
+		text, err := os.ReadFile(filepath.Join(dir, stampName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		stamp, _, _ := strings.Cut(string(text), " ")
+		if err := remember(marker, stamp); err != nil {
+			t.Fatal(err)
+		}
+		if got := assemble(); got != marker {
+			t.Fatalf("unchanged files were read again: the root is %s, want %s", got, marker)
+		}
+		if err := change(stamp); err != nil {
+			t.Fatal(err)
+		}
+		if got := assemble(); got != read {
+			t.Errorf("%s: the root is %s, want %s", name, got, read)
+		}
 	}
 }
 

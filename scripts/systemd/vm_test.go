@@ -166,19 +166,25 @@ func (h *host) shutdowns() int {
 	return strings.Count(h.Read("/var/log/phonehost/p1/guest.log"), "init: shutdown: done")
 }
 
-// testTarget stops everything on purpose: the guest is asked to shut down, nothing is left, and the phone comes back with the agent.
+// testTarget stops everything on purpose. When systemctl returns, the guest has shut down by itself and nothing is left; the phone
+// comes back with the agent.
 func (h *host) testTarget(layout string, before phone) {
 	h.t.Helper()
 	count := h.shutdowns()
-	h.Shell(`systemctl stop phonehost.target
-		until [ "$(systemctl is-active phonehostd phonehost-phones.service phonehost-phones.scope | sort -u)" = inactive ]; do sleep 0.2; done`)
+	left := h.Shell(`systemctl stop phonehost.target
+		systemctl show --property=Id,ActiveState --value phonehost.target phonehostd.service phonehost-phones.service phonehost-phones.scope | paste -s -d ' '
+		ctr --namespace=phonehost tasks list --quiet
+		cat /proc/` + before.Init + "/comm /proc/" + before.Display + "/comm 2>/dev/null || true")
+	if want := "phonehost.target inactive  phonehostd.service inactive  phonehost-phones.service inactive  phonehost-phones.scope inactive\n"; left != want {
+		h.t.Errorf("when systemctl has returned there are:\n%s\nwant:\n%s", left, want)
+	}
 	if got := h.shutdowns(); got != count+1 {
 		h.t.Errorf("the guest has shut down %d times, want %d", got, count+1)
 	}
 	if layout == "v2" {
 		h.Shell("! test -e /sys/fs/cgroup" + scope)
 	}
-	h.Shell("systemctl start phonehost.target")
+	h.Shell("systemctl start phonehostd")
 	h.wantRunning()
 	after := h.phone(layout)
 	if after.Init == before.Init {

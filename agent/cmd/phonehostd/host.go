@@ -74,6 +74,7 @@ func endPhones(ctx context.Context, cfg config.Config, logger *slog.Logger) erro
 	if err != nil {
 		return err
 	}
+	c.DisplayBinary = "" // nothing is started
 	engine, err := container.New(c)
 	if err != nil {
 		return err
