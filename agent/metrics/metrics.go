@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/stream"
 )
 
@@ -56,11 +58,22 @@ type Metrics struct {
 
 // Values of labels, beside those of a status.
 var (
-	operationKinds  = []string{"power_on", "power_off", "restart", "reset", "delete"}
+	operationKinds  = kindLabels()
 	operationStates = []string{"succeeded", "failed", "aborted"}
 	sessionDoors    = []string{"listen", "dial"}
 	sessionKinds    = []string{"control", "media"}
 )
+
+// kindLabels returns the kinds of operations as labels.
+func kindLabels() []string {
+	var labels []string
+	for _, kind := range operation.Kinds() {
+		labels = append(labels, kindLabel(kind))
+	}
+	return labels
+}
+
+func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.String(), " ", "_") }
 
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
