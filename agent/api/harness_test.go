@@ -130,7 +130,7 @@ func start(t *testing.T) *server {
 	life, die := context.WithCancel(context.Background())
 	sup, err := phone.New(phone.Config{
 		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
-		Displays: phonetest.Displays{World: w}, Images: images{},
+		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
 	if err != nil {

@@ -1,0 +1,59 @@
+package phonetest
+
+import (
+	"context"
+	"slices"
+
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// Volume is a data volume.
+type Volume struct {
+	// Bytes is its size, and Content what users put there.
+	Bytes   uint64
+	Content string
+}
+
+// root makes the root file system of an image, and removes those of other images that no container names.
+func (b *Body) root(p container.Phone) {
+	if slices.Contains(b.Roots[p.DataGeneration], p.ImageDigest) {
+		return
+	}
+	if b.Roots == nil {
+		b.Roots = map[uint64][]string{}
+	}
+	kept := slices.DeleteFunc(b.Roots[p.DataGeneration], func(digest string) bool {
+		return !b.Guest.Container || b.Guest.ImageDigest != digest || b.Guest.DataGeneration != p.DataGeneration
+	})
+	b.Roots[p.DataGeneration] = append(kept, p.ImageDigest)
+}
+
+// GrowData implements phone.Volumes.
+func (w *World) GrowData(ctx context.Context, p container.Phone) error {
+	return w.do(ctx, "GrowData", p.ID, func(b *Body) error {
+		if v, there := b.Volumes[p.DataGeneration]; there && v.Bytes < p.DataBytes {
+			v.Bytes = p.DataBytes
+			b.Volumes[p.DataGeneration] = v
+		}
+		return nil
+	})
+}
+
+// CloneData implements phone.Volumes.
+func (w *World) CloneData(ctx context.Context, from, to container.Phone) error {
+	return w.do(ctx, "CloneData", to.ID, func(b *Body) error {
+		source := w.Bodies[from.ID]
+		if source != nil && (source.Guest.State == container.TaskRunning || b.Guest.State == container.TaskRunning) {
+			w.Violation = "CloneData while a guest runs"
+		}
+		w.Bodies[to.ID] = b
+		if _, there := b.Volumes[to.DataGeneration]; there || source == nil {
+			return nil
+		}
+		if v, there := source.Volumes[from.DataGeneration]; there {
+			b.Generations[to.DataGeneration] = true
+			b.Volumes[to.DataGeneration] = v
+		}
+		return nil
+	})
+}
