@@ -91,8 +91,10 @@ type Snapshot struct {
 	PendingRestart []string
 	// QueuePosition is the phone's place among those that wait to boot, from 1; 0 when it does not.
 	QueuePosition int
-	// Revision grows with every change of any phone.
+	// Revision grows with every change of any phone, but for those of QueuePosition alone.
 	Revision uint64
+
+	queued bool // waits for a boot slot
 }
 
 // OperationID returns the operation that is under way, an Update only while no other is; or "".

@@ -280,7 +280,7 @@ func (s *Supervisor) publishLocked(c *controller) {
 		return
 	}
 	snap := snapshot(&c.rec, c.sight, time.Now(), s.timing)
-	snap.Revision = c.snap.Revision
+	snap.Revision, snap.queued = c.snap.Revision, c.slot == slotQueued
 	if reflect.DeepEqual(snap, c.snap) {
 		return
 	}
