@@ -168,6 +168,12 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 	for n, name := range map[phone.RestartPolicy]string{phone.Always: "ALWAYS", phone.OnGuestReboot: "ON_GUEST_REBOOT", phone.Never: "NEVER"} {
 		compare(phonehostv1.RestartPolicy(0).Descriptor(), "RESTART_POLICY_", int(n), name)
 	}
+	for f := phone.FrozenExpired; f <= phone.FrozenAdmin; f++ {
+		compare(phonehostv1.FreezeReason(0).Descriptor(), "FREEZE_REASON_", int(f), f.String())
+	}
+	if got := phonehostv1.FreezeReason(0).Descriptor().Values().Len() - 1; got != int(phone.FrozenAdmin) {
+		t.Errorf("the API knows %d reasons to freeze", got)
+	}
 	kinds := map[event.Kind]string{
 		event.PhoneCreated: "PHONE_CREATED", event.PhoneDeleted: "PHONE_DELETED", event.PhoneStatus: "PHONE_STATUS",
 		event.GuestStarted: "GUEST_STARTED", event.GuestBooted: "GUEST_BOOTED", event.GuestExited: "GUEST_EXITED",

@@ -45,6 +45,9 @@ func (s *Supervisor) beginClone(tx *store.Tx, r *Record, img Image, requestedBy 
 	if err := refusal(operation.Clone, false, status, &source); err != nil {
 		return operation.Operation{}, err
 	}
+	if err := s.lentTo(from); err != nil {
+		return operation.Operation{}, err
+	}
 	if err := checkClone(r, &source, img); err != nil {
 		return operation.Operation{}, err
 	}
@@ -98,9 +101,14 @@ func (c *controller) copyData(ctx context.Context, r *Record) error {
 		return err
 	}
 	from, to := source.Record.container(), r.container()
-	if err := c.s.cfg.Volumes.CloneData(ctx, from, to); err != nil {
+	shared, err := c.s.cfg.Volumes.CloneData(ctx, from, to)
+	if errdefs.IsNotFound(err) {
+		return nil // there is nothing to copy; the first start makes the new phone's volume
+	}
+	if err != nil {
 		return fmt.Errorf("copy the data of %s: %w", r.CloneOf, err)
 	}
+	c.logger.Info("data copied", "from", r.CloneOf, "shared", shared)
 	if to.DataBytes == from.DataBytes {
 		return nil
 	}

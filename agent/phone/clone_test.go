@@ -117,6 +117,9 @@ func TestCloneHoldsBothPhones(t *testing.T) {
 				}
 			}
 		}
+		if _, _, err := a.Lend("p1", "x"); fault.Reason(err) != fault.Busy || fault.Meta(err)["operation_id"] != op.ID {
+			t.Errorf("lend: %v", err)
+		}
 		a.refused(operation.Freeze, "p2", fault.Busy, freezing(FrozenAdmin, false))
 		a.refused(operation.Update, "p2", fault.Busy, patching(Spec{}, "labels"))
 		a.refused(operation.Update, "p1", fault.Busy, patching(Spec{DataBytes: 16 << 30}, "data_bytes"))
@@ -278,6 +281,9 @@ func TestLend(t *testing.T) {
 		snap, release, err := a.Lend("p1", "its data is being exported")
 		if err != nil || snap.Record.Spec.ID != "p1" {
 			t.Fatalf("%+v %v", snap, err)
+		}
+		if _, _, err := a.Clone(t.Context(), Spec{ID: "p2"}, "p1", "uid/0"); fault.Reason(err) != fault.Busy {
+			t.Errorf("clone: %v", err)
 		}
 		_, second, err := a.Lend("p1", "its data is being exported")
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 // only: a reader dies with it. Delete with force goes before it; the data may then end under the reader, which gets an error for it.
 //
 // Errors: ErrNotFound; faults of class ErrFailedPrecondition with reason NOT_OFF, or BUSY when something is under way that changes the
-// data; ErrUnavailable with reason CONTAINERD_LOST.
+// data or copies it; ErrUnavailable with reason CONTAINERD_LOST.
 func (s *Supervisor) Lend(id, what string) (snap Snapshot, release func(), err error) {
 	token := new(string)
 	*token = what
@@ -36,6 +36,9 @@ func (s *Supervisor) Lend(id, what string) (snap Snapshot, release func(), err e
 		}
 		if err := refusal(operation.Clone, false, status, &r); err != nil {
 			return err
+		}
+		if len(r.Readers) > 0 {
+			return busyWith(&r, status, beingCopied)
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -60,9 +63,13 @@ func (s *Supervisor) checkLent(id string, q Request) error {
 	grows := q.Kind == operation.Update && q.Patch.names("data_bytes")
 	switch {
 	case q.Kind == operation.PowerOn, q.Kind == operation.Reset, q.Kind == operation.Delete && !q.Force, grows:
-	default:
-		return nil
+		return s.lentTo(id)
 	}
+	return nil
+}
+
+// lentTo refuses what cannot go on beside a reader of the phone's data.
+func (s *Supervisor) lentTo(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for what := range s.lent[id] {

@@ -52,10 +52,10 @@ type Volumes interface {
 	// GrowData grows the data volume of p's generation to p.DataBytes, also while the guest runs. A volume that has the size
 	// already, or more, is left alone, and one that does not exist is no error: Prepare makes it as large as it has to be.
 	GrowData(ctx context.Context, p container.Phone) error
-	// CloneData makes the data volume of to's generation a copy of from's, of the same size and with an identity of its own. Neither
-	// phone runs. A volume of to that is complete is left alone; a crash leaves nothing that the next call does not replace. A
-	// phone whose data was never made has none to copy: its copy has none either.
-	CloneData(ctx context.Context, from, to container.Phone) error
+	// CloneData makes the data volume of to's generation a copy of from's, of the same size and with an identity of its own, and tells
+	// whether the two share their blocks. Neither phone runs. A volume of to that is complete is left alone; a crash leaves nothing that
+	// the next call does not replace. ErrNotFound: from was never started, and so has no data.
+	CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error)
 }
 
 // noVolumes is the Volumes of a world that cannot change them.
@@ -65,8 +65,8 @@ func (noVolumes) GrowData(_ context.Context, p container.Phone) error {
 	return fmt.Errorf("grow the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
 }
 
-func (noVolumes) CloneData(_ context.Context, from, _ container.Phone) error {
-	return fmt.Errorf("copy the data of %s: not possible on this host: %w", from.ID, errdefs.ErrNotImplemented)
+func (noVolumes) CloneData(_ context.Context, from, _ container.Phone) (shared bool, err error) {
+	return false, fmt.Errorf("copy the data of %s: not possible on this host: %w", from.ID, errdefs.ErrNotImplemented)
 }
 
 // Networks is what the controllers need of the phones' network namespaces (netns.Dir).

@@ -2,7 +2,10 @@ package phonetest
 
 import (
 	"context"
+	"fmt"
 	"slices"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
 )
@@ -40,19 +43,19 @@ func (w *World) GrowData(ctx context.Context, p container.Phone) error {
 }
 
 // CloneData implements phone.Volumes.
-func (w *World) CloneData(ctx context.Context, from, to container.Phone) error {
-	return w.do(ctx, "CloneData", to.ID, func(b *Body) error {
+func (w *World) CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error) {
+	return true, w.do(ctx, "CloneData", to.ID, func(b *Body) error {
 		source := w.Bodies[from.ID]
 		if source != nil && (source.Guest.State == container.TaskRunning || b.Guest.State == container.TaskRunning) {
 			w.Violation = "CloneData while a guest runs"
 		}
-		w.Bodies[to.ID] = b
-		if _, there := b.Volumes[to.DataGeneration]; there || source == nil {
-			return nil
+		if source == nil || source.Volumes[from.DataGeneration].Bytes == 0 {
+			return fmt.Errorf("clone the data of %s: there is none: %w", from.ID, errdefs.ErrNotFound)
 		}
-		if v, there := source.Volumes[from.DataGeneration]; there {
+		w.Bodies[to.ID] = b
+		if _, there := b.Volumes[to.DataGeneration]; !there {
 			b.Generations[to.DataGeneration] = true
-			b.Volumes[to.DataGeneration] = v
+			b.Volumes[to.DataGeneration] = source.Volumes[from.DataGeneration]
 		}
 		return nil
 	})

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -265,7 +266,8 @@ func (w *World) LogTail(_ context.Context, id string, role container.Role, _ tim
 	if b == nil || role != container.Guest {
 		return "", nil
 	}
-	return b.Log[max(0, len(b.Log)-limit):], nil
+	text := strings.ToValidUTF8(b.Log, "\uFFFD")
+	return strings.ToValidUTF8(text[max(0, len(text)-limit):], ""), nil
 }
 
 // Destroy implements phone.Runtime.
