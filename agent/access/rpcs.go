@@ -14,6 +14,12 @@ var required = map[string]Role{
 	"/phonehost.v1.PhoneService/PowerOff":   RoleOperator,
 	"/phonehost.v1.PhoneService/Restart":    RoleOperator,
 	"/phonehost.v1.PhoneService/Reset":      RoleOperator,
+
+	"/phonehost.v1.PhoneService/BatchGetStatus": RoleViewer,
+	// What a phone may use, for how long, and whether at all is its owner's decision.
+	"/phonehost.v1.PhoneService/Freeze":   RoleAdmin,
+	"/phonehost.v1.PhoneService/Unfreeze": RoleAdmin,
+	"/phonehost.v1.PhoneService/Update":   RoleAdmin,
 	// What a guest prints may be its user's business.
 	"/phonehost.v1.PhoneService/Logs":        RoleOperator,
 	"/phonehost.v1.PhoneService/CreatePhone": RoleAdmin,

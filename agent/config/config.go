@@ -124,6 +124,8 @@ type Limits struct {
 	// DiskReserveBytes is how much of the file system below StateDir must stay free: below it phones are not created, started
 	// or imported.
 	DiskReserveBytes uint64 `toml:"disk_reserve_bytes"`
+	// ConcurrentBoots is how many phones boot at once; 0 means as many as the host has cores, and at least 2.
+	ConcurrentBoots uint32 `toml:"concurrent_boots"`
 }
 
 // Duration is a time span in Go's words, such as "120s", as it stands in the file.

@@ -212,5 +212,8 @@ func (c *Config) checkLimits() error {
 	if c.Limits.Grace < 0 || c.Limits.Grace > Duration(600e9) {
 		return invalid("limits.grace", "must be 0s..10m")
 	}
+	if c.Limits.ConcurrentBoots > 10000 {
+		return invalid("limits.concurrent_boots", "%d must be 0..10000", c.Limits.ConcurrentBoots)
+	}
 	return nil
 }

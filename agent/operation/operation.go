@@ -9,6 +9,7 @@
 package operation
 
 import (
+	"maps"
 	"slices"
 	"time"
 )
@@ -19,22 +20,34 @@ const KeepFor = 24 * time.Hour
 // Kind names what an operation does. The numbers are stored and are those of the API.
 type Kind int
 
-// Kinds of operations.
+// Kinds of operations. 9 to 14 are kept for those that package phone does not know.
 const (
 	PowerOn  Kind = 1
 	PowerOff Kind = 2
 	Restart  Kind = 3
 	Reset    Kind = 4
 	Delete   Kind = 5
+	Freeze   Kind = 6
+	Unfreeze Kind = 7
+	Update   Kind = 8
+	Clone    Kind = 15
 )
+
+// kindNames are the kinds' names as logs and people read them.
+var kindNames = map[Kind]string{
+	PowerOn: "power on", PowerOff: "power off", Restart: "restart", Reset: "reset", Delete: "delete",
+	Freeze: "freeze", Unfreeze: "unfreeze", Update: "update", Clone: "clone",
+}
+
+// Kinds returns all kinds in the order of their numbers.
+func Kinds() []Kind { return slices.Sorted(maps.Keys(kindNames)) }
 
 // String returns the kind's name as logs and people read it.
 func (k Kind) String() string {
-	names := [...]string{PowerOn: "power on", PowerOff: "power off", Restart: "restart", Reset: "reset", Delete: "delete"}
-	if k < PowerOn || k > Delete {
-		return "unknown operation"
+	if name, known := kindNames[k]; known {
+		return name
 	}
-	return names[k]
+	return "unknown operation"
 }
 
 // State is how far an operation, or its part for one phone, has come. The numbers are stored and are those of the API.

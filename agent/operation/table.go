@@ -166,6 +166,15 @@ func (t *Table) End(tx *store.Tx, id, phoneID string, state State, failure *Fail
 	return t.put(tx, number, op)
 }
 
+// Read returns an operation as it is in a transaction; ErrNotFound when it is no longer kept.
+func (t *Table) Read(tx *store.Tx, id string) (Operation, error) {
+	number, ok := parseID(id)
+	if !ok {
+		return Operation{}, fmt.Errorf("read operation %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return records.Get(tx, store.Key64(number))
+}
+
 // Retry returns the operation that an identity's request id made before, or nil. Another request under the same id is a fault of
 // class ErrInvalidArgument with reason REQUEST_ID_REUSED.
 func (t *Table) Retry(tx *store.Tx, identity, requestID, fingerprint string) (*Operation, error) {

@@ -196,6 +196,13 @@ func TestLowDisk(t *testing.T) {
 		if _, err = a.Submit(t.Context(), Request{Kind: operation.PowerOn, IDs: []string{"p1"}}); fault.Reason(err) != fault.DiskLow {
 			t.Errorf("power on: %v", err)
 		}
+		if _, err = a.Submit(t.Context(), Request{Kind: operation.Reset, IDs: []string{"p1"}}); fault.Reason(err) != fault.DiskLow {
+			t.Errorf("reset: %v", err)
+		}
+		if _, _, err = a.Clone(t.Context(), Spec{ID: "p2"}, "p1", "uid/0"); fault.Reason(err) != fault.DiskLow {
+			t.Errorf("clone: %v", err)
+		}
+		a.do(operation.Delete, "p1", operation.Succeeded) // which makes room
 	})
 }
 

@@ -21,12 +21,33 @@ var errGone = errors.New("phone is deleted")
 
 // act does one step. Every step may be done again after a crash at any point of it.
 func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) error {
-	ctx, cancel := context.WithTimeout(ctx, c.s.timing.StepTimeout)
+	limit := c.s.timing.StepTimeout
+	if s == stepClone || s == stepGrow {
+		limit = c.s.timing.CopyTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	rt := c.s.cfg.Runtime
 	switch s {
+	case stepExpire:
+		return c.expire()
+	case stepQueue:
+		return c.queue(r)
+	case stepClone:
+		return c.clone(ctx, r)
+	case stepLimits:
+		return c.setLimits(ctx, r, saw)
+	case stepGrow:
+		return c.grow(ctx, r)
+	case stepFinishChange:
+		return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
+			if !r.changed() {
+				return nil // another has come
+			}
+			return c.s.finishChange(tx, r)
+		})
 	case stepEnd:
-		return c.end(saw)
+		return c.end(ctx, r, saw)
 	case stepDestroy:
 		return c.destroy(ctx, r)
 	case stepShutdown:
@@ -50,7 +71,7 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 	case stepAskBoot:
 		return c.askBoot(ctx, r, saw)
 	case stepBootTimeout:
-		return c.bootTimeout(r)
+		return c.bootTimeout(ctx, r)
 	case stepRenew:
 		return c.renew(ctx, r)
 	case stepKeep:
@@ -92,6 +113,12 @@ func (c *controller) start(ctx context.Context, r *Record, saw sight) error {
 func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	p, rt := r.container(), c.s.cfg.Runtime
 	c.progress(r, "preparing")
+	if g := saw.obs.Guest; g.Container && g.ImageDigest != r.ImageDigest {
+		// The root of the former image goes with the container that names it.
+		if err := rt.RemoveGuest(ctx, c.id); err != nil {
+			return err
+		}
+	}
 	if _, err := c.s.cfg.Networks.Create(c.id); err != nil {
 		return err
 	}
@@ -100,6 +127,13 @@ func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	}
 	c.progress(r, "starting the display")
 	displayUp := saw.obs.Display.State == container.TaskRunning
+	if displayUp && !r.Spec.sameDisplay(saw.obs.Display) {
+		// An Update has changed the screen. The guest does not run, so nothing is taken from it.
+		if err := rt.RemoveDisplay(ctx, c.id); err != nil {
+			return err
+		}
+		displayUp = false
+	}
 	ready, release := c.watchDisplay(ctx)
 	defer release()
 	if err := rt.StartDisplay(ctx, p); err != nil {
@@ -166,7 +200,7 @@ func (c *controller) resetBoot() {
 	c.asks, c.seen = 0, ""
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.outOfMemory = false
+	c.kills = kills{}
 }
 
 // started records that the wanted guest runs.
@@ -235,6 +269,9 @@ func (c *controller) booted(r *Record, saw sight) error {
 	took := max(now.Sub(saw.obs.Guest.StartedAt), 0)
 	return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		r.Booted = Boot{Generation: generation, Time: now, Duration: took}
+		if r.ImageAndroid != "" && r.ImageDigest == saw.obs.Guest.ImageDigest {
+			r.DataAndroid = r.ImageAndroid
+		}
 		err := c.s.cfg.Journal.Append(tx, event.Event{
 			Kind: event.GuestBooted, PhoneID: c.id, OperationID: r.operationID(), Message: "the guest has booted",
 			Attributes: map[string]string{"boot_ms": strconv.FormatInt(took.Milliseconds(), 10)},
@@ -242,15 +279,18 @@ func (c *controller) booted(r *Record, saw sight) error {
 		if err != nil || !r.booted() || r.KeptGeneration != r.DataGeneration {
 			return err
 		}
-		return c.s.finishTask(tx, c.id, r)
+		return c.s.finishTask(tx, r)
 	})
 }
 
 // bootTimeout gives up on a boot: the phone is held, and its guest ended by the following steps.
-func (c *controller) bootTimeout(r *Record) error {
+func (c *controller) bootTimeout(ctx context.Context, r *Record) error {
 	generation := r.BootGeneration
 	message := fmt.Sprintf("the guest has not reported boot completed within %s; last seen: %s",
 		c.s.timing.BootTimeout, orDefault(c.seen, "nothing"))
+	if line := lastLine(c.logTail(ctx)); line != "" {
+		message += "; last log line: " + line
+	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
 		if r.wantsGuest() && r.BootGeneration == generation {
 			r.hold(HoldBootFailed, codes.DeadlineExceeded, "BOOT_TIMEOUT", message, time.Now())

@@ -127,6 +127,17 @@ func (t *Tree) Create(id string, l Limits) error {
 	return nil
 }
 
+// Limit sets the limits of a phone's cgroups that exist. One that a hierarchy of cgroup v1 refuses because a container below has more
+// of it yet, a lower CPU quota, is left as it is.
+func (t *Tree) Limit(id string, l Limits) error {
+	for _, h := range t.hierarchies {
+		if err := h.limit(path.Join(t.root, id), l); err != nil {
+			return fmt.Errorf("cgroups of %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
 // create makes every level of p that is missing.
 func (h hierarchy) create(p string) error {
 	dir := h.mount

@@ -16,6 +16,7 @@ const (
 	labelDataGeneration = "dev.phonehost.data-generation"
 	labelImageDigest    = "dev.phonehost.image-digest"
 	labelVersion        = "dev.phonehost.version"
+	labelNote           = "dev.phonehost.note"
 	labelBinder         = "dev.phonehost.binder"       // of guests: binder.Grant.Label
 	labelHostStopped    = "dev.phonehost.host-stopped" // of guests: set by EndForHost
 	// labelGCRoot keeps a snapshot that no container refers to from containerd's garbage collector.

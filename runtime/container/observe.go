@@ -31,6 +31,12 @@ func (e *Engine) Observe(ctx context.Context, id string) (Observation, error) {
 		g.Go(func() error {
 			var err error
 			*into, err = e.observe(ctx, containerID(id, role))
+			if role == Guest && into.State != TaskNone {
+				into.OOMKills = e.cgroups.OOMKills(id)
+			}
+			if role == Guest && into.State == TaskRunning {
+				into.MemoryBytes = e.cgroups.MemoryLimit(id)
+			}
 			return err
 		})
 	}
@@ -73,6 +79,7 @@ func fromRecord(c containers.Container) Task {
 		DataGeneration: generation(c.Labels, labelDataGeneration),
 		ImageDigest:    c.Labels[labelImageDigest],
 		Version:        c.Labels[labelVersion],
+		Note:           c.Labels[labelNote],
 		HostStopped:    c.Labels[labelHostStopped] != "",
 	}
 }

@@ -29,6 +29,8 @@ type Phone struct {
 	DataGeneration uint64
 	// BootGeneration counts boots; it is only recorded, as a label, and read back by Observe.
 	BootGeneration uint64
+	// Note is what the caller wants to know of what runs: it is recorded with each container, and read back by Observe. At most 1 KiB.
+	Note string
 }
 
 // DisplaySpec is a virtual screen: pixels, dots per inch and frames per second.

@@ -126,6 +126,7 @@ func (e *Engine) record(p Phone, role Role) containers.Container {
 			labelBootGeneration: strconv.FormatUint(p.BootGeneration, 10),
 			labelDataGeneration: strconv.FormatUint(p.DataGeneration, 10),
 			labelImageDigest:    p.ImageDigest,
+			labelNote:           p.Note,
 		},
 	}
 }

@@ -14,8 +14,13 @@ import (
 	"github.com/distribution/reference"
 )
 
-// ProfileLabel is the label of an image's configuration that names its profile.
-const ProfileLabel = "dev.phonehost.profile"
+// Labels of an image's configuration.
+const (
+	// ProfileLabel names its profile.
+	ProfileLabel = "dev.phonehost.profile"
+	// AndroidLabel names its Android version, such as "13" or "8.1.0".
+	AndroidLabel = "dev.phonehost.android-version"
+)
 
 // Image is one image of this host.
 type Image struct {
@@ -29,6 +34,8 @@ type Image struct {
 	CreatedAt time.Time
 	// Profile is what its label names, or empty.
 	Profile string
+	// AndroidVersion is what its label names, or empty.
+	AndroidVersion string
 	// Platforms are those that it holds content for, such as "linux/arm64".
 	Platforms []string
 }
@@ -142,7 +149,7 @@ func (s *Store) describe(ctx context.Context, found images.Image) (Image, error)
 	}
 	return Image{
 		Name: found.Name, Digest: found.Target.Digest.String(), SizeBytes: uint64(size), CreatedAt: found.CreatedAt,
-		Profile: spec.Config.Labels[ProfileLabel], Platforms: list,
+		Profile: spec.Config.Labels[ProfileLabel], AndroidVersion: spec.Config.Labels[AndroidLabel], Platforms: list,
 	}, nil
 }
 

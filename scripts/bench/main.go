@@ -62,6 +62,9 @@ func suites() []suite {
 		{"./scripts/e2e", "^BenchmarkPowerOn$", "20x", []row{
 			{"PowerOn", "power-on to init's first instruction : ctr", "ms", "ctr_ms", "ratio", 1.3, "ms"},
 		}},
+		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
+			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
+		}},
 	}
 }
 

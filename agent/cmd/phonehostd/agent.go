@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/clock"
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
@@ -191,8 +192,10 @@ func (a *agent) openPhones(context.Context) (err error) {
 		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
-		Timing: phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
-		Logger: a.logger,
+		Volumes: a.volumes(), ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
+		OnAdmitted: func(waited time.Duration) { a.metrics.BootAdmitted(waited) },
+		Timing:     phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
+		Logger:     a.logger,
 	})
 	if err != nil {
 		return err
@@ -205,8 +208,27 @@ func (a *agent) openPhones(context.Context) (err error) {
 	a.metrics, err = metrics.New(metrics.Config{
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
+		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue,
 	})
 	return err
+}
+
+// volumes is the engine as what changes data volumes, or nil.
+func (a *agent) volumes() phone.Volumes {
+	v, _ := any(a.engine).(phone.Volumes)
+	return v
+}
+
+// clockSet reports steps of the host's wall clock. Without them a lease is judged at its time and every few minutes all the same.
+func (a *agent) clockSet(ctx context.Context) <-chan struct{} {
+	steps, err := clock.Steps(ctx)
+	if err != nil {
+		a.logger.Warn("steps of the wall clock are not noticed at once", "error", err)
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	return steps
 }
 
 // adopt starts the controllers over what runs already.
@@ -229,7 +251,7 @@ type imageSource struct{ store *image.Store }
 // Image implements phone.Images.
 func (s imageSource) Image(ctx context.Context, ref string) (phone.Image, error) {
 	img, err := s.store.Get(ctx, ref)
-	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile}, err
+	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile, AndroidVersion: img.AndroidVersion}, err
 }
 
 // hostCapacity returns what phones may be given at most.
