@@ -27,6 +27,12 @@ var required = map[string]Role{
 	// Exec is root inside the guest.
 	"/phonehost.v1.PhoneService/Exec": RoleAdmin,
 
+	// Commands are root inside the guest, and so are whoever writes and reads its files.
+	"/phonehost.v1.CommandService/RunCommand":   RoleAdmin,
+	"/phonehost.v1.CommandService/StartCommand": RoleAdmin,
+	"/phonehost.v1.FileService/PushFile":        RoleAdmin,
+	"/phonehost.v1.FileService/PullFile":        RoleAdmin,
+
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
 	"/phonehost.v1.StreamService/Screenshot": RoleOperator,

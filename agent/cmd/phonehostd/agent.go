@@ -15,10 +15,12 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -58,6 +60,8 @@ type agent struct {
 	images   *image.Store
 	displays *display.Registry
 	phones   *phone.Supervisor
+	commands *command.Runner
+	jobs     *job.Runner
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
 
@@ -197,6 +201,14 @@ func (a *agent) openPhones(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.commands = &command.Runner{Guests: a.engine, Phones: a.phones}
+	a.jobs, err = job.New(job.Config{
+		DB: a.db, Operations: a.ops, Phones: a.phones, Logger: a.logger,
+		Handlers: map[operation.Kind]job.Handler{operation.Command: a.commands.Handler()},
+	})
+	if err != nil {
+		return err
+	}
 	a.hub, err = stream.NewHub(stream.Config{Displays: a.displays, Phones: a.phones, Logger: a.logger, OnViewer: a.onViewer})
 	if err != nil {
 		return err
@@ -220,7 +232,8 @@ func (a *agent) adopt(ctx context.Context) error {
 		return err
 	}
 	a.logger.Info("phones adopted", "phones", len(a.phones.List()))
-	return nil
+	a.defers(func() error { a.jobs.Close(); return nil })
+	return a.jobs.Resume()
 }
 
 // imageSource is the image store in the words of package phone.
