@@ -70,6 +70,10 @@ func (p *process) net(ctx context.Context, i Intent) (string, error) {
 	switch {
 	case target.Scheme == "http":
 		return answer(io.LimitReader(conn, 1<<20))
+	case expect > 0 && network == "udp":
+		b := make([]byte, expect) // one datagram
+		n, err := conn.Read(b)
+		return strings.TrimSpace(string(b[:n])), err
 	case expect > 0:
 		return answer(io.LimitReader(conn, int64(expect)))
 	}

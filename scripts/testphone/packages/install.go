@@ -246,7 +246,7 @@ func (m *Manager) prepare(s *session, base part, parts []part, old *Package) (*P
 		err = makeDir(m.path(parent), 0o771)
 	}
 	if err == nil {
-		err = errors.Join(os.Chmod(m.path(s.dir()), 0o755), os.Rename(m.path(s.dir()), m.path(p.Dir)))
+		err = errors.Join(os.Chmod(m.path(s.dir()), 0o755), m.cfg.Rename(m.path(s.dir()), m.path(p.Dir)))
 	}
 	if err == nil {
 		err = errors.Join(syncDir(m.path(parent)), syncDir(m.path("/data/app")))

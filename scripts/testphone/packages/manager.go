@@ -26,6 +26,8 @@ type Config struct {
 	ABIs []string
 	// Chown gives a file to a uid and its group; nil for the system call.
 	Chown func(path string, uid, gid int) error
+	// Rename puts a session's directory into its place, which is where a host's policy says no; nil for the system call.
+	Rename func(from, to string) error
 	// Stop ends all processes of a package; nil does nothing. It is called before the package's code or data go.
 	Stop func(pkg string)
 	// Printf takes messages for the log; nil drops them.
@@ -56,6 +58,9 @@ type memory struct {
 func Open(cfg Config) (*Manager, error) {
 	if cfg.Chown == nil {
 		cfg.Chown = os.Lchown
+	}
+	if cfg.Rename == nil {
+		cfg.Rename = os.Rename
 	}
 	if cfg.Stop == nil {
 		cfg.Stop = func(string) {}
