@@ -33,6 +33,12 @@ var required = map[string]Role{
 	"/phonehost.v1.FileService/PushFile":        RoleAdmin,
 	"/phonehost.v1.FileService/PullFile":        RoleAdmin,
 
+	"/phonehost.v1.AppService/ListApps":     RoleViewer,
+	"/phonehost.v1.AppService/InstallApp":   RoleOperator,
+	"/phonehost.v1.AppService/UninstallApp": RoleOperator,
+	"/phonehost.v1.AppService/StartApp":     RoleOperator,
+	"/phonehost.v1.AppService/StopApp":      RoleOperator,
+
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
 	"/phonehost.v1.StreamService/Screenshot": RoleOperator,

@@ -25,6 +25,7 @@ type Services struct {
 	Images     phonehostv1.ImageServiceServer
 	Commands   phonehostv1.CommandServiceServer
 	Files      phonehostv1.FileServiceServer
+	Apps       phonehostv1.AppServiceServer
 }
 
 // Server is the one gRPC server that all doors share.
@@ -60,6 +61,7 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterImageServiceServer(s, services.Images)
 	phonehostv1.RegisterCommandServiceServer(s, services.Commands)
 	phonehostv1.RegisterFileServiceServer(s, services.Files)
+	phonehostv1.RegisterAppServiceServer(s, services.Apps)
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s

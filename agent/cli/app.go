@@ -113,6 +113,14 @@ func (a *app) commands(ctx context.Context) (phonehostv1.CommandServiceClient, e
 	return phonehostv1.NewCommandServiceClient(c.Control()), nil
 }
 
+func (a *app) apps(ctx context.Context) (phonehostv1.AppServiceClient, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return phonehostv1.NewAppServiceClient(c.Media()), nil // APKs are bulk
+}
+
 func (a *app) files(ctx context.Context) (phonehostv1.FileServiceClient, error) {
 	c, err := a.connect(ctx)
 	if err != nil {

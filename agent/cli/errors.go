@@ -135,6 +135,7 @@ var remedies = map[string]string{
 	"DISPLAY_LOST":        "it is started again by itself; see why it went: `phonectl logs --display {phone}`",
 	"ENCODER_FAILED":      "see why: `phonectl logs --display {phone}`, `phonectl doctor`",
 	"TOO_MANY_VIEWERS":    "see how many there are: `phonectl status {phone}`",
+	"APP_REFUSED":         "see what the phone's package manager says: `phonectl logs {phone}`; what is installed: `phonectl app ls {phone}`",
 	"COMMAND_TIMEOUT":     "give it longer: `phonectl run --limit 1m ...`, or let it go on by itself: `phonectl run --no-wait ...`",
 	"EXIT_CODE":           "see what it printed: `phonectl ops show OPERATION`",
 	"GUEST_ENDED":         "see what the phone does: `phonectl status {phone}`, `phonectl events --phone {phone}`",

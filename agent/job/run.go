@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -130,6 +131,21 @@ func (r *Runner) Resume() error {
 		}
 	}
 	return nil
+}
+
+// Payloads returns the payloads of the operations of a kind that have not ended. It is for before Resume.
+func (r *Runner) Payloads(kind operation.Kind) ([]json.RawMessage, error) {
+	ops, err := r.cfg.Operations.List(operation.ListOptions{RunningOnly: true, Limit: math.MaxInt})
+	if err != nil {
+		return nil, fmt.Errorf("payloads of jobs: %w", err)
+	}
+	var all []json.RawMessage
+	for _, op := range ops {
+		if op.Kind == kind {
+			all = append(all, op.Payload)
+		}
+	}
+	return all, nil
 }
 
 // again begins parts anew. A phone that has too many waits for nobody: its parts wait their turn as they would have.

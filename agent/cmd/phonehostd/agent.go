@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/app"
 	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/display"
@@ -61,6 +62,7 @@ type agent struct {
 	displays *display.Registry
 	phones   *phone.Supervisor
 	commands *command.Runner
+	apps     *app.Manager
 	jobs     *job.Runner
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
@@ -202,11 +204,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 		return err
 	}
 	a.commands = &command.Runner{Guests: a.engine, Phones: a.phones}
-	a.jobs, err = job.New(job.Config{
-		DB: a.db, Operations: a.ops, Phones: a.phones, Logger: a.logger,
-		Handlers: map[operation.Kind]job.Handler{operation.Command: a.commands.Handler()},
-	})
-	if err != nil {
+	if err := a.openJobs(); err != nil {
 		return err
 	}
 	a.hub, err = stream.NewHub(stream.Config{Displays: a.displays, Phones: a.phones, Logger: a.logger, OnViewer: a.onViewer})
@@ -219,6 +217,30 @@ func (a *agent) openPhones(context.Context) (err error) {
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
 	})
 	return err
+}
+
+// openJobs makes what works in running guests.
+func (a *agent) openJobs() error {
+	spool, err := app.NewSpool(filepath.Join(a.cfg.StateDir, "spool", "apps"), a.diskFree, a.cfg.Limits.DiskReserveBytes)
+	if err != nil {
+		return err
+	}
+	a.apps = &app.Manager{Guests: a.engine, Phones: a.phones, Spool: spool}
+	a.jobs, err = job.New(job.Config{
+		DB: a.db, Operations: a.ops, Phones: a.phones, Logger: a.logger,
+		Handlers: map[operation.Kind]job.Handler{
+			operation.Command: a.commands.Handler(), operation.InstallApp: a.apps.Installer(), operation.UninstallApp: a.apps.Uninstaller(),
+			operation.StartApp: a.apps.Starter(), operation.StopApp: a.apps.Stopper(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	named, err := a.jobs.Payloads(operation.InstallApp)
+	if err != nil {
+		return err
+	}
+	return spool.Collect(app.Names(named))
 }
 
 // adopt starts the controllers over what runs already.

@@ -142,6 +142,7 @@ func (a *agent) newServer() (*api.Server, error) {
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
 		}),
 		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
+		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
 		Files:    api.NewFileServer(&guestfile.Copier{Guests: a.engine, Phones: a.phones}),
 	}), nil
 }
