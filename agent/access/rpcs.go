@@ -27,6 +27,18 @@ var required = map[string]Role{
 	// Exec is root inside the guest.
 	"/phonehost.v1.PhoneService/Exec": RoleAdmin,
 
+	// Commands are root inside the guest, and so are whoever writes and reads its files.
+	"/phonehost.v1.CommandService/RunCommand":   RoleAdmin,
+	"/phonehost.v1.CommandService/StartCommand": RoleAdmin,
+	"/phonehost.v1.FileService/PushFile":        RoleAdmin,
+	"/phonehost.v1.FileService/PullFile":        RoleAdmin,
+
+	"/phonehost.v1.AppService/ListApps":     RoleViewer,
+	"/phonehost.v1.AppService/InstallApp":   RoleOperator,
+	"/phonehost.v1.AppService/UninstallApp": RoleOperator,
+	"/phonehost.v1.AppService/StartApp":     RoleOperator,
+	"/phonehost.v1.AppService/StopApp":      RoleOperator,
+
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
 	"/phonehost.v1.StreamService/Screenshot": RoleOperator,

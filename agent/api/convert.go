@@ -122,8 +122,21 @@ func operationToProto(op operation.Operation) *phonehostv1.Operation {
 	for _, r := range op.Results {
 		m.Results = append(m.Results, &phonehostv1.OperationResult{
 			PhoneId: r.PhoneID, State: phonehostv1.OperationState(r.State), Progress: r.Progress,
-			Failure: failureToProto(r.Failure), EndTime: timestamp(r.EndTime),
+			Failure: failureToProto(r.Failure), EndTime: timestamp(r.EndTime), Output: outputToProto(r.Output),
 		})
+	}
+	return m
+}
+
+func outputToProto(o *operation.Output) *phonehostv1.CommandOutput {
+	if o == nil {
+		return nil
+	}
+	m := &phonehostv1.CommandOutput{
+		Stdout: o.Stdout, Stderr: o.Stderr, StdoutDroppedBytes: o.StdoutDropped, StderrDroppedBytes: o.StderrDropped, Duration: durationpb.New(o.Duration),
+	}
+	if o.ExitCode != nil {
+		m.ExitCode = new(int32(*o.ExitCode))
 	}
 	return m
 }

@@ -22,8 +22,11 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/phonehost/phonehost/agent/access"
+	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/guestfile"
+	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/phone/phonetest"
@@ -94,6 +97,8 @@ func (g *guests) Exec(ctx context.Context, _ string, opts container.ExecOptions)
 	return run(ctx, opts)
 }
 
+func (g *guests) EndExec(context.Context, string, string) error { return errdefs.ErrNotFound }
+
 func (g *guests) ReadLog(ctx context.Context, _ string, role container.Role, opts container.LogOptions, send func(container.LogLine) error) error {
 	g.mu.Lock()
 	read := g.lines
@@ -152,6 +157,13 @@ func start(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup}
+	commands := &command.Runner{Guests: s.guests, Phones: sup}
+	jobs, err := job.New(job.Config{
+		DB: db, Operations: ops, Phones: sup, Logger: logger, Handlers: map[operation.Kind]job.Handler{operation.Command: commands.Handler()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	grpcServer := NewServer(access.Config{}, Services{
 		Phones: NewPhoneServer(PhoneConfig{
 			Phones: sup, Guests: s.guests, Displays: &screens{}, Viewers: func(string) int { return 2 },
@@ -161,6 +173,8 @@ func start(t testing.TB) *server {
 		Streams:    phonehostv1.UnimplementedStreamServiceServer{},
 		Hosts:      phonehostv1.UnimplementedHostServiceServer{},
 		Images:     phonehostv1.UnimplementedImageServiceServer{},
+		Commands:   NewCommandServer(CommandConfig{Commands: commands, Jobs: jobs}),
+		Files:      NewFileServer(&guestfile.Copier{Guests: s.guests, Phones: sup}),
 	})
 	s.api = grpcServer
 	listener := bufconn.Listen(1 << 20)
@@ -178,6 +192,7 @@ func start(t testing.TB) *server {
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
+		jobs.Close()
 		die()
 		sup.Close()
 		journal.Close()

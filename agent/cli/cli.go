@@ -58,7 +58,11 @@ type commandLine struct {
 	Reset   resetCmd   `cmd:"" group:"phones" help:"Give phones a fresh system and data volume; user data is destroyed."`
 	Rm      rmCmd      `cmd:"" group:"phones" help:"Delete phones and all that belongs to them."`
 	Exec    execCmd    `cmd:"" group:"phones" help:"Run a command in a phone and pass on its exit code."`
+	Run     runCmd     `cmd:"" group:"phones" help:"Run a line of the shell in many phones and print what each says."`
 	Shell   shellCmd   `cmd:"" group:"phones" help:"Open a shell in a phone."`
+	App     appCmd     `cmd:"" group:"phones" help:"Install, list, start, stop and remove apps."`
+	Push    pushCmd    `cmd:"" group:"phones" help:"Copy a file into a phone."`
+	Pull    pullCmd    `cmd:"" group:"phones" help:"Copy a file out of a phone."`
 	Logs    logsCmd    `cmd:"" group:"phones" help:"Print the output of a phone's guest or display."`
 
 	Record     recordCmd     `cmd:"" group:"screen" help:"Record a phone's screen as H.264 or MP4 and measure the stream."`
@@ -97,7 +101,7 @@ func Run(ctx context.Context, cfg Config) int {
 		_, _ = parser.Parse([]string{"--help"})
 		return exitUsage
 	}
-	parsed, err := parser.Parse(wheelNumbers(cfg.Args))
+	parsed, err := parser.Parse(runWords(wheelNumbers(cfg.Args)))
 	if *exited {
 		return exitDone // --help has been printed
 	}

@@ -33,7 +33,7 @@ func (s *Supervisor) Clone(ctx context.Context, spec Spec, from, requestedBy str
 		return Snapshot{}, nil, err
 	}
 	if from == spec.ID {
-		return Snapshot{}, nil, fault.Field("clone_from", "%q is the new phone itself", clip(from))
+		return Snapshot{}, nil, fault.Field("clone_from", "%q is the new phone itself", fault.Clip(from))
 	}
 	n := creation{spec: spec.inherit(source.Record.Spec), from: from, by: requestedBy}
 	if spec.Image == "" {
@@ -92,7 +92,7 @@ func (s *Supervisor) image(ctx context.Context, ref, field string) (Image, error
 	img, err := s.cfg.Images.Image(ctx, ref)
 	switch {
 	case errdefs.IsNotFound(err):
-		return img, fault.New(errdefs.ErrNotFound, fault.NoSuchImage, "image %q is not on this host: pull or import it first", clip(ref))
+		return img, fault.New(errdefs.ErrNotFound, fault.NoSuchImage, "image %q is not on this host: pull or import it first", fault.Clip(ref))
 	case errdefs.IsInvalidArgument(err):
 		return img, fault.Field(field, "%v", err)
 	}
@@ -109,7 +109,7 @@ func chooseProfile(spec *Spec, img Image) error {
 		return fault.Field("spec.profile", "image %q does not say its profile; name one of: %s", spec.Image, known)
 	}
 	if !slices.Contains(profile.Names(), spec.Profile) {
-		return fault.Field("spec.profile", "%q is not known; known are: %s", clip(spec.Profile), known)
+		return fault.Field("spec.profile", "%q is not known; known are: %s", fault.Clip(spec.Profile), known)
 	}
 	return nil
 }

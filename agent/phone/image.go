@@ -16,12 +16,12 @@ func (img Image) fits(r *Record, dataAndroid string) error {
 	if img.Profile != "" && img.Profile != r.Spec.Profile {
 		return fault.New(errdefs.ErrFailedPrecondition, fault.WrongProfile,
 			"phone %s has the profile %s, and image %s is for %s: take an image of its profile, or create another phone",
-			id, r.Spec.Profile, clip(img.Name), clip(img.Profile))
+			id, r.Spec.Profile, fault.Clip(img.Name), fault.Clip(img.Profile))
 	}
 	if newerAndroid(dataAndroid, img.AndroidVersion) {
 		return fault.New(errdefs.ErrFailedPrecondition, fault.DataNewer,
 			"the data of phone %s was booted with Android %s, and image %s is Android %s: data cannot go back; reset the phone to the image, which destroys the data",
-			id, clip(dataAndroid), clip(img.Name), clip(img.AndroidVersion))
+			id, fault.Clip(dataAndroid), fault.Clip(img.Name), fault.Clip(img.AndroidVersion))
 	}
 	return nil
 }

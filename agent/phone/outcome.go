@@ -221,23 +221,12 @@ func lastLine(text string) string {
 
 // hold stops the phone until the next request, and has the operation under way fail.
 func (r *Record) hold(hold string, code codes.Code, reason, message string, now time.Time) {
-	r.Hold = &Hold{Reason: hold, Message: readable(message), Since: now}
+	r.Hold = &Hold{Reason: hold, Message: fault.Readable(message), Since: now}
 	r.Stop = Stop{At: now}
 	r.fail(failure(code, reason, message, now))
 }
 
 // failure builds a Failure; its kind is set by Record.fail.
 func failure(code codes.Code, reason, message string, at time.Time) operation.Failure {
-	return operation.Failure{Code: int32(code), Reason: reason, Message: readable(message), Time: at}
-}
-
-// maxMessage bounds a message that is stored, since part of it may be what a guest printed.
-const maxMessage = 1024
-
-// readable makes a text short and valid UTF-8, whatever a guest put into it.
-func readable(text string) string {
-	if len(text) > maxMessage {
-		text = text[:maxMessage] + "..."
-	}
-	return strings.ToValidUTF8(text, "\uFFFD")
+	return operation.Failure{Code: int32(code), Reason: reason, Message: fault.Readable(message), Time: at}
 }

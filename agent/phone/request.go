@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/phonehost/phonehost/agent/fault"
@@ -16,8 +15,6 @@ import (
 const (
 	// MaxPhones is how many phones one request may name.
 	MaxPhones = 100
-	// MaxRequestID is the most characters of a request id.
-	MaxRequestID = 64
 	// MaxGrace is the longest time that a guest may be given to shut down.
 	MaxGrace = 10 * time.Minute
 )
@@ -50,17 +47,11 @@ type Request struct {
 
 // check refuses requests that are wrong whatever the phones are doing.
 func (q *Request) check() error {
-	if len(q.IDs) == 0 || len(q.IDs) > MaxPhones {
-		return fault.Field("phone_ids", "%d ids must be 1..%d", len(q.IDs), MaxPhones)
+	if err := operation.CheckIDs(q.IDs, MaxPhones); err != nil {
+		return err
 	}
-	sorted := slices.Sorted(slices.Values(q.IDs))
-	for i := 1; i < len(sorted); i++ {
-		if sorted[i] == sorted[i-1] {
-			return fault.Field("phone_ids", "%q is there twice", clip(sorted[i]))
-		}
-	}
-	if len(q.RequestID) > MaxRequestID {
-		return fault.Field("request_id", "%d characters are more than %d", len(q.RequestID), MaxRequestID)
+	if err := operation.CheckRequestID(q.RequestID); err != nil {
+		return err
 	}
 	if q.Grace != nil && (*q.Grace < 0 || *q.Grace > MaxGrace) {
 		return fault.Field("grace", "%s must be 0..%s", *q.Grace, MaxGrace)

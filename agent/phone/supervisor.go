@@ -480,5 +480,5 @@ func (s *Supervisor) Frozen() int {
 
 // noSuchPhone is the error for an unknown id.
 func noSuchPhone(id string) error {
-	return fault.New(errdefs.ErrNotFound, fault.NoSuchPhone, "no phone %q on this host", clip(id))
+	return fault.New(errdefs.ErrNotFound, fault.NoSuchPhone, "no phone %q on this host", fault.Clip(id))
 }

@@ -66,7 +66,7 @@ func (p *Patch) check() error {
 			return fault.Field("spec."+field, "cannot be changed: %s", instead)
 		}
 		if _, key := mapKey(field); patchFields[field] == nil && key == "" {
-			return fault.Field("update_mask", "%q is not a field that can be changed; those are: %s", clip(field), strings.Join(patchNames(), ", "))
+			return fault.Field("update_mask", "%q is not a field that can be changed; those are: %s", fault.Clip(field), strings.Join(patchNames(), ", "))
 		}
 	}
 	return nil

@@ -40,7 +40,35 @@ func Operation(w io.Writer, op *phonehostv1.Operation, now time.Time) error {
 	for _, r := range op.GetResults() {
 		t.Row(r.GetPhoneId(), State(r.GetState()), ResultNote(r))
 	}
-	return t.Write(w)
+	if err := t.Write(w); err != nil {
+		return err
+	}
+	return outputs(w, op.GetResults())
+}
+
+// outputs writes what an operation's command printed in each phone.
+func outputs(w io.Writer, results []*phonehostv1.OperationResult) error {
+	for _, r := range results {
+		out := r.GetOutput()
+		if len(out.GetStdout())+len(out.GetStderr()) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\noutput of %s, exit code %s:\n", r.GetPhoneId(), exitCode(out)); err != nil {
+			return err
+		}
+		if err := commandOutput(w, "  ", out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exitCode is a command's exit code, or that it has none.
+func exitCode(out *phonehostv1.CommandOutput) string {
+	if out.ExitCode == nil {
+		return "none"
+	}
+	return fmt.Sprint(out.GetExitCode())
 }
 
 // ResultNote says why a phone's part failed or was aborted, or what is being done now.

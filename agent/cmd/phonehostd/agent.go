@@ -15,11 +15,14 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/app"
 	"github.com/phonehost/phonehost/agent/clock"
+	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -59,6 +62,9 @@ type agent struct {
 	images   *image.Store
 	displays *display.Registry
 	phones   *phone.Supervisor
+	commands *command.Runner
+	apps     *app.Manager
+	jobs     *job.Runner
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
 
@@ -200,6 +206,10 @@ func (a *agent) openPhones(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.commands = &command.Runner{Guests: a.engine, Phones: a.phones}
+	if err := a.openJobs(); err != nil {
+		return err
+	}
 	a.hub, err = stream.NewHub(stream.Config{Displays: a.displays, Phones: a.phones, Logger: a.logger, OnViewer: a.onViewer})
 	if err != nil {
 		return err
@@ -231,6 +241,30 @@ func (a *agent) clockSet(ctx context.Context) <-chan struct{} {
 	return steps
 }
 
+// openJobs makes what works in running guests.
+func (a *agent) openJobs() error {
+	spool, err := app.NewSpool(filepath.Join(a.cfg.StateDir, "spool", "apps"), a.diskFree, a.cfg.Limits.DiskReserveBytes)
+	if err != nil {
+		return err
+	}
+	a.apps = &app.Manager{Guests: a.engine, Phones: a.phones, Spool: spool}
+	a.jobs, err = job.New(job.Config{
+		DB: a.db, Operations: a.ops, Phones: a.phones, Logger: a.logger,
+		Handlers: map[operation.Kind]job.Handler{
+			operation.Command: a.commands.Handler(), operation.InstallApp: a.apps.Installer(), operation.UninstallApp: a.apps.Uninstaller(),
+			operation.StartApp: a.apps.Starter(), operation.StopApp: a.apps.Stopper(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	named, err := a.jobs.Payloads(operation.InstallApp)
+	if err != nil {
+		return err
+	}
+	return spool.Collect(app.Names(named))
+}
+
 // adopt starts the controllers over what runs already.
 func (a *agent) adopt(ctx context.Context) error {
 	cancel := a.displays.Subscribe(a.displayWatcher())
@@ -242,7 +276,8 @@ func (a *agent) adopt(ctx context.Context) error {
 		return err
 	}
 	a.logger.Info("phones adopted", "phones", len(a.phones.List()))
-	return nil
+	a.defers(func() error { a.jobs.Close(); return nil })
+	return a.jobs.Resume()
 }
 
 // imageSource is the image store in the words of package phone.

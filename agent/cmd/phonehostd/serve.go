@@ -20,6 +20,7 @@ import (
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/doctor"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/guestfile"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/tunnel"
 )
@@ -140,6 +141,9 @@ func (a *agent) newServer() (*api.Server, error) {
 		Images: api.NewImageServer(api.ImageConfig{
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
 		}),
+		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
+		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
+		Files:    api.NewFileServer(&guestfile.Copier{Guests: a.engine, Phones: a.phones}),
 	}), nil
 }
 

@@ -233,6 +233,16 @@ const (
 	OperationKind_OPERATION_KIND_UNFREEZE OperationKind = 7
 	// PhoneService.Update.
 	OperationKind_OPERATION_KIND_UPDATE OperationKind = 8
+	// CommandService.StartCommand.
+	OperationKind_OPERATION_KIND_COMMAND OperationKind = 9
+	// AppService.InstallApp.
+	OperationKind_OPERATION_KIND_INSTALL_APP OperationKind = 10
+	// AppService.UninstallApp.
+	OperationKind_OPERATION_KIND_UNINSTALL_APP OperationKind = 11
+	// AppService.StartApp.
+	OperationKind_OPERATION_KIND_START_APP OperationKind = 12
+	// AppService.StopApp.
+	OperationKind_OPERATION_KIND_STOP_APP OperationKind = 13
 	// PhoneService.CreatePhone with clone_from.
 	OperationKind_OPERATION_KIND_CLONE OperationKind = 15
 )
@@ -249,19 +259,29 @@ var (
 		6:  "OPERATION_KIND_FREEZE",
 		7:  "OPERATION_KIND_UNFREEZE",
 		8:  "OPERATION_KIND_UPDATE",
+		9:  "OPERATION_KIND_COMMAND",
+		10: "OPERATION_KIND_INSTALL_APP",
+		11: "OPERATION_KIND_UNINSTALL_APP",
+		12: "OPERATION_KIND_START_APP",
+		13: "OPERATION_KIND_STOP_APP",
 		15: "OPERATION_KIND_CLONE",
 	}
 	OperationKind_value = map[string]int32{
-		"OPERATION_KIND_UNSPECIFIED": 0,
-		"OPERATION_KIND_POWER_ON":    1,
-		"OPERATION_KIND_POWER_OFF":   2,
-		"OPERATION_KIND_RESTART":     3,
-		"OPERATION_KIND_RESET":       4,
-		"OPERATION_KIND_DELETE":      5,
-		"OPERATION_KIND_FREEZE":      6,
-		"OPERATION_KIND_UNFREEZE":    7,
-		"OPERATION_KIND_UPDATE":      8,
-		"OPERATION_KIND_CLONE":       15,
+		"OPERATION_KIND_UNSPECIFIED":   0,
+		"OPERATION_KIND_POWER_ON":      1,
+		"OPERATION_KIND_POWER_OFF":     2,
+		"OPERATION_KIND_RESTART":       3,
+		"OPERATION_KIND_RESET":         4,
+		"OPERATION_KIND_DELETE":        5,
+		"OPERATION_KIND_FREEZE":        6,
+		"OPERATION_KIND_UNFREEZE":      7,
+		"OPERATION_KIND_UPDATE":        8,
+		"OPERATION_KIND_COMMAND":       9,
+		"OPERATION_KIND_INSTALL_APP":   10,
+		"OPERATION_KIND_UNINSTALL_APP": 11,
+		"OPERATION_KIND_START_APP":     12,
+		"OPERATION_KIND_STOP_APP":      13,
+		"OPERATION_KIND_CLONE":         15,
 	}
 )
 
@@ -1199,7 +1219,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x15FREEZE_REASON_OVERDUE\x10\x02\x12\x1b\n" +
 	"\x17FREEZE_REASON_VIOLATION\x10\x03\x12\x18\n" +
 	"\x14FREEZE_REASON_POLICE\x10\x04\x12\x17\n" +
-	"\x13FREEZE_REASON_ADMIN\x10\x05*\xa8\x02\n" +
+	"\x13FREEZE_REASON_ADMIN\x10\x05*\xc1\x03\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_KIND_POWER_ON\x10\x01\x12\x1c\n" +
@@ -1209,7 +1229,13 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x19\n" +
 	"\x15OPERATION_KIND_FREEZE\x10\x06\x12\x1b\n" +
 	"\x17OPERATION_KIND_UNFREEZE\x10\a\x12\x19\n" +
-	"\x15OPERATION_KIND_UPDATE\x10\b\x12\x18\n" +
+	"\x15OPERATION_KIND_UPDATE\x10\b\x12\x1a\n" +
+	"\x16OPERATION_KIND_COMMAND\x10\t\x12\x1e\n" +
+	"\x1aOPERATION_KIND_INSTALL_APP\x10\n" +
+	"\x12 \n" +
+	"\x1cOPERATION_KIND_UNINSTALL_APP\x10\v\x12\x1c\n" +
+	"\x18OPERATION_KIND_START_APP\x10\f\x12\x1b\n" +
+	"\x17OPERATION_KIND_STOP_APP\x10\r\x12\x18\n" +
 	"\x14OPERATION_KIND_CLONE\x10\x0fB?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 
 var (

@@ -57,7 +57,11 @@ func newPhone(t *testing.T, args ...string) *phone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unpack(t, filepath.Join(p.bundle, "rootfs"), tree(program, runtime.GOARCH, "test"))
+	files, err := tree(program, runtime.GOARCH, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpack(t, filepath.Join(p.bundle, "rootfs"), files)
 	return p
 }
 
