@@ -8,7 +8,9 @@ import (
 
 func TestMoments(t *testing.T) {
 	now := time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
-	local := func(y int, m time.Month, d, h, min, s int) time.Time { return time.Date(y, m, d, h, min, s, 0, time.Local) }
+	local := func(y int, m time.Month, d, h, min, s int) time.Time {
+		return time.Date(y, m, d, h, min, s, 0, time.Local)
+	}
 	for _, tt := range []struct {
 		text string
 		want time.Time // zero for never
