@@ -119,7 +119,9 @@ func TestPhoneLives(t *testing.T) {
 		Container: true, State: container.TaskRunning, BootGeneration: 1, DataGeneration: 1, ImageDigest: h.image.Digest,
 	}
 	ignored := cmpopts.IgnoreFields(container.Task{}, "PID", "StartedAt", "Version")
-	if diff := cmp.Diff(container.Observation{Guest: want, Display: want}, first, ignored); diff != "" {
+	guest := want
+	guest.MemoryBytes = p.MemoryBytes
+	if diff := cmp.Diff(container.Observation{Guest: guest, Display: want}, first, ignored); diff != "" {
 		t.Error(diff)
 	}
 	if d := first.Guest.StartedAt.Sub(began); d < -time.Second || d > time.Minute {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -34,8 +33,9 @@ func (h *host) limit(cgroup, v1, v2 string) string {
 
 // TestSetLimits changes the limits of a guest that runs, up and down: the kernel has them at once, in the guest's own cgroup and above
 // it, and memory is never taken away.
-func TestSetLimits(t *testing.T) {
-	h := newHost(t)
+func TestSetLimits(t *testing.T) { newHost(t).setLimits(t) }
+
+func (h *host) setLimits(t *testing.T) {
 	p := h.phone("p1", 0)
 	if err := h.engine.SetLimits(t.Context(), p); err != nil {
 		t.Errorf("of a phone that was never started: %v", err)
@@ -93,52 +93,52 @@ func TestSetLimits(t *testing.T) {
 
 // TestWhatAnEndLeavesBehind reads what explains the end of a guest, with an engine that was not there when it ended: the kernel's count
 // of processes that it killed for want of memory, the guest's last lines, and the caller's note.
-func TestWhatAnEndLeavesBehind(t *testing.T) {
-	h := newHost(t)
-	p := h.phone("p1", 0)
+func TestWhatAnEndLeavesBehind(t *testing.T) { newHost(t).endAndLook(t, "p1") }
+
+func (h *host) endAndLook(t *testing.T, id string) {
+	p := h.phone(id, 1)
 	p.Note = `{"screen":"320x480"}`
 	h.start(p)
-	h.booted("p1")
-	h.put("p1", probe(t, runtime.GOARCH), "/data/probe")
-	if got := h.observe("p1").Guest; got.OOMKills != 0 || got.Note != p.Note {
+	h.booted(id)
+	if got := h.observe(id).Guest; got.OOMKills != 0 || got.Note != p.Note {
 		t.Errorf("guest = %+v, want no kills and the note", got)
 	}
-	if code, out := h.exec("p1", "/data/probe", "eat"); code != 137 {
+	if code, out := h.exec(id, "sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"); code != 137 {
 		t.Fatalf("the eater exited with %d: %s", code, out)
 	}
-	if got := h.observe("p1").Guest.OOMKills; got != 1 {
+	if got := h.observe(id).Guest.OOMKills; got != 1 {
 		t.Errorf("the kernel has killed %d processes, want 1", got)
 	}
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		for range h.engine.Events(t.Context()) {
-			if g, err := h.engine.Observe(t.Context(), "p1"); err == nil && g.Guest.State == container.TaskStopped {
+			if g, err := h.engine.Observe(t.Context(), id); err == nil && g.Guest.State == container.TaskStopped {
 				return
 			}
 		}
 	}()
-	h.exec("p1", "sh", "-c", "echo the last words > /proc/1/fd/1; reboot -p")
+	h.exec(id, "sh", "-c", "echo the last words > /proc/1/fd/1; reboot -p")
 	<-ended
-	tail, err := h.engine.LogTail(t.Context(), "p1", container.Guest, time.Time{}, 4096)
+	tail, err := h.engine.LogTail(t.Context(), id, container.Guest, time.Time{}, 4096)
 	if err != nil || !strings.Contains(tail, "the last words") || len(tail) > 4096 {
 		t.Errorf("the log ends with %q, %v", tail, err)
 	}
-	if tail, err := h.engine.LogTail(t.Context(), "p1", container.Guest, time.Now(), 4096); err != nil || tail != "" {
+	if tail, err := h.engine.LogTail(t.Context(), id, container.Guest, time.Now(), 4096); err != nil || tail != "" {
 		t.Errorf("of no time at all it is %q, %v", tail, err)
 	}
 	if err := h.engine.Close(); err != nil {
 		t.Fatal(err)
 	}
 	h.engine = h.open()
-	got := h.observe("p1").Guest
+	got := h.observe(id).Guest
 	if got.State != container.TaskStopped || got.OOMKills != 1 || got.Note != p.Note {
 		t.Errorf("guest = %+v, want it stopped, one kill and the note", got)
 	}
-	if err := h.engine.RemoveGuest(t.Context(), "p1"); err != nil {
+	if err := h.engine.RemoveGuest(t.Context(), id); err != nil {
 		t.Fatal(err)
 	}
-	if got := h.observe("p1").Guest; got.OOMKills != 0 {
+	if got := h.observe(id).Guest; got.OOMKills != 0 {
 		t.Errorf("a guest that was removed has %d kills", got.OOMKills)
 	}
 	if err := h.engine.SetLimits(t.Context(), p); err != nil {

@@ -103,12 +103,28 @@ func (e *Events) Write(w io.Writer, ev *phonehostv1.Event) error {
 	}
 	text := ev.GetMessage()
 	attributes := maps.Clone(ev.GetAttributes())
+	if log := strings.TrimRight(attributes["log"], "\n"); log != "" {
+		// A guest's last words are many lines; JSON has them all.
+		text += "; last line: " + cut(log[strings.LastIndexByte(log, '\n')+1:], maxLogLine)
+	}
+	delete(attributes, "log")
 	maps.DeleteFunc(attributes, func(_, value string) bool { return strings.Contains(text, value) }) // the message has said it
 	if attrs := pairs(attributes); attrs != "" {
 		text = strings.TrimSpace(text + " (" + attrs + ")")
 	}
 	return e.table.Append(w, fmt.Sprint(ev.GetSeq()), ev.GetTime().AsTime().UTC().Format(time.DateTime),
 		EventKind(ev.GetKind()), ev.GetPhoneId(), text)
+}
+
+// maxLogLine is how many characters of a guest's last line a table shows.
+const maxLogLine = 120
+
+// cut shortens a text to n characters.
+func cut(text string, n int) string {
+	if runes := []rune(text); len(runes) > n {
+		return string(runes[:n]) + "…"
+	}
+	return text
 }
 
 // phoneIDs names an operation's phones, the first three at most.
