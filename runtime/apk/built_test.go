@@ -115,6 +115,9 @@ func TestBuiltAPKs(t *testing.T) {
 			check: func(i *apk.Info) bool { return i.VersionCode == 1<<32|0xffffffff }},
 		"test only": {project: project{manifest: emptyManifest + `><application android:testOnly="true" android:hasCode="false"/></manifest>`},
 			check: func(i *apk.Info) bool { return i.TestOnly }},
+		"two applications": {project: project{manifest: emptyManifest + `><application android:label="First" android:hasCode="false"/>
+			<application android:label="Second" android:debuggable="true" android:hasCode="false"><activity android:name=".A"/></application></manifest>`}, other: true,
+			check: func(i *apk.Info) bool { return i.Label == "First" && !i.Debuggable && len(i.Activities) == 0 }},
 		"config split": {project: project{manifest: emptyManifest + `split="config.de" configForSplit="feature"><application android:hasCode="false"/></manifest>`},
 			check: func(i *apk.Info) bool { return i.Split == "config.de" && i.ConfigForSplit == "feature" && !i.Base() }},
 		"feature split": {project: project{manifest: emptyManifest + `split="feature" android:isFeatureSplit="true"><application android:hasCode="false"/></manifest>`},

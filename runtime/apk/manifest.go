@@ -44,6 +44,7 @@ type manifest struct {
 	permissions map[string]bool
 	activity    activity
 	enabled     bool // of the application
+	application bool // there was one; Android takes the first
 }
 
 // activity is the one that is open.
@@ -162,6 +163,11 @@ func (m *manifest) top(n node) error {
 		m.permissions[name] = true
 		m.info.Permissions = append(m.info.Permissions, name)
 	case "application":
+		if m.application {
+			m.path[1] = "" // and leaves out what is in another
+			return nil
+		}
+		m.application = true
 		return firstError(
 			func() error { return m.boolean(n, attrDebuggable, "debuggable", &m.info.Debuggable) },
 			func() error { return m.boolean(n, attrTestOnly, "testOnly", &m.info.TestOnly) },

@@ -151,6 +151,8 @@ func TestZipBomb(t *testing.T) {
 	}{
 		"honest":    {b, "more than 8388608"},
 		"dishonest": {patch(t, b, dirEntry, 24, 0, 1, 0, 0), "does not have the 256 bytes"},
+		"boastful":  {patch(t, small(t), dirEntry, 24, 0, 0, 0x70, 0), "cannot have 7"},
+		"short":     {patch(t, small(t), dirEntry, 24, 0, 0x20, 0, 0), "does not have the 8192 bytes"},
 	} {
 		if _, err := apk.Read(bytes.NewReader(test.data), int64(len(test.data))); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", name, err)

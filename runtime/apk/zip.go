@@ -1,7 +1,6 @@
 package apk
 
 import (
-	"bytes"
 	"cmp"
 	"compress/flate"
 	"encoding/binary"
@@ -33,6 +32,7 @@ const (
 
 	methodStored   = 0
 	methodDeflated = 8
+	maxRatio       = 1032 // deflate makes no byte of more
 )
 
 // file is an entry of the directory.
@@ -211,6 +211,8 @@ func (a *archive) read(f file, limit int64) ([]byte, error) {
 		return nil, invalid("%s is compressed by method %d, which Android does not know: store or deflate it", f.name, f.method)
 	case f.method == methodStored && f.packed != f.unpacked:
 		return nil, invalid("the archive is damaged: %s is stored, but its two sizes differ", f.name)
+	case f.unpacked > maxRatio*(f.packed+1): // so a size that is only said costs no memory
+		return nil, invalid("the archive is damaged: %s cannot have %d bytes, unpacked from %d", f.name, f.unpacked, f.packed)
 	}
 	start, err := a.dataStart(f)
 	if err != nil {
@@ -220,21 +222,25 @@ func (a *archive) read(f file, limit int64) ([]byte, error) {
 	if f.method == methodDeflated {
 		r = flate.NewReader(r)
 	}
-	// The buffer grows with what is there: a size that is only said costs nothing.
-	var b bytes.Buffer
-	n, err := io.Copy(&b, io.LimitReader(r, f.unpacked+1))
+	b := make([]byte, f.unpacked)
+	n, err := io.ReadFull(r, b)
+	if err == nil {
+		var more int
+		more, err = io.ReadFull(r, make([]byte, 1))
+		n += more
+	}
 	var corrupt flate.CorruptInputError
 	switch {
-	case errors.As(err, &corrupt), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.As(err, &corrupt):
 		return nil, invalid("the archive is damaged: %s cannot be unpacked: %v", f.name, err)
-	case err != nil:
+	case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, fmt.Errorf("read %s: %w", f.name, err)
-	case n != f.unpacked:
+	case n != len(b):
 		return nil, invalid("the archive is damaged: %s does not have the %d bytes that the directory says", f.name, f.unpacked)
-	case crc32.ChecksumIEEE(b.Bytes()) != f.crc:
+	case crc32.ChecksumIEEE(b) != f.crc:
 		return nil, invalid("the archive is damaged: the checksum of %s is wrong", f.name)
 	}
-	return b.Bytes(), nil
+	return b, nil
 }
 
 // dataStart reads an entry's local header and returns where its data begins.

@@ -1,8 +1,6 @@
 package image
 
 import (
-	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"os"
@@ -19,178 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/encoder/screen"
-	"github.com/phonehost/phonehost/encoder/wayland"
-	"github.com/phonehost/phonehost/scripts/testphone/apkmake"
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
-
-// display starts the real display for the phone, for all of its boots.
-func (p *phone) display() *screen.Screen {
-	p.t.Helper()
-	pixels, err := screen.New(360, 640)
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	server, err := wayland.New(wayland.Config{Screen: pixels, Dir: p.wayland, FPS: 30})
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	served := make(chan error, 1)
-	go func() { served <- server.Serve(ctx) }()
-	p.t.Cleanup(func() { cancel(); <-served })
-	return pixels
-}
-
-// booted boots and waits until the phone says that it has.
-func (p *phone) booted() {
-	p.t.Helper()
-	p.boot()
-	p.await("sys.boot_completed", func(v string) bool { return v == "1" })
-}
-
-// newAppPhone returns a phone that has booted.
-func newAppPhone(t *testing.T, args ...string) *phone {
-	t.Helper()
-	p := newPhone(t, args...)
-	p.display()
-	p.booted()
-	return p
-}
-
-// try runs a command with its input in the phone, by no shell, and returns what it prints and its exit code.
-func (p *phone) try(input []byte, args ...string) (string, int) {
-	p.t.Helper()
-	cmd := exec.CommandContext(p.t.Context(), p.runc, append([]string{"--root", p.root, "exec", p.id()}, args...)...)
-	cmd.Stdin = bytes.NewReader(input)
-	out, err := cmd.CombinedOutput()
-	if err != nil && cmd.ProcessState == nil {
-		p.t.Fatalf("%v: %v", args, err)
-	}
-	return string(out), cmd.ProcessState.ExitCode()
-}
-
-// expect runs a command and compares what it prints, as a regular expression for all of it, and its exit code.
-func (p *phone) expect(input []byte, want string, code int, args ...string) string {
-	p.t.Helper()
-	out, got := p.try(input, args...)
-	if !regexp.MustCompile("^(?s:"+want+")$").MatchString(out) || got != code {
-		p.t.Fatalf("%v prints %q and exits with %d, want %q and %d", args, out, got, want, code)
-	}
-	return out
-}
-
-func makeAPK(t *testing.T, app apkmake.App) []byte {
-	t.Helper()
-	key, err := apkmake.NewKey("test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if app.TargetSDK == 0 {
-		app.MinSDK, app.TargetSDK = 24, 33
-	}
-	b, err := apkmake.Make(app, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// example is an app with the permission for the network.
-func example(version int64) apkmake.App {
-	return apkmake.App{
-		Package: "com.example.app", VersionCode: version, VersionName: fmt.Sprint(version), Label: "Example",
-		Activities: []string{".Main"}, Permissions: []string{"android.permission.INTERNET"},
-	}
-}
-
-func (p *phone) install(app apkmake.App) {
-	p.t.Helper()
-	apk := makeAPK(p.t, app)
-	p.expect(apk, "Success\n", 0, "pm", "install", "-S", strconv.Itoa(len(apk)))
-}
-
-// running is a process of the phone, as /proc shows it outside.
-type running struct {
-	pid  int // outside
-	name string
-	uids string // real, effective, saved, file system
-	gids string
-	// groups are the supplementary ones.
-	groups string
-	group  int // process group, inside
-	inside int
-	parent int
-}
-
-// processes lists those whose command line is a name and nothing else.
-func (p *phone) processes(name string) []running {
-	p.t.Helper()
-	var list []running
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	namespace, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.pid))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	for _, dir := range dirs {
-		cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-		if err != nil || string(cmdline) != name+"\x00" {
-			continue
-		}
-		if ns, err := os.Readlink(filepath.Join(dir, "ns/pid")); err != nil || ns != namespace {
-			continue
-		}
-		status, err := os.ReadFile(filepath.Join(dir, "status"))
-		if err != nil {
-			continue
-		}
-		r := running{name: name}
-		r.pid, _ = strconv.Atoi(filepath.Base(dir))
-		for line := range strings.Lines(string(status)) {
-			key, value, _ := strings.Cut(strings.TrimSpace(line), ":")
-			value = strings.Join(strings.Fields(value), " ")
-			last := value[strings.LastIndex(value, " ")+1:]
-			switch key {
-			case "Uid":
-				r.uids = value
-			case "Gid":
-				r.gids = value
-			case "Groups":
-				r.groups = value
-			case "NSpid":
-				r.inside, _ = strconv.Atoi(last)
-			case "NSpgid":
-				r.group, _ = strconv.Atoi(last)
-			case "PPid":
-				r.parent, _ = strconv.Atoi(value)
-			}
-		}
-		list = append(list, r)
-	}
-	return list
-}
-
-func (p *phone) process(name string) running {
-	p.t.Helper()
-	list := p.processes(name)
-	if len(list) != 1 {
-		p.t.Fatalf("%d processes are named %s", len(list), name)
-	}
-	return list[0]
-}
-
-func same(id int) string { return fmt.Sprintf("%d %d %d %d", id, id, id, id) }
-
-func (p *phone) packagesList() string {
-	p.t.Helper()
-	b, err := os.ReadFile(filepath.Join(p.data, "system/packages.list"))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return string(b)
-}
 
 func TestFirstBootHasTheImagesPackages(t *testing.T) {
 	p := newAppPhone(t)
@@ -306,6 +134,32 @@ Warning: Activity not started, intent has been delivered to currently running to
 	p.exits()
 }
 
+// TestRealApps installs APKs that people ship, one of them in 18 MB, and starts one.
+func TestRealApps(t *testing.T) {
+	p := newAppPhone(t)
+	for _, name := range []string{
+		"io.appium.settings-2.14.2/settings_apk-debug.apk", "android-apidemos-5.0.0/ApiDemos-debug.apk", "appium-uiautomator2-server-10.6.6/appium-uiautomator2-server-v10.6.6.apk",
+	} {
+		b, err := os.ReadFile(testenv.APK(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.expect(b, "Success\n", 0, "pm", "install", "-S", strconv.Itoa(len(b)))
+	}
+	p.expect(nil, "package:io.appium.android.apis versionCode:25\npackage:io.appium.settings versionCode:19\npackage:io.appium.uiautomator2.server versionCode:278\n", 0,
+		"pm", "list", "packages", "-3", "--show-versioncode")
+	if !strings.Contains(p.packagesList(), "io.appium.settings 10002 1 /data/user/0/io.appium.settings default:targetSdkVersion=28 3003 0 19 1 @null\n") {
+		t.Errorf("packages.list is\n%s", p.packagesList())
+	}
+	p.expect(nil, "Starting: .*", 0, "am", "start", "io.appium.settings")
+	if r := p.process("io.appium.settings"); r.uids != same(10002) {
+		t.Errorf("the app's process: %+v", r)
+	}
+	p.expect(nil, "Starting: .*Activity: io.appium.android.apis/.ApiDemos\n.*", 0, "am", "start", "-W", "-n", "io.appium.android.apis/.ApiDemos")
+	p.ask("shutdown")
+	p.exits()
+}
+
 // TestLaunchIsDenied takes from the phone what setresuid needs. The child ends by SIGABRT, the zygote lives, and the caller is told.
 func TestLaunchIsDenied(t *testing.T) {
 	p := newPhone(t)
@@ -325,6 +179,20 @@ Error: Activity not started: process com.example.app ended before it began: setr
 	}
 	p.ask("shutdown")
 	p.exits()
+}
+
+// TestBootsWithoutCapabilities has a phone that can start no app.
+func TestBootsWithoutCapabilities(t *testing.T) {
+	p := newPhone(t)
+	p.caps = nil
+	p.display()
+	p.booted()
+	p.expect(nil, "package:com.android.settings uid:1000\n", 0, "pm", "list", "packages", "-U", "settings")
+	p.expect(nil, "Starting: .*Error: Activity not started: .* setgroups .*: operation not permitted\n", 1, "am", "start", "com.android.settings")
+	p.ask("shutdown")
+	if code := p.exits(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
 }
 
 // TestUsersServicesAndIsolated looks at the uids of a second user, and of processes beside an app's main one.

@@ -93,12 +93,12 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 }
 
-// giveTo lets the system server use a socket, where we may.
+// giveTo lets the system server use a socket. Without the capability for that only root uses it.
 func giveTo(path string, gid int) error {
-	if os.Geteuid() != 0 {
-		return nil
+	if err := os.Chown(path, os.Geteuid(), gid); err != nil && !errors.Is(err, unix.EPERM) {
+		return err
 	}
-	return os.Chown(path, 0, gid)
+	return nil
 }
 
 // answer serves one request. Requests are served one after the other, as by Android's.
