@@ -85,7 +85,7 @@ func (e ending) meaning(r *Record) string {
 	if err != nil {
 		return meansCrash
 	}
-	switch kind.Ending(e.code) {
+	switch kind.Ending(e.code, profile.Evidence{}) {
 	case profile.Rebooted:
 		return meansReboot
 	case profile.PoweredOff:
