@@ -19,7 +19,7 @@ import (
 	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
 
-	"github.com/phonehost/phonehost/runtime/image/internal/ext4test"
+	"github.com/phonehost/phonehost/scripts/testenv/ext4test"
 )
 
 // pair makes the two images of a small Waydroid for an architecture and returns their contents, the system's raw and the vendor's sparse.

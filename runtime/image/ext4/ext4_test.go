@@ -21,8 +21,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/image/ext4"
-	"github.com/phonehost/phonehost/runtime/image/internal/ext4test"
 	"github.com/phonehost/phonehost/scripts/testenv"
+	"github.com/phonehost/phonehost/scripts/testenv/ext4test"
 )
 
 // described is what is compared of a file; times in whole seconds, which is what mke2fs copies.

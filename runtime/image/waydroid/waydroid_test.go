@@ -20,9 +20,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"github.com/phonehost/phonehost/runtime/image/internal/ext4test"
 	"github.com/phonehost/phonehost/runtime/image/waydroid"
 	"github.com/phonehost/phonehost/scripts/testenv"
+	"github.com/phonehost/phonehost/scripts/testenv/ext4test"
 )
 
 // image makes an ext4 image of a tree.
