@@ -139,6 +139,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		}),
 		Images: api.NewImageServer(api.ImageConfig{
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
+			SpoolDir: a.cfg.StateDir,
 		}),
 	}), nil
 }

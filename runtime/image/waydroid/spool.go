@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/phonehost/phonehost/runtime/image/ext4"
 	"github.com/phonehost/phonehost/runtime/image/sparse"
 )
@@ -69,8 +71,11 @@ func Spool(dir, name string, r io.Reader, room func() error) (_ *File, err error
 	return &File{f: f, size: size}, nil
 }
 
-// nameless makes a file without a name.
+// nameless makes a file without a name, or, where the file system knows no such files, takes its name away at once.
 func nameless(dir string) (*os.File, error) {
+	if fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600); err == nil {
+		return os.NewFile(uintptr(fd), dir+"/(an image)"), nil
+	}
 	f, err := os.CreateTemp(dir, ".import-*")
 	if err != nil {
 		return nil, err
