@@ -49,10 +49,11 @@ var required = map[string]Role{
 
 	"/phonehost.v1.EventService/Watch": RoleViewer,
 
-	"/phonehost.v1.ImageService/ListImages":  RoleViewer,
-	"/phonehost.v1.ImageService/PullImage":   RoleAdmin,
-	"/phonehost.v1.ImageService/ImportImage": RoleAdmin,
-	"/phonehost.v1.ImageService/RemoveImage": RoleAdmin,
+	"/phonehost.v1.ImageService/ListImages":     RoleViewer,
+	"/phonehost.v1.ImageService/PullImage":      RoleAdmin,
+	"/phonehost.v1.ImageService/ImportImage":    RoleAdmin,
+	"/phonehost.v1.ImageService/ImportWaydroid": RoleAdmin,
+	"/phonehost.v1.ImageService/RemoveImage":    RoleAdmin,
 
 	"/grpc.health.v1.Health/Check": RoleViewer,
 	"/grpc.health.v1.Health/List":  RoleViewer,

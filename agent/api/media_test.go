@@ -107,7 +107,7 @@ func newMedia(t *testing.T) *media {
 		Doctor: doctor.New(doctor.Config{StateDir: m.dir, Health: m.health}),
 	}))
 	phonehostv1.RegisterImageServiceServer(server, NewImageServer(ImageConfig{
-		Store: m.store, DiskReserveBytes: 1 << 30,
+		Store: m.store, DiskReserveBytes: 1 << 30, SpoolDir: m.dir,
 		DiskFree: func() (uint64, error) { return m.diskFree, nil },
 		Users: func(ref string) int {
 			if ref == "phonehost.dev/used:1" {

@@ -3,7 +3,6 @@ package phone
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -99,7 +98,8 @@ func (s *Supervisor) image(ctx context.Context, ref, field string) (Image, error
 	return img, err
 }
 
-// chooseProfile fills in the profile that the image names, and refuses one that is not known.
+// chooseProfile fills in the profile that the image names, and refuses one that is not known, and properties that its images cannot be
+// given.
 func chooseProfile(spec *Spec, img Image) error {
 	known := strings.Join(profile.Names(), ", ")
 	if spec.Profile == "" {
@@ -108,8 +108,12 @@ func chooseProfile(spec *Spec, img Image) error {
 	if spec.Profile == "" {
 		return fault.Field("spec.profile", "image %q does not say its profile; name one of: %s", spec.Image, known)
 	}
-	if !slices.Contains(profile.Names(), spec.Profile) {
+	kind, err := profile.Get(spec.Profile)
+	if err != nil {
 		return fault.Field("spec.profile", "%q is not known; known are: %s", fault.Clip(spec.Profile), known)
+	}
+	if err := kind.CheckProperties(spec.Properties); err != nil {
+		return fault.Field("spec.properties", "%v", err)
 	}
 	return nil
 }

@@ -35,8 +35,8 @@ type ending struct {
 	hostRestart bool
 	// outOfMemory tells that the kernel killed processes of it for memory just before.
 	outOfMemory bool
-	// at is when it ended.
-	at time.Time
+	// started is when it started, zero if that is not known, and at when it ended.
+	started, at time.Time
 	// log is the last that it printed, some lines at most.
 	log string
 }
@@ -90,7 +90,7 @@ func observedEnding(r *Record, s sight, hostBoot string, memory kills, now time.
 		if at.IsZero() || at.After(now) {
 			at = now
 		}
-		return ending{generation: g.BootGeneration, code: g.ExitCode, outOfMemory: memory.explain(g.OOMKills, g.ExitCode, at), at: at}
+		return ending{generation: g.BootGeneration, code: g.ExitCode, outOfMemory: memory.explain(g.OOMKills, g.ExitCode, at), started: g.StartedAt, at: at}
 	}
 	generation := r.Started.Generation
 	if g.State == container.TaskStopped {
@@ -143,7 +143,7 @@ func (e ending) wish(r *Record) profile.Ending {
 	if err != nil || e.gone {
 		return profile.Crashed
 	}
-	return kind.Ending(e.code)
+	return kind.Ending(e.code, profile.Evidence{StartedAt: e.started, Log: strings.Split(e.log, "\n")})
 }
 
 // applyEnding changes desired state by what a guest's end means, and returns the meaning. It is pure but for the record.

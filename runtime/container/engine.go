@@ -46,6 +46,8 @@ type Config struct {
 	DisplayArgs []string
 	// DisplayDevices are the device nodes of the host's encoders, which every display gets.
 	DisplayDevices []string
+	// RenderNode is the GPU's render node, of which every guest whose profile draws gets a node of its own; empty: guests draw by CPU.
+	RenderNode string
 	// DisplayMemoryBytes is the memory limit of a display; default 512 MiB.
 	DisplayMemoryBytes uint64
 	// MaxFiles bounds the open files of a process in a guest; default 32768, or less where this process may not have as many.

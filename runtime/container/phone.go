@@ -23,6 +23,8 @@ type Phone struct {
 	DataBytes uint64
 	// Display is the virtual screen.
 	Display DisplaySpec
+	// DNS are the addresses of the guest's name servers, the first asked first; none: the image's own.
+	DNS []string
 	// Properties are given to the guest's init before it starts anything.
 	Properties map[string]string
 	// DataGeneration counts resets: it names the root snapshot and the data image that are used.

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ import (
 // A root snapshot of the same generation that was made from another image is removed.
 //
 // Errors: errdefs.ErrNotFound if the image is gone while there is no root snapshot of it; errdefs.ErrInvalidArgument for an
-// unknown profile or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
+// unknown profile, properties that its images cannot be given or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
 func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 	if !validID(p.ID) {
 		return fmt.Errorf("phone id %q: %w", p.ID, errdefs.ErrInvalidArgument)
@@ -36,8 +37,14 @@ func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 	if err != nil {
 		return err
 	}
+	if err := prof.CheckProperties(p.Properties); err != nil {
+		return fmt.Errorf("phone %s of profile %s: %w", p.ID, prof.Name, err)
+	}
 	if err := e.makeDirs(p); err != nil {
 		return fmt.Errorf("directories of %s: %w", p.ID, err)
+	}
+	if err := e.writeFiles(p, prof); err != nil {
+		return fmt.Errorf("files of %s: %w", p.ID, err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.cgroups.Create(p.ID, cgroupLimits(p, prof)) })
@@ -65,8 +72,29 @@ func (e *Engine) makeDirs(p Phone) error {
 		{e.runDir(p.ID), 0o700, 0},
 		{e.waylandDir(p.ID), 0o755, uid},
 		{e.controlDir(p.ID), 0o700, uid},
+		{e.filesDir(p.ID), 0o755, 0},
 	} {
 		if err := makeDir(d.path, d.mode, d.uid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFiles makes the files of the phone's profile. They lie in the run directory, which is in memory: what a guest does to the file
+// system that a file lies on, should it find a way, reaches no disk. A file that is there and says the same is kept; another is
+// replaced by a rename, so that a guest that runs keeps the one that it was started with, and a crash leaves the old one or the new.
+func (e *Engine) writeFiles(p Phone, prof *profile.Profile) error {
+	for _, f := range prof.Files {
+		path := filepath.Join(e.filesDir(p.ID), filepath.Base(f.Path))
+		content := f.Content(e.boot(p))
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+			continue
+		}
+		if err := os.WriteFile(path+".new", content, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(path+".new", path); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package container_test
 
 import (
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -102,6 +103,38 @@ func every(t *testing.T) *specs.LinuxCapabilities {
 	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 }
 
+// What the probe's calls meet. Those that are in no list meet nothing of the filter.
+var (
+	// refusedToAll fail for every guest, with EPERM where nothing else is said.
+	refusedToAll = map[string]string{
+		"bpf-prog-get-next-id": "EPERM", "bpf-prog-get-next-id-high": "EPERM", "bpf-link-detach": "EPERM", "bpf-link-update": "EPERM", "bpf-prog-detach": "EPERM",
+		"bpf-raw-tracepoint-open": "EPERM", "bpf-link-create": "EPERM", "bpf-map-create": "EPERM", "kexec-load": "EPERM", "init-module": "EPERM",
+		"finit-module": "EPERM", "delete-module": "EPERM", "open-by-handle-at": "EPERM", "ioctl-shutdown": "EPERM", "ioctl-shutdown-high": "EPERM",
+		"keyctl": "EPERM", "add-key": "EPERM", "request-key": "EPERM", "unshare-user": "EPERM", "clone-user": "EPERM", "clone3": "ENOSYS",
+		"io-uring-setup": "EPERM", "perf-event-open": "EPERM", "swapon": "EPERM", "acct": "EPERM", "syslog": "EPERM", "clock-settime": "EPERM",
+	}
+	// refusedToAndroid are those that a guest of Android's own init meets besides, or instead; "done" is pretended.
+	refusedToAndroid = map[string]string{
+		"keyctl": "done", "add-key": "done", "request-key": "done", "swapon": "done", "clock-settime": "done", "adjtimex": "done",
+		"mount-move": "EPERM", "mount-remount": "EPERM", "mount-remount-ro": "EPERM", "mount-remount-bind-rw": "EPERM", "fsopen": "ENOSYS", "move-mount": "ENOSYS",
+		"open-tree": "ENOSYS", "mount-setattr": "ENOSYS", "pivot-root": "EPERM", "unshare-net": "EPERM", "clone-net": "EPERM", "ioctl-freeze": "EPERM",
+		"ioctl-thaw": "EPERM", "sched-fifo": "EPERM", "sched-rr": "EPERM", "sched-setattr": "EPERM", "ioprio-realtime": "EPERM", "prlimit-core": "done",
+		"mknod-kmsg": "done",
+	}
+)
+
+// filterOf is what calls meet under a filter.
+func filterOf(o seccomp.GuestOptions) map[string]string {
+	meets := maps.Clone(refusedToAll)
+	if o.Android {
+		maps.Copy(meets, refusedToAndroid)
+	}
+	if o.BPF {
+		delete(meets, "bpf-map-create")
+	}
+	return meets
+}
+
 // TestFilterRefuses tries each call in a container that has every capability, with the guest's filter and without.
 func TestFilterRefuses(t *testing.T) {
 	h := newHost(t)
@@ -111,22 +144,26 @@ func TestFilterRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withBPF, err := seccomp.Guest(runtime.GOARCH, seccomp.GuestOptions{BPF: true})
-	if err != nil {
-		t.Fatal(err)
+	filter := func(o seccomp.GuestOptions) *specs.LinuxSeccomp {
+		f, err := seccomp.Guest(runtime.GOARCH, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
 	}
-	own := guest.Linux.Seccomp
-	allowed := map[string]bool{"ioctl-other": true, "getpid": true}
+	plain, bpf, android := seccomp.GuestOptions{}, seccomp.GuestOptions{BPF: true}, seccomp.GuestOptions{BPF: true, Android: true}
 	for _, tt := range []struct {
-		name    string
-		arch    string
-		filter  *specs.LinuxSeccomp
-		refused func(call string) bool
+		name   string
+		arch   string
+		filter *specs.LinuxSeccomp
+		meets  map[string]string
 	}{
-		{"a guest", runtime.GOARCH, own, func(c string) bool { return !allowed[c] }},
-		{"a 32-bit program in a guest", compat(), own, func(c string) bool { return !allowed[c] }},
-		{"a guest with BPF", runtime.GOARCH, withBPF, func(c string) bool { return !allowed[c] && c != "bpf-map-create" }},
-		{"no filter", runtime.GOARCH, nil, func(c string) bool { return false }},
+		{"a guest", runtime.GOARCH, guest.Linux.Seccomp, filterOf(plain)},
+		{"a 32-bit program in a guest", compat(), guest.Linux.Seccomp, filterOf(plain)},
+		{"a guest with BPF", runtime.GOARCH, filter(bpf), filterOf(bpf)},
+		{"a guest of Android's init", runtime.GOARCH, filter(android), filterOf(android)},
+		{"a 32-bit program in it", compat(), filter(android), filterOf(android)},
+		{"no filter", runtime.GOARCH, nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := *guest
@@ -141,21 +178,25 @@ func TestFilterRefuses(t *testing.T) {
 			if code != 0 {
 				t.Fatalf("the probe exited with %d: %s", code, out)
 			}
-			seen := 0
+			seen := map[string]bool{}
 			for line := range strings.Lines(out) {
 				call, met, _ := strings.Cut(strings.TrimSpace(line), " ")
-				want := "EPERM"
-				if call == "clone3" {
-					want = "ENOSYS"
-				}
+				seen[call] = true
+				want, filtered := tt.meets[call]
 				// The kernel may be built without a call; that is no refusal of ours.
-				if refused := met == want; refused != tt.refused(call) && !(tt.filter == nil && met == "ENOSYS") {
-					t.Errorf("%s met %s", call, met)
+				if filtered && met != want || !filtered && (met == "EPERM" || met == "ENOSYS" && tt.filter != nil) {
+					t.Errorf("%s met %s, want %s", call, met, want)
 				}
-				seen++
 			}
-			if seen < 25 {
-				t.Errorf("the probe tried %d calls: %s", seen, out)
+			for call := range refusedToAll {
+				if !seen[call] {
+					t.Errorf("the probe did not try %s", call)
+				}
+			}
+			for call := range refusedToAndroid {
+				if !seen[call] {
+					t.Errorf("the probe did not try %s", call)
+				}
 			}
 		})
 	}

@@ -84,12 +84,10 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	if label := devices.Label(); label != "" {
 		record.Labels[labelBinder] = label
 	}
-	m := making{record: record, spec: spec, rootfs: func(ctx context.Context) ([]mount.Mount, error) {
+	m := making{record: record, spec: spec, terminal: spec.Process.Terminal, rootfs: func(ctx context.Context) ([]mount.Mount, error) {
 		return e.client.SnapshotService(record.Snapshotter).Mounts(ctx, record.SnapshotKey)
 	}}
-	if devices.Instance != nil {
-		m.created = func(ctx context.Context, pid uint32) error { return e.allocateBinder(ctx, p.ID, pid) }
-	}
+	m.created = func(ctx context.Context, pid uint32) error { return e.settle(ctx, p, pid, devices) }
 	if err := e.launch(ctx, p.ID, Guest, m); err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
@@ -137,6 +135,8 @@ type making struct {
 	spec   *specs.Spec
 	// rootfs returns the mounts of the root file system; nil if the spec names a directory.
 	rootfs func(context.Context) ([]mount.Mount, error)
+	// terminal gives the first process a pseudo-terminal, as the spec says.
+	terminal bool
 	// created does what remains to be done between the creation of the task and its start, when its namespaces and mounts are
 	// complete and its program does not run; may be nil. pid is that of its first process.
 	created func(ctx context.Context, pid uint32) error
@@ -159,7 +159,7 @@ func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (er
 	})
 	err = g.Wait()
 	if err == nil {
-		err = e.runTask(ctx, id, role, mounts, m.created)
+		err = e.runTask(ctx, id, role, mounts, m)
 	}
 	if err == nil {
 		return nil
@@ -196,13 +196,13 @@ func (e *Engine) createRecord(ctx context.Context, id string, role Role, record 
 	return nil
 }
 
-func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, created func(context.Context, uint32) error) error {
-	pid, err := e.createTask(ctx, id, role, mounts)
+func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, m making) error {
+	pid, err := e.createTask(ctx, id, role, mounts, m.terminal)
 	if err != nil {
 		return fmt.Errorf("create its task: %w", unavailable(err))
 	}
-	if created != nil {
-		if err := created(ctx, pid); err != nil {
+	if m.created != nil {
+		if err := m.created(ctx, pid); err != nil {
 			return err
 		}
 	}
@@ -214,9 +214,12 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 }
 
 // createTask has the shim make namespaces, mounts and the first process, which waits, and returns its pid.
-func (e *Engine) createTask(ctx context.Context, id string, role Role, mounts []mount.Mount) (pid uint32, err error) {
+func (e *Engine) createTask(ctx context.Context, id string, role Role, mounts []mount.Mount, terminal bool) (pid uint32, err error) {
 	output := e.logURI(id, role)
-	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output}
+	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output, Terminal: terminal}
+	if terminal {
+		request.Stderr = "" // all output comes by the terminal
+	}
 	for _, m := range mounts {
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}

@@ -18,11 +18,16 @@ import (
 // no error.
 func (e *Engine) Kill(ctx context.Context, id string, role Role) error {
 	// The first process is init of a pid namespace: the kernel kills the others with it.
-	_, err := e.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: containerID(id, role), Signal: uint32(unix.SIGKILL)})
+	return e.signal(ctx, id, role, unix.SIGKILL)
+}
+
+// signal sends a signal to a container's first process, from the host's pid namespace: init of another pid namespace sees no sender.
+func (e *Engine) signal(ctx context.Context, id string, role Role, signal unix.Signal) error {
+	_, err := e.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: containerID(id, role), Signal: uint32(signal)})
 	if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("kill the %s of %s: %w", role, id, unavailable(err))
+	return fmt.Errorf("send %v to the %s of %s: %w", signal, role, id, unavailable(err))
 }
 
 // RemoveGuest removes the guest's task and container, and kills it if it runs. Root snapshot and data stay.

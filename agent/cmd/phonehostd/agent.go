@@ -286,7 +286,7 @@ type imageSource struct{ store *image.Store }
 // Image implements phone.Images.
 func (s imageSource) Image(ctx context.Context, ref string) (phone.Image, error) {
 	img, err := s.store.Get(ctx, ref)
-	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile, AndroidVersion: img.AndroidVersion}, err
+	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile, AndroidVersion: img.AndroidRelease}, err
 }
 
 // hostCapacity returns what phones may be given at most.

@@ -140,6 +140,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		}),
 		Images: api.NewImageServer(api.ImageConfig{
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
+			SpoolDir: a.cfg.StateDir,
 		}),
 		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
 		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
