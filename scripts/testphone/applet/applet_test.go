@@ -55,6 +55,9 @@ func TestOutput(t *testing.T) {
 		{"cat a.txt", "", 0, "one\ntwo\nthree\n"},
 		{"cat", "in", 0, "in"},
 		{"cat none", "", 1, ""},
+		{"cmd", "", 2, ""},
+		{"pidof no.such.process", "", 1, ""},
+		{"pm list packages", "", 1, ""}, // no system server is here
 		{"dirname /a/b", "", 0, "/a\n"},
 		{"dd bs=2 count=3 skip=1", "0123456789", 0, "234567"},
 		{"dd bs=1k", "01", 0, "01"},
