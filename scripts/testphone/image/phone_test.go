@@ -51,16 +51,17 @@ func newAppPhone(t *testing.T, args ...string) *phone {
 	return p
 }
 
-// try runs a command with its input in the phone, by no shell, and returns what it prints and its exit code.
+// try runs a command with its input in the phone, by no shell, and returns what it prints, messages last, and its
+// exit code.
 func (p *phone) try(input []byte, args ...string) (string, int) {
 	p.t.Helper()
 	cmd := exec.CommandContext(p.t.Context(), p.runc, append([]string{"--root", p.root, "exec", p.id()}, args...)...)
-	cmd.Stdin = bytes.NewReader(input)
-	out, err := cmd.CombinedOutput()
-	if err != nil && cmd.ProcessState == nil {
+	var out, messages bytes.Buffer
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &out, &messages
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
 		p.t.Fatalf("%v: %v", args, err)
 	}
-	return string(out), cmd.ProcessState.ExitCode()
+	return out.String() + messages.String(), cmd.ProcessState.ExitCode()
 }
 
 // expect runs a command and compares what it prints, as a regular expression for all of it, and its exit code.
