@@ -31,8 +31,6 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 	switch s {
 	case stepExpire:
 		return c.expire()
-	case stepQueue:
-		return c.queue(r)
 	case stepClone:
 		return c.clone(ctx, r)
 	case stepLimits:
