@@ -109,7 +109,7 @@ func TestUpdateFields(t *testing.T) {
 		t.Errorf("pending: %v of %v", got, p.GetStatus())
 	}
 	if p.GetDataAndroidVersion() != "13" {
-		t.Errorf("the data was booted with %q", p.GetDataAndroidVersion())
+		t.Errorf("the data was used with %q", p.GetDataAndroidVersion())
 	}
 	s.update(t, &phonehostv1.PhoneSpec{}, "lease")
 	if p := s.get(t, "p1"); p.GetSpec().GetLease() != nil {

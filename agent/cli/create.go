@@ -14,7 +14,7 @@ type createCmd struct {
 	Profile       string            `placeholder:"NAME" help:"Kind of Android image. Default: what the image says."`
 	VCPUs         float64           `name:"vcpus" placeholder:"N" help:"CPU time in cores, parts too. Default: 2."`
 	CPUWeight     uint32            `name:"cpu-weight" placeholder:"N" help:"Share against other phones when CPUs are short, 1..10000. Default: 100."`
-	Memory        size              `placeholder:"SIZE" help:"Memory limit, such as 512MiB. Default: 512MiB."`
+	Memory        *size             `placeholder:"SIZE" help:"Memory limit, such as 512MiB. Default: 512MiB."`
 	Data          size              `placeholder:"SIZE" help:"Size of /data, such as 4GiB; it is sparse. Default: 4GiB."`
 	Display       screen            `placeholder:"WxH@FPS" help:"Screen: 720x1280@30 or 720x1280@30/320dpi. Default: 720x1280@30/320dpi."`
 	Property      map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Property that the guest's init sets; may be repeated."`
@@ -74,12 +74,16 @@ func (c *createCmd) Run(ctx context.Context, a *app) error {
 
 // spec is what the command line asks for.
 func (c *createCmd) spec(a *app) *phonehostv1.PhoneSpec {
-	if c.Memory == 0 && c.CloneFrom == "" {
-		c.Memory = defaultMemory
+	memory := size(0) // as the other phone's
+	switch {
+	case c.Memory != nil:
+		memory = *c.Memory
+	case c.CloneFrom == "":
+		memory = defaultMemory
 	}
 	spec := &phonehostv1.PhoneSpec{
 		Id: c.ID, Image: c.Image, Profile: c.Profile, Vcpus: c.VCPUs, CpuWeight: c.CPUWeight,
-		MemoryBytes: uint64(c.Memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
+		MemoryBytes: uint64(memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
 		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()),
 	}
 	if c.RestartPolicy != nil {

@@ -44,7 +44,7 @@ const (
 	LeaseExpired = "LEASE_EXPIRED"
 	// WrongProfile means that the image is for another profile than the phone's.
 	WrongProfile = "WRONG_PROFILE"
-	// DataNewer means that the data was booted with a newer Android than the image's.
+	// DataNewer means that the data was used with a newer Android than the image's.
 	DataNewer = "DATA_NEWER"
 	// OutOfMemory means that the guest ended because the kernel killed its processes for want of memory.
 	OutOfMemory = "OUT_OF_MEMORY"

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -50,9 +51,10 @@ func (c *controller) grow(ctx context.Context, r *Record) error {
 	})
 }
 
-// tryAgain reports whether a step that failed is to be tried again.
+// tryAgain reports whether a step that failed is to be tried again: it was interrupted, containerd does not answer, or it may end in
+// another way the next time and has not been tried often.
 func (c *controller) tryAgain(ctx context.Context, s step, err error) bool {
-	return ctx.Err() != nil || errdefs.IsUnavailable(err) || !permanent(err) && c.attempt(s) < c.s.timing.StartAttempts
+	return errors.Is(ctx.Err(), context.Canceled) || errdefs.IsUnavailable(err) || !permanent(err) && c.attempt(s) < c.s.timing.StartAttempts
 }
 
 // changeStep records that a part of the Update under way is done, or has failed for good, and ends it with its last part.

@@ -88,7 +88,7 @@ func (c *controller) clone(ctx context.Context, r *Record) error {
 	if err == nil {
 		return c.endClone(nil)
 	}
-	if ctx.Err() != nil || errdefs.IsUnavailable(err) || !permanent(err) && c.attempt(stepClone) < c.s.timing.StartAttempts {
+	if c.tryAgain(ctx, stepClone, err) {
 		return err
 	}
 	return c.endClone(err)

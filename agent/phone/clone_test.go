@@ -271,6 +271,23 @@ func TestCloneOfAPhoneThatWasNeverStarted(t *testing.T) {
 	})
 }
 
+// TestCloneThatHangs does not hold the other phone for ever.
+func TestCloneThatHangs(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.written("p1", "photos")
+		a.w.Hook = hang("CloneData before")
+		op := a.clone(Spec{ID: "p2"}, "p1")
+		time.Sleep(11 * time.Hour)
+		if r := a.finish(op); r.State != operation.Failed || r.Failure.Code != 4 {
+			t.Errorf("clone: %+v", r)
+		}
+		if n := a.w.Count("CloneData"); n != 5 {
+			t.Errorf("it was tried %d times", n)
+		}
+		a.do(operation.PowerOn, "p1", operation.Succeeded)
+	})
+}
+
 // TestLend holds a phone while somebody reads its data.
 func TestLend(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {

@@ -79,6 +79,11 @@ func (c *controller) run(ctx context.Context) {
 		}
 		c.mem.slot, c.mem.wall = c.s.slotOf(c), c.s.wall()
 		p := next(&r, saw, c.mem, time.Now(), c.s.timing)
+		if p.step == stepQueue { // needs nobody, and so no other look
+			c.queue(&r)
+			c.mem.slot = c.s.slotOf(c)
+			p = next(&r, saw, c.mem, time.Now(), c.s.timing)
+		}
 		if p.step != stepEnd {
 			c.s.publish(c)
 		}

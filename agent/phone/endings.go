@@ -73,7 +73,7 @@ func (c *controller) renew(ctx context.Context, r *Record) error {
 	if err == nil {
 		return c.keep(ctx, r)
 	}
-	if r.Task == nil || ctx.Err() != nil || !permanent(err) && c.attempt(stepRenew) < c.s.timing.StartAttempts {
+	if r.Task == nil || c.tryAgain(ctx, stepRenew, err) {
 		return err
 	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {

@@ -20,7 +20,7 @@ func (img Image) fits(r *Record, dataAndroid string) error {
 	}
 	if newerAndroid(dataAndroid, img.AndroidVersion) {
 		return fault.New(errdefs.ErrFailedPrecondition, fault.DataNewer,
-			"the data of phone %s was booted with Android %s, and image %s is Android %s: data cannot go back; reset the phone to the image, which destroys the data",
+			"the data of phone %s was used with Android %s, and image %s is Android %s: data cannot go back; reset the phone to the image, which destroys the data",
 			id, fault.Clip(dataAndroid), fault.Clip(img.Name), fault.Clip(img.AndroidVersion))
 	}
 	return nil

@@ -59,7 +59,7 @@ func TestRestartAndResetWithAnImage(t *testing.T) {
 		a.shelf()
 		a.on("p1")
 		if snap := a.runs("p1", "testphone", "sha256:1"); snap.Record.DataAndroid != "13" {
-			t.Errorf("data was booted with %q", snap.Record.DataAndroid)
+			t.Errorf("data was used with %q", snap.Record.DataAndroid)
 		}
 		a.finish(a.submit(operation.Restart, "p1", imaged("new")))
 		if snap := a.runs("p1", "new", "sha256:2"); snap.Record.DataAndroid != "14" || snap.Record.DataGeneration != 1 {
@@ -155,4 +155,24 @@ func TestImageChangesOverAgents(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestImageThatDoesNotBoot has the guest of a newer image touch the data and not boot: the way back is barred all the same.
+func TestImageThatDoesNotBoot(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.shelf()
+		a.on("p1")
+		a.w.Set(phonetest.Manner{AsksToBoot: -1})
+		if r := a.finish(a.submit(operation.Restart, "p1", imaged("new"))); r.Failure == nil || r.Failure.Reason != "BOOT_TIMEOUT" {
+			t.Fatalf("restart: %+v", r)
+		}
+		if snap := a.want("p1", Stopped); snap.Record.DataAndroid != "14" {
+			t.Errorf("data was used with %q", snap.Record.DataAndroid)
+		}
+		a.w.Set(phonetest.Manner{})
+		a.do(operation.PowerOn, "p1", operation.Succeeded)
+		a.refused(operation.Restart, "p1", fault.DataNewer, imaged("testphone"))
+		a.finish(a.submit(operation.Reset, "p1", imaged("testphone")))
+		a.runs("p1", "testphone", "sha256:1")
+	})
 }

@@ -241,6 +241,24 @@ func TestLeaseGoesByADriftingClock(t *testing.T) {
 	})
 }
 
+// TestLeaseIsCheckedBeforeItIsJudged has a request come between the end of a lease and the controller.
+func TestLeaseIsCheckedBeforeItIsJudged(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	synctest.Test(t, func(t *testing.T) {
+		wall := &wallClock{steps: make(chan struct{})}
+		a := startAgent(t, phonetest.New(), path, wall.use)
+		defer a.stop()
+		spec := Spec{ID: "p1", Image: "testphone", MemoryBytes: 256 << 20, Lease: Lease{ExpiresAt: wall.now().Add(time.Hour)}}
+		if _, err := a.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		wall.offset.Add(int64(2 * time.Hour)) // nobody has told the controllers yet
+		a.refused(operation.PowerOn, "p1", fault.LeaseExpired, nil)
+		a.want("p1", Stopped)
+	})
+}
+
 func TestLeaseOfANewPhone(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		spec := Spec{ID: "p1", Image: "testphone", MemoryBytes: 256 << 20, Lease: Lease{ExpiresAt: time.Now()}}

@@ -202,6 +202,30 @@ func TestPowerOff(t *testing.T) {
 	})
 }
 
+// TestWhatWasGoingToFailFails has a boot that has failed be superseded while its guest is shut down.
+func TestWhatWasGoingToFailFails(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.w.Set(phonetest.Manner{AsksToBoot: -1, IgnoreShutdown: true})
+		a.create("p1")
+		grace := MaxGrace
+		boot := a.submit(operation.PowerOn, "p1", nil)
+		time.Sleep(time.Second)
+		a.w.Hook = hang("Kill before")
+		time.Sleep(121 * time.Second)
+		a.want("p1", Stopping)
+		a.w.Lock()
+		a.w.Hook = nil
+		a.w.Unlock()
+		a.finish(a.submit(operation.PowerOff, "p1", func(q *Request) { q.Grace = &grace; q.Force = true }))
+		if r := a.finish(boot); r.State != operation.Failed || r.Failure.Reason != "BOOT_TIMEOUT" {
+			t.Errorf("power on: %s %+v", r.State, r.Failure)
+		}
+		if snap := a.want("p1", PoweredOff); snap.Record.LastFailure == nil || snap.Record.LastFailure.Reason != "BOOT_TIMEOUT" {
+			t.Errorf("last failure: %+v", snap.Record.LastFailure)
+		}
+	})
+}
+
 // TestPowerOffInterruptsAStep has a request end a step that hangs.
 func TestPowerOffInterruptsAStep(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {

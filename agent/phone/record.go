@@ -123,7 +123,7 @@ type Record struct {
 	Started Start `json:"started,omitzero"`
 	// Booted is the newest completed boot.
 	Booted Boot `json:"booted,omitzero"`
-	// DataAndroid is the Android version that the data was last booted with, or empty.
+	// DataAndroid is the newest Android version that a guest was started with on the data, or empty.
 	DataAndroid string `json:"data_android,omitempty"`
 	// Ended is the newest boot generation whose guest ended and was dealt with.
 	Ended uint64 `json:"ended,omitempty"`

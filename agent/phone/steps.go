@@ -31,8 +31,6 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 	switch s {
 	case stepExpire:
 		return c.expire()
-	case stepQueue:
-		return c.queue(r)
 	case stepClone:
 		return c.clone(ctx, r)
 	case stepLimits:
@@ -208,6 +206,10 @@ func (c *controller) started(r *Record, saw sight) error {
 	generation, pid := r.BootGeneration, saw.obs.Guest.PID
 	return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		r.Started = Start{Generation: generation, HostBoot: c.s.cfg.HostBoot}
+		// From its start on a guest may bring the data to its version, whether it boots or not.
+		if r.ImageAndroid != "" && r.ImageDigest == saw.obs.Guest.ImageDigest && !newerAndroid(r.DataAndroid, r.ImageAndroid) {
+			r.DataAndroid = r.ImageAndroid
+		}
 		return c.s.cfg.Journal.Append(tx, event.Event{
 			Kind: event.GuestStarted, PhoneID: c.id, OperationID: r.operationID(), Message: "the guest was started",
 			Attributes: map[string]string{"pid": strconv.FormatUint(uint64(pid), 10)},
@@ -269,9 +271,6 @@ func (c *controller) booted(r *Record, saw sight) error {
 	took := max(now.Sub(saw.obs.Guest.StartedAt), 0)
 	return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		r.Booted = Boot{Generation: generation, Time: now, Duration: took}
-		if r.ImageAndroid != "" && r.ImageDigest == saw.obs.Guest.ImageDigest {
-			r.DataAndroid = r.ImageAndroid
-		}
 		err := c.s.cfg.Journal.Append(tx, event.Event{
 			Kind: event.GuestBooted, PhoneID: c.id, OperationID: r.operationID(), Message: "the guest has booted",
 			Attributes: map[string]string{"boot_ms": strconv.FormatInt(took.Milliseconds(), 10)},

@@ -270,6 +270,9 @@ func (s *Supervisor) supersede(tx *store.Tx, r *Record, by operation.Operation) 
 	if by.Kind == operation.Update || by.Kind == operation.Unfreeze {
 		return nil // these go on beside
 	}
+	if r.Task != nil && r.Task.Failure != nil {
+		r.LastFailure = r.Task.Failure
+	}
 	if err := s.abort(tx, r.Spec.ID, r.Task, by); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package phone
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -115,7 +116,15 @@ func (p *Patch) applied(spec Spec, host Capacity) Spec {
 // checkUpdate refuses a patch that a phone cannot have.
 func (s *Supervisor) checkUpdate(r *Record, p *Patch) error {
 	spec := p.applied(r.Spec, s.cfg.Host)
-	if err := spec.Validate(s.cfg.Host); err != nil {
+	// A host that has become smaller keeps nobody from renewing a lease.
+	host := s.cfg.Host
+	if !p.names("vcpus") {
+		host.CPUs = max(host.CPUs, int(math.Ceil(r.Spec.VCPUs)))
+	}
+	if !p.names("memory_bytes") {
+		host.MemoryBytes = max(host.MemoryBytes, r.Spec.MemoryBytes)
+	}
+	if err := spec.Validate(host); err != nil {
 		return err
 	}
 	if spec.DataBytes < r.Spec.DataBytes {

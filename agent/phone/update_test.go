@@ -372,6 +372,26 @@ func TestUpdatedIsAnEvent(t *testing.T) {
 	})
 }
 
+// TestUpdateOnASmallerHost changes a phone that has more than its host by now: only what is named is judged.
+func TestUpdateOnASmallerHost(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "db")
+	synctest.Test(t, func(t *testing.T) {
+		w := phonetest.New()
+		a := startAgent(t, w, path, nil)
+		a.create("p1")
+		a.change("p1", Spec{VCPUs: 3.5, MemoryBytes: 4 << 30}, "vcpus", "memory_bytes")
+		a.stop()
+		a = startAgent(t, w, path, func(c *Config) { c.Host = Capacity{CPUs: 2, MemoryBytes: 2 << 30} })
+		defer func() { a.stop() }()
+		a.submit(operation.Update, "p1", renewing(time.Now().Add(time.Hour)))
+		if err := a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{VCPUs: 3}, "vcpus")); fault.Meta(err)["field"] != "spec.vcpus" {
+			t.Errorf("more cores than the host has: %v", err)
+		}
+		a.change("p1", Spec{VCPUs: 2}, "vcpus")
+		a.change("p1", Spec{MemoryBytes: 1 << 30}, "memory_bytes")
+	})
+}
+
 // TestNoteOfAnEarlierRelease has guests without a note: nothing is said to be pending that is not known to be.
 func TestNoteOfAnEarlierRelease(t *testing.T) {
 	spec := validSpec()

@@ -88,7 +88,7 @@ func Phone(w io.Writer, p *phonehostv1.Phone, now time.Time) error {
 	f.add("memory", Bytes(spec.GetMemoryBytes()))
 	f.add("data", fmt.Sprintf("%s, generation %d", Bytes(spec.GetDataBytes()), p.GetDataGeneration()))
 	if version := p.GetDataAndroidVersion(); version != "" {
-		f.add("data booted with", "Android "+version)
+		f.add("data used with", "Android "+version)
 	}
 	f.add("display", Screen(spec.GetDisplay(), true))
 	f.add("screen", screenState(p.GetDisplay()))

@@ -178,7 +178,7 @@ func TestPhoneThatIsFrozen(t *testing.T) {
 		"lease            expired 2026-01-02 12:04:05 UTC (3h ago)\n",
 		"at next start    display, memory_bytes: `phonectl restart cp-1`\n",
 		"last failure     1m ago: OUT_OF_MEMORY: init ended\n",
-		"data booted with Android 13\n",
+		"data used with Android 13\n",
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(got), " "), strings.Join(strings.Fields(want), " ")) {
 			t.Errorf("%s\ndoes not have the line %q", got, want)

@@ -925,8 +925,8 @@ type Phone struct {
 	PendingRestart []string `protobuf:"bytes,20,rep,name=pending_restart,json=pendingRestart,proto3" json:"pending_restart,omitempty"`
 	// Place among the phones that wait for a boot slot, from 1; 0 when the phone does not wait. The reason then begins with QUEUED.
 	QueuePosition uint32 `protobuf:"varint,21,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
-	// Android version that the data volume was last booted with, as the image's label dev.phonehost.android-version had it; empty
-	// where it is not known.
+	// Newest Android version that the guest was started with on the present data volume, as the image's label
+	// dev.phonehost.android-version had it; empty where it is not known.
 	DataAndroidVersion string `protobuf:"bytes,22,opt,name=data_android_version,json=dataAndroidVersion,proto3" json:"data_android_version,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache

@@ -52,7 +52,7 @@ type PhoneServiceClient interface {
 	// right; NOT_FOUND when the host does not have the image; ALREADY_EXISTS when the id is taken by a different spec
 	// (the same spec again returns the phone); RESOURCE_EXHAUSTED with reason DISK_LOW. With clone_from the data of another
 	// phone is copied in an operation: NOT_FOUND when there is no such phone, FAILED_PRECONDITION with reason NOT_OFF when it is
-	// on, BUSY when it is being changed, DATA_NEWER when its data was booted with a newer Android than the image's.
+	// on, BUSY when it is being changed, DATA_NEWER when its data was used with a newer Android than the image's.
 	CreatePhone(ctx context.Context, in *CreatePhoneRequest, opts ...grpc.CallOption) (*CreatePhoneResponse, error)
 	// GetPhone returns one phone. Errors: NOT_FOUND.
 	GetPhone(ctx context.Context, in *GetPhoneRequest, opts ...grpc.CallOption) (*GetPhoneResponse, error)
@@ -72,7 +72,7 @@ type PhoneServiceClient interface {
 	PowerOff(ctx context.Context, in *PowerOffRequest, opts ...grpc.CallOption) (*PowerOffResponse, error)
 	// Restart ends and starts phones that are RUNNING, optionally with another image of the same profile and the same data. The
 	// display stays, unless its spec was changed. Errors of the image: NOT_FOUND with reason NO_SUCH_IMAGE; FAILED_PRECONDITION
-	// with reason WRONG_PROFILE, or DATA_NEWER when the data was booted with a newer Android than the image's.
+	// with reason WRONG_PROFILE, or DATA_NEWER when the data was used with a newer Android than the image's.
 	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartResponse, error)
 	// Reset gives phones that are RUNNING, STOPPED or POWERED_OFF a fresh root file system and a fresh data volume, and
 	// leaves a running phone running, optionally with another image of the same profile. Everything that users put on the phone
@@ -309,7 +309,7 @@ type PhoneServiceServer interface {
 	// right; NOT_FOUND when the host does not have the image; ALREADY_EXISTS when the id is taken by a different spec
 	// (the same spec again returns the phone); RESOURCE_EXHAUSTED with reason DISK_LOW. With clone_from the data of another
 	// phone is copied in an operation: NOT_FOUND when there is no such phone, FAILED_PRECONDITION with reason NOT_OFF when it is
-	// on, BUSY when it is being changed, DATA_NEWER when its data was booted with a newer Android than the image's.
+	// on, BUSY when it is being changed, DATA_NEWER when its data was used with a newer Android than the image's.
 	CreatePhone(context.Context, *CreatePhoneRequest) (*CreatePhoneResponse, error)
 	// GetPhone returns one phone. Errors: NOT_FOUND.
 	GetPhone(context.Context, *GetPhoneRequest) (*GetPhoneResponse, error)
@@ -329,7 +329,7 @@ type PhoneServiceServer interface {
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
 	// Restart ends and starts phones that are RUNNING, optionally with another image of the same profile and the same data. The
 	// display stays, unless its spec was changed. Errors of the image: NOT_FOUND with reason NO_SUCH_IMAGE; FAILED_PRECONDITION
-	// with reason WRONG_PROFILE, or DATA_NEWER when the data was booted with a newer Android than the image's.
+	// with reason WRONG_PROFILE, or DATA_NEWER when the data was used with a newer Android than the image's.
 	Restart(context.Context, *RestartRequest) (*RestartResponse, error)
 	// Reset gives phones that are RUNNING, STOPPED or POWERED_OFF a fresh root file system and a fresh data volume, and
 	// leaves a running phone running, optionally with another image of the same profile. Everything that users put on the phone
