@@ -100,11 +100,17 @@ func (e *Engine) prepareData(ctx context.Context, p Phone) error {
 	if err := volume.Create(ctx, path, p.DataBytes); err != nil {
 		return fmt.Errorf("data of %s: %w", p.ID, err)
 	}
-	err := volume.Repair(ctx, path)
+	report, err := volume.Check(ctx, path)
 	if errdefs.IsFailedPrecondition(err) {
 		return nil // the guest runs on it; the next start mends it
 	}
-	return err
+	if err != nil {
+		return fmt.Errorf("data of %s: %w", p.ID, err)
+	}
+	if report.Outcome != volume.Clean {
+		e.log.Warn("the data file system was not in order", "phone_id", p.ID, "outcome", report.Outcome.String(), "reason", report.Reason, "summary", report.Summary)
+	}
+	return nil
 }
 
 // prepareRoot makes the guest's root snapshot from the image.
