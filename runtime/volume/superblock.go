@@ -12,17 +12,20 @@ import (
 // superblock is what the package reads of an ext4 superblock (Documentation/filesystems/ext4/super.rst). While the file system is mounted
 // the image holds the values of some earlier moment.
 type superblock struct {
-	valid          bool   // it is one: magic number, and checksum where it has one
-	blockSize      uint64 // in bytes
-	blocks, free   uint64
-	overhead       uint64 // blocks of the file system's own
-	inodes, unused uint64
-	state          uint16
-	recover        bool // the journal holds what is not in its place yet
-	mounts         uint16
-	maxMounts      int16
-	checked        time.Time
-	interval       time.Duration // between whole checks; 0 is none
+	valid           bool   // it is one: magic number, and checksum where it has one
+	blockSize       uint64 // in bytes
+	blocks, free    uint64
+	overhead        uint64 // blocks of the file system's own
+	inodes, unused  uint64
+	groupBlocks     uint64 // of a block group
+	descriptorBytes uint64 // of a group descriptor
+	reserved        uint64 // blocks kept for the descriptors of groups to come
+	state           uint16
+	recover         bool // the journal holds what is not in its place yet
+	mounts          uint16
+	maxMounts       int16
+	checked         time.Time
+	interval        time.Duration // between whole checks; 0 is none
 }
 
 const (
@@ -49,18 +52,21 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	seconds := func(at int) time.Time { return time.Unix(int64(word(at)), 0) }
 	incompat, roCompat := word(0x60), word(0x64)
 	s := superblock{
-		valid:     half(0x38) == ext4Magic && word(0x18) <= 6,
-		blocks:    word(0x4),
-		free:      word(0xc),
-		overhead:  word(0x248),
-		inodes:    word(0x0),
-		unused:    word(0x10),
-		state:     half(0x3a),
-		recover:   incompat&incompatRecover != 0,
-		mounts:    half(0x34),
-		maxMounts: int16(half(0x36)),
-		checked:   seconds(0x40),
-		interval:  time.Duration(word(0x44)) * time.Second,
+		valid:           half(0x38) == ext4Magic && word(0x18) <= 6,
+		blocks:          word(0x4),
+		free:            word(0xc),
+		overhead:        word(0x248),
+		inodes:          word(0x0),
+		groupBlocks:     word(0x20),
+		descriptorBytes: 32,
+		reserved:        uint64(half(0xce)),
+		unused:          word(0x10),
+		state:           half(0x3a),
+		recover:         incompat&incompatRecover != 0,
+		mounts:          half(0x34),
+		maxMounts:       int16(half(0x36)),
+		checked:         seconds(0x40),
+		interval:        time.Duration(word(0x44)) * time.Second,
 	}
 	if !s.valid {
 		return s, nil
@@ -69,6 +75,7 @@ func readSuperblock(r io.ReaderAt) (superblock, error) {
 	if incompat&incompat64Bit != 0 {
 		s.blocks |= word(0x150) << 32
 		s.free |= word(0x158) << 32
+		s.descriptorBytes = uint64(half(0xfe))
 	}
 	if roCompat&roCompatChecksum != 0 {
 		// ext4 does not invert the checksum at its end, as the library does.
@@ -94,6 +101,17 @@ func FileSystemBytes(path string) (uint64, error) {
 
 // bytes is the size of the file system.
 func (s superblock) bytes() uint64 { return s.blocks * s.blockSize }
+
+// growableTo is the size up to which the descriptors of all block groups have room in their tables.
+func (s superblock) growableTo() uint64 {
+	if !s.valid || s.groupBlocks == 0 || s.descriptorBytes == 0 {
+		return 0
+	}
+	perBlock := s.blockSize / s.descriptorBytes
+	groups := (s.blocks + s.groupBlocks - 1) / s.groupBlocks
+	tables := (groups+perBlock-1)/perBlock + s.reserved
+	return tables * perBlock * s.groupBlocks * s.blockSize
+}
 
 // suspect says why the file system wants to be looked at before it is mounted, or returns "". size is that of the image.
 func (s superblock) suspect(size uint64, now time.Time) string {
