@@ -104,6 +104,7 @@ func TestOneDeviceForAVolume(t *testing.T) {
 					"Attach": func() error { _, err := volume.Attach(t.Context(), path); return err },
 					"Open":   func() error { _, err := volume.Open(t.Context(), path, false); return err },
 					"Check":  func() error { _, err := volume.Check(t.Context(), path); return err },
+					"Clone":  func() error { _, err := volume.Clone(t.Context(), path, path+"2"); return err },
 					"Remove": func() error { return volume.Remove(t.Context(), path) },
 				} {
 					t.Run(name, func(t *testing.T) {
