@@ -78,7 +78,7 @@ func (m Manifest) streamBytes() (int64, bool) {
 // then. Errors: errdefs.ErrInvalidArgument for what is no archive; errdefs.ErrNotImplemented for a format that is not known;
 // errdefs.ErrDataLoss for one that is damaged or cut short; those of r as they are.
 func ReadManifest(r io.Reader) (Manifest, error) {
-	s, err := newSource(r)
+	s, err := newSource(r, asked)
 	if err != nil {
 		return Manifest{}, err
 	}

@@ -55,7 +55,7 @@ type reader struct {
 
 // newReader reads the manifest. The caller closes the reader.
 func newReader(r io.Reader) (*reader, error) {
-	s, err := newSource(r)
+	s, err := newSource(r, ahead)
 	if err != nil {
 		return nil, err
 	}

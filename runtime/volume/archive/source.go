@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/klauspost/compress/zstd"
@@ -32,23 +33,39 @@ type source struct {
 
 // input is the stream as it comes. It keeps an error of it apart from what is wrong with its content.
 type input struct {
-	io.Reader
+	r io.Reader
+
+	mu  sync.Mutex
 	err error
 }
 
+// Read is called by the decoder, from a goroutine of its own if it is a concurrent one.
 func (i *input) Read(p []byte) (int, error) {
-	n, err := i.Reader.Read(p)
+	n, err := i.r.Read(p)
 	if err != nil && err != io.EOF {
+		i.mu.Lock()
+		defer i.mu.Unlock()
 		i.err = err
 	}
 	return n, err
 }
 
+func (i *input) failed() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
+}
+
+// Decoders of a source. One that is not ahead reads no further than it is asked to, and starts no goroutine.
+const (
+	asked = 1
+	ahead = 2
+)
+
 // newSource allows as much as a manifest needs. The caller closes it.
-func newSource(r io.Reader) (*source, error) {
-	in := &input{Reader: r}
-	// Without concurrency the decoder reads no further than it is asked to, and starts no goroutine.
-	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
+func newSource(r io.Reader, decoders int) (*source, error) {
+	in := &input{r: r}
+	d, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(decoders), zstd.WithDecoderMaxWindow(maxWindow), zstd.WithDecoderLowmem(true))
 	s := &source{in: in, zstd: d, left: maxManifest + streamOverhead, digest: sha256.New(), last: make([]byte, 0, blockBytes)}
 	if err != nil {
 		return nil, s.foreign(err)
@@ -124,8 +141,8 @@ func (c *content) Read(p []byte) (int, error) {
 // damaged gives an error of reading an archive its class. One of the stream that it comes from stays what it is.
 func (s *source) damaged(err error) error {
 	switch {
-	case s.in.err != nil:
-		return fmt.Errorf("read the archive: %w", s.in.err)
+	case s.in.failed() != nil:
+		return fmt.Errorf("read the archive: %w", s.in.failed())
 	case errdefs.IsInvalidArgument(err):
 		return err
 	case errors.Is(err, io.EOF):
@@ -136,7 +153,7 @@ func (s *source) damaged(err error) error {
 
 // foreign is damaged at the very beginning: what does not begin like an archive is something else.
 func (s *source) foreign(err error) error {
-	if s.in.err != nil || errors.Is(err, io.ErrUnexpectedEOF) {
+	if s.in.failed() != nil || errors.Is(err, io.ErrUnexpectedEOF) {
 		return s.damaged(err)
 	}
 	return fmt.Errorf("this is no archive of a data volume: %w: %w", err, errdefs.ErrInvalidArgument)
