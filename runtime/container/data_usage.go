@@ -33,26 +33,29 @@ func (e *Engine) DataUsage(ctx context.Context, ids ...string) ([]DataUsage, err
 		ids = slices.DeleteFunc(ids, func(id string) bool { return !validID(id) })
 	}
 	var all []DataUsage
+	var paths []string
 	for _, id := range slices.Sorted(slices.Values(ids)) {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		generations, err := e.dataGenerations(id)
 		if err != nil {
 			return nil, err
 		}
 		for _, n := range generations {
-			u, err := volume.Stat(e.dataImage(id, n))
-			if errors.Is(err, fs.ErrNotExist) {
-				continue // not complete, or gone meanwhile
-			}
-			if err != nil {
-				return nil, fmt.Errorf("data of %s: %w", id, err)
-			}
-			all = append(all, DataUsage{PhoneID: id, Generation: n, Usage: u})
+			all = append(all, DataUsage{PhoneID: id, Generation: n})
+			paths = append(paths, e.dataImage(id, n))
 		}
 	}
-	return all, nil
+	usages, err := volume.StatAll(ctx, paths)
+	if err != nil {
+		return nil, fmt.Errorf("usage of data: %w", err)
+	}
+	complete := all[:0]
+	for i, v := range all {
+		if u, ok := usages[paths[i]]; ok {
+			v.Usage = u
+			complete = append(complete, v)
+		}
+	}
+	return complete, nil
 }
 
 // dataGenerations lists the data generations of which there is an image, complete or not, in order.

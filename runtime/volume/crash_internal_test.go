@@ -10,10 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -56,6 +58,22 @@ func perform(ctx context.Context, act, path string) error {
 			fmt.Print(ready)
 			select {}
 		})
+	case "unprivileged":
+		runtime.LockOSThread() // capabilities are a thread's
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var sets [2]unix.CapUserData
+		if err := unix.Capget(&header, &sets[0]); err != nil {
+			return err
+		}
+		sets[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
+		if err := unix.Capset(&header, &sets[0]); err != nil {
+			return err
+		}
+		_, err := Open(ctx, path, false)
+		if !errdefs.IsPermissionDenied(err) {
+			return fmt.Errorf("no refusal: %w", err)
+		}
+		return err
 	case "program":
 		image, err := lock(ctx, path, unix.LOCK_EX, 0)
 		if err != nil {
@@ -193,6 +211,33 @@ func TestAProgramKeepsTheLock(t *testing.T) {
 	}
 	if err := <-attached; err != nil {
 		t.Errorf("Attach after the program's end: %v", err)
+	}
+}
+
+// TestOpenSaysWhoRefuses mounts without the capability that it needs.
+func TestOpenSaysWhoRefuses(t *testing.T) {
+	path := newVolume(t)
+	cmd, out := start(t, "unprivileged", path)
+	text, err := io.ReadAll(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait() // it fails, as it says
+	for _, want := range []string{path, "CAP_SYS_ADMIN", "seccomp"} {
+		if !strings.Contains(string(text), want) || strings.Contains(string(text), "no refusal") {
+			t.Errorf("%q does not say %q", text, want)
+		}
+	}
+	l, err := Attach(t.Context(), path)
+	if err != nil {
+		t.Fatalf("the refusal has left the volume in use: %v", err)
+	}
+	l.Close()
+}
+
+func TestRefusedByAnOldKernel(t *testing.T) {
+	if err := refused("fsopen", unix.ENOSYS); !errdefs.IsNotImplemented(err) || !strings.Contains(err.Error(), "Linux 5.2") {
+		t.Errorf("ENOSYS: %v", err)
 	}
 }
 

@@ -114,8 +114,12 @@ func growMounted(dir *os.File, bytes uint64) error {
 	return dir.Sync() // its journal is committed
 }
 
-// growOffline has resize2fs make the file system as large as its image. What resize2fs asks for comes first: a whole check.
+// growOffline has resize2fs make the file system as large as its image. What resize2fs asks for comes first: a whole check. If it is cut
+// off itself, it leaves a file system that has errors, which Check mends.
 func growOffline(ctx context.Context, path string) error {
+	if _, err := Check(ctx, path); err != nil {
+		return fmt.Errorf("grow: %w", err)
+	}
 	image, err := lockFree(ctx, path, unix.LOCK_EX, mountGrace)
 	if err != nil {
 		return fmt.Errorf("grow: %w", err)

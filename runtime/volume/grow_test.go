@@ -49,6 +49,10 @@ func TestGrowFinishesWhatACrashLeft(t *testing.T) {
 		"not unmounted": func(t *testing.T, path string) string {
 			return powerCut(t, path, func(*volume.Mount) {})
 		},
+		"with errors": func(t *testing.T, path string) string {
+			damage(t, path)
+			return path
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := create(t)
@@ -56,9 +60,6 @@ func TestGrowFinishesWhatACrashLeft(t *testing.T) {
 			path = cut(t, path)
 			if err := os.Truncate(path, 3*size); err != nil {
 				t.Fatal(err)
-			}
-			if _, err := volume.Check(t.Context(), path); err != nil {
-				t.Errorf("Check of a volume that was to grow: %v", err)
 			}
 			if err := volume.Grow(t.Context(), path, 3*size); err != nil {
 				t.Fatal(err)

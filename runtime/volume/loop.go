@@ -111,6 +111,40 @@ func mounted(device string) bool {
 
 // share opens the loop device that has the volume, or returns nil if none has it. While it is open the device stays what it is.
 func share(path string) (*Loop, error) {
+	d, err := listDevices()
+	if err != nil {
+		return nil, err
+	}
+	return d.share(path)
+}
+
+// devices are the loop devices of this host at one moment, by the name of the file that they have.
+type devices map[string][]string
+
+// nameOf is what devices are found by: the last two names of a path. All of it may look different from another mount namespace, and the
+// last name is the same for most volumes.
+func nameOf(path string) string {
+	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
+}
+
+func listDevices() (devices, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	found := make(devices)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it was detached meanwhile
+		}
+		name := nameOf(strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), " (deleted)"))
+		found[name] = append(found[name], "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(file))))
+	}
+	return found, nil
+}
+
+func (d devices) share(path string) (*Loop, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -119,21 +153,13 @@ func share(path string) (*Loop, error) {
 		return nil, fmt.Errorf("volume: %w", err)
 	}
 	st := info.Sys().(*syscall.Stat_t)
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return nil, err
-	}
-	for _, file := range files {
-		// The name is cheap to read and tells most devices apart; device and inode number decide.
-		name, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(name), filepath.Base(path)) {
-			continue
-		}
-		device := "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
-		f, err := os.OpenFile(device, os.O_RDWR, 0)
+	for _, device := range d[nameOf(path)] {
+		// For reading only: when a writer closes a device, udev looks at what is on it.
+		f, err := os.Open(device)
 		if err != nil {
 			continue // it was detached meanwhile
 		}
+		// The name tells most devices apart; device and inode number decide.
 		if back, err := unix.IoctlLoopGetStatus64(int(f.Fd())); err == nil && back.Device == uint64(st.Dev) && back.Inode == st.Ino {
 			return &Loop{Path: device, f: f}, nil
 		}

@@ -1,8 +1,10 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"syscall"
 
@@ -26,6 +28,37 @@ type Usage struct {
 
 // Stat returns the usage of the volume at path, in use or not.
 func Stat(path string) (Usage, error) {
+	d, err := listDevices()
+	if err != nil {
+		return Usage{}, err
+	}
+	return d.stat(path)
+}
+
+// StatAll returns the usages of many volumes, by path. Those that do not exist are left out.
+func StatAll(ctx context.Context, paths []string) (map[string]Usage, error) {
+	d, err := listDevices()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]Usage, len(paths))
+	for _, path := range paths {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		u, err := d.stat(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		all[path] = u
+	}
+	return all, nil
+}
+
+func (d devices) stat(path string) (Usage, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Usage{}, fmt.Errorf("volume: %w", err)
@@ -36,41 +69,40 @@ func Stat(path string) (Usage, error) {
 		return Usage{}, fmt.Errorf("volume: %w", err)
 	}
 	u := Usage{Bytes: uint64(info.Size()), AllocatedBytes: uint64(info.Sys().(*syscall.Stat_t).Blocks) * 512}
-	loop, err := share(path)
+	loop, err := d.share(path)
 	if err != nil {
 		return Usage{}, err
 	}
-	if loop != nil && !mounted(loop.Path) {
-		if err := loop.Close(); err != nil {
-			return Usage{}, fmt.Errorf("volume: %w", err)
-		}
-		loop = nil
+	if loop != nil {
+		err = u.fromDevice(loop)
+		err = errors.Join(err, loop.Close())
 	}
-	if loop == nil {
-		s, err := readSuperblock(f)
-		if err != nil {
-			return Usage{}, fmt.Errorf("volume %s: %w", path, err)
-		}
-		u.fromSuperblock(s)
-		return u, nil
+	if err == nil && !u.Live {
+		err = u.fromImage(f)
 	}
-	if err := errors.Join(u.fromDevice(loop), loop.Close()); err != nil {
+	if err != nil {
 		return Usage{}, fmt.Errorf("usage of volume %s: %w", path, err)
 	}
 	return u, nil
 }
 
-func (u *Usage) fromSuperblock(s superblock) {
-	if !s.valid {
-		return
+// fromImage reads the superblock.
+func (u *Usage) fromImage(image *os.File) error {
+	s, err := readSuperblock(image)
+	if err != nil || !s.valid {
+		return err
 	}
 	u.CapacityBytes = (s.blocks - min(s.blocks, s.overhead)) * s.blockSize
 	u.FreeBytes = s.free * s.blockSize
 	u.Files, u.FreeFiles = s.inodes, s.unused
+	return nil
 }
 
-// fromDevice asks the kernel about the file system on a loop device, which a guest has mounted, or a reader of this package.
+// fromDevice asks the kernel about the file system on a loop device, if it is mounted: by a guest, or a reader of this package.
 func (u *Usage) fromDevice(loop *Loop) error {
+	if !mounted(loop.Path) {
+		return nil
+	}
 	t, err := mountTree(loop.Path, false)
 	if errors.Is(err, unix.EBUSY) {
 		t, err = mountTree(loop.Path, true)
