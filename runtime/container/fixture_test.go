@@ -3,6 +3,7 @@ package container_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,8 +40,8 @@ type host struct {
 	image      image.Image
 }
 
-// archive builds the testphone image once per test process, unless it was built before.
-var archive = sync.OnceValues(func() ([]byte, error) {
+// testphone builds the testphone image once per test process, unless it was built before.
+var testphone = sync.OnceValues(func() ([]byte, error) {
 	if path, ok := testenv.Prebuilt("testphone.tar"); ok {
 		return os.ReadFile(path)
 	}
@@ -59,6 +60,13 @@ var archive = sync.OnceValues(func() ([]byte, error) {
 
 func newHost(t testing.TB) *host {
 	t.Helper()
+	return newHostOn(t, func(string) {})
+}
+
+// newHostOn is newHost with a state directory of the test's own: lay is called with its path while it is empty, and may mount
+// something there until the end of the test.
+func newHostOn(t testing.TB, lay func(stateDir string)) *host {
+	t.Helper()
 	server := testenv.Containerd(t)
 	// Not t.TempDir: the paths of sockets must be short.
 	dir, err := os.MkdirTemp("", "phonehost-rt-")
@@ -66,6 +74,10 @@ func newHost(t testing.TB) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Mkdir(filepath.Join(dir, "state"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	lay(filepath.Join(dir, "state"))
 	h := &host{t: t, containerd: server, networks: netns.New(filepath.Join(dir, "run", "netns"))}
 	h.config = container.Config{
 		Address: server.Address, Namespace: testenv.Namespace,
@@ -76,7 +88,7 @@ func newHost(t testing.TB) *host {
 	}
 	h.engine = h.open()
 	t.Cleanup(h.close)
-	data, err := archive()
+	data, err := testphone()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -222,6 +234,24 @@ func (h *host) start(p container.Phone) {
 	if err := h.engine.StartGuest(h.t.Context(), p); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// off ends a phone, as the agent does.
+func (h *host) off(id string) {
+	h.t.Helper()
+	if err := errors.Join(h.engine.RemoveGuest(h.t.Context(), id), h.engine.RemoveDisplay(h.t.Context(), id)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// shell runs a shell command in a guest, which must succeed, and returns what it prints.
+func (h *host) shell(id, command string) string {
+	h.t.Helper()
+	code, out := h.exec(id, "sh", "-c", command)
+	if code != 0 {
+		h.t.Fatalf("%s: %s exited with %d: %s", id, command, code, out)
+	}
+	return out
 }
 
 // exec runs a command in a guest and returns its exit code and output.

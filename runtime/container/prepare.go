@@ -20,12 +20,11 @@ import (
 	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/ocispec"
 	"github.com/phonehost/phonehost/runtime/profile"
-	"github.com/phonehost/phonehost/runtime/volume"
 )
 
 // Prepare makes everything a start needs that can be made before it: directories, cgroups with their limits, the root snapshot and
-// the data volume of the phone's data generation. What is there is kept. A damaged data file system is mended, unless it is in use.
-// A root snapshot of the same generation that was made from another image is removed.
+// the data volume of the phone's data generation. What is there is kept. A data file system that is not in order is brought there, and one
+// that is smaller than the phone's DataBytes grows, unless the guest runs on it. A root snapshot of the same generation that was made from another image is removed.
 //
 // Errors: errdefs.ErrNotFound if the image is gone while there is no root snapshot of it; errdefs.ErrInvalidArgument for an
 // unknown profile, properties that its images cannot be given or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
@@ -61,13 +60,15 @@ func cgroupLimits(p Phone, prof *profile.Profile) cgroup.Limits {
 // makeDirs makes the phone's directories. Nobody but root passes the first of the run directories; containers get the inner ones
 // bound, where the display owns them and the guest reads them.
 func (e *Engine) makeDirs(p Phone) error {
+	if err := e.makeStateDir(p.ID); err != nil {
+		return err
+	}
 	uid := int(e.displayUID(p))
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
 		uid  int
 	}{
-		{e.stateDir(p.ID), 0o700, 0},
 		{e.logDir(p.ID), 0o750, 0},
 		{e.runDir(p.ID), 0o700, 0},
 		{e.waylandDir(p.ID), 0o755, uid},
@@ -101,6 +102,8 @@ func (e *Engine) writeFiles(p Phone, prof *profile.Profile) error {
 	return nil
 }
 
+func (e *Engine) makeStateDir(id string) error { return makeDir(e.stateDir(id), 0o700, 0) }
+
 func makeDir(path string, mode os.FileMode, uid int) error {
 	err := os.Mkdir(path, mode)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -122,18 +125,6 @@ func makeDir(path string, mode os.FileMode, uid int) error {
 }
 
 func (e *Engine) displayUID(p Phone) uint32 { return e.config.DisplayUIDBase + p.Slot }
-
-func (e *Engine) prepareData(ctx context.Context, p Phone) error {
-	path := e.dataImage(p.ID, p.DataGeneration)
-	if err := volume.Create(ctx, path, p.DataBytes); err != nil {
-		return fmt.Errorf("data of %s: %w", p.ID, err)
-	}
-	err := volume.Repair(ctx, path)
-	if errdefs.IsFailedPrecondition(err) {
-		return nil // the guest runs on it; the next start mends it
-	}
-	return err
-}
 
 // prepareRoot makes the guest's root snapshot from the image.
 func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {

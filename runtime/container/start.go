@@ -69,7 +69,7 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	if err != nil || running {
 		return err
 	}
-	data, err := volume.Attach(e.dataImage(p.ID, p.DataGeneration))
+	data, err := volume.Attach(ctx, e.dataImage(p.ID, p.DataGeneration))
 	if err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}

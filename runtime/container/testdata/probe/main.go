@@ -32,6 +32,8 @@ func main() {
 		size()
 	case "eat":
 		eat()
+	case "fill":
+		fillAll(os.Args[2:])
 	}
 }
 
