@@ -61,6 +61,9 @@ type agent struct {
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
 
+	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
+	unguarded error
+
 	containerdUp atomic.Bool
 	// closers undo what was built, last first.
 	closers []func() error
@@ -141,6 +144,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (container.Config, cgrou
 		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
 		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root,
 		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
+		RenderNode: c.Runtime.RenderNode, AllowUnguarded: c.Runtime.AllowUnguarded,
 		Logger: logger,
 	}, place, err
 }
@@ -157,6 +161,7 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it does not promise to leave "+
 			"their limits alone, and guests are not shut down when the host stops; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
 	}
+	a.openGuard(&engine)
 	a.engine, err = container.New(engine)
 	if errdefs.IsUnavailable(err) {
 		return fmt.Errorf("%w\ncontainerd does not answer at %s. Install it (apt-get install containerd runc) or start it "+
