@@ -59,6 +59,10 @@ type Runtime struct {
 	LogBinary string `toml:"log_binary"`
 	// Snapshotter is containerd's snapshotter for root file systems; empty means containerd's default.
 	Snapshotter string `toml:"snapshotter"`
+	// RenderNode is the GPU's render node that guests draw with, such as /dev/dri/renderD128; empty: they draw by CPU.
+	RenderNode string `toml:"render_node"`
+	// AllowUnguarded starts guests that may mount (profiles redroid and waydroid) also where the kernel cannot keep them from the host.
+	AllowUnguarded bool `toml:"allow_unguarded"`
 }
 
 // Display says how displays are run.

@@ -104,6 +104,7 @@ func (c *Config) checkPaths() error {
 		{"containerd.address", c.Containerd.Address, false},
 		{"runtime.cgroup_root", c.Runtime.CgroupRoot, true},
 		{"runtime.log_binary", c.Runtime.LogBinary, false},
+		{"runtime.render_node", c.Runtime.RenderNode, true},
 		{"display.binary", c.Display.Binary, false},
 		{"socket.path", c.Socket.Path, false},
 		{"metrics.socket", c.Metrics.Socket, true},

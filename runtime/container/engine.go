@@ -57,6 +57,9 @@ type Config struct {
 	// MaxNice is RLIMIT_NICE of guests with binder devices; default 40, as Android's init asks for, or less where this process, and so
 	// containerd, may not have as much.
 	MaxNice uint64
+	// Guard keeps guests that may mount from the host; nil: there is none, and such guests are started only with AllowUnguarded.
+	Guard          Guard
+	AllowUnguarded bool
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -194,6 +197,9 @@ func (e *Engine) begin(ctx context.Context) error {
 	}
 	e.stale = stale
 	time.AfterFunc(holdTime, stale.close)
+	if err := e.releaseGone(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
 	}

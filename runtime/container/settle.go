@@ -20,6 +20,11 @@ func (e *Engine) settle(ctx context.Context, p Phone, pid uint32, devices binder
 	if err != nil {
 		return err
 	}
+	if prof.Seccomp.Android {
+		if err := e.protect(p.ID); err != nil {
+			return err
+		}
+	}
 	if devices.Instance == nil && !prof.Console {
 		return nil
 	}

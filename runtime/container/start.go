@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
 )
 
@@ -57,8 +58,16 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 // A crash in between leaves a container without a running task, which the next call replaces; the loop device of /data detaches
 // itself as soon as neither this process nor the guest has it.
 //
-// The error is a *binder.Refusal if the guest cannot have the binder devices that its profile wants; then nothing has changed.
+// The error is a *binder.Refusal if the guest cannot have the binder devices that its profile wants, and errdefs.ErrFailedPrecondition if
+// it may mount and nothing would guard the host from it; then nothing has changed.
 func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
+	prof, err := profile.Get(p.Profile)
+	if err == nil {
+		err = e.mustGuard(prof)
+	}
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
 	// Before the former container goes, whose devices the guest is to have again.
 	devices, release, err := e.claimBinder(ctx, p)
 	if err != nil {
@@ -68,6 +77,9 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	running, err := e.vacate(ctx, p.ID, Guest)
 	if err != nil || running {
 		return err
+	}
+	if err := e.unprotect(p.ID); err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
 	data, err := volume.Attach(ctx, e.dataImage(p.ID, p.DataGeneration))
 	if err != nil {

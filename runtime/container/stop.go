@@ -97,6 +97,7 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 		}
 	}
 	errs := []error{
+		e.unprotect(id), // while its cgroup says which it is
 		e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }),
 		e.cgroups.Remove(ctx, id),
 		e.removeLogs(id),

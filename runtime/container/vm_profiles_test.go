@@ -5,16 +5,20 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/guard"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/testenv/vm"
@@ -24,34 +28,65 @@ import (
 const androidProbe = "runtime/container/testdata/probe"
 
 // TestVMAndroidProfiles runs testphone's userland under the specs of Android's profiles: not as Android, but to show what those specs
-// mean to a kernel. A program with all that the guest's root has tries what it must not be able to do.
+// mean to a kernel. A program with all that the guest's root has tries what it must not be able to do, guarded where the kernel can.
 func TestVMAndroidProfiles(t *testing.T) {
 	vm.Run(t, vm.On("6.1", "6.12").System(), func(t *testing.T) {
 		vm.Modprobe(t, "binder_linux", "devices=binder,hwbinder,vndbinder")
 		vm.Modprobe(t, "fuse")
 		for slot, name := range []string{"redroid", "redroid-sysboot", "waydroid"} {
-			t.Run(name, func(t *testing.T) {
-				g := androidGuest{newHost(t), "p1", name}
-				p := g.phone(g.id, uint32(slot))
-				p.Profile = name
-				g.start(p)
-				g.logLine(g.id, container.Guest, "testphone ")
-				g.reaches(t)
-				g.calls(t)
-				g.apart(t)
-				if name == "waydroid" {
-					g.composes(t)
-				}
-				g.ends(t, p)
-			})
+			t.Run(name, func(t *testing.T) { runAndroid(t, name, uint32(slot)) })
 		}
-	}, vm.Testphone(), vm.Programs("encoder/cmd/phone-display", "runtime/cmd/phone-log", androidProbe), vm.Require("all"))
+	}, vm.Testphone(), vm.Programs("encoder/cmd/phone-display", "runtime/cmd/phone-log", androidProbe), vm.Require("all"), vm.Timeout(20*time.Minute))
 }
 
 // androidGuest is a guest that runs under one of Android's profiles.
 type androidGuest struct {
 	*host
 	id, profile string
+	guarded     bool
+}
+
+func runAndroid(t *testing.T, name string, slot uint32) {
+	g := androidGuest{host: newHost(t), id: "p1", profile: name}
+	g.guarded = g.guard(t)
+	p := g.phone(g.id, slot)
+	p.Profile = name
+	g.start(p)
+	g.logLine(g.id, container.Guest, "testphone ")
+	g.reaches(t)
+	g.calls(t)
+	g.apart(t)
+	if name == "waydroid" {
+		g.composes(t)
+	}
+	g.ends(t, p)
+}
+
+// guard gives the engine the guard, if this kernel can have it, or leave to do without.
+func (g androidGuest) guard(t *testing.T) bool {
+	dir := "/sys/fs/bpf/container-test"
+	guarded, err := guard.Open(guard.Config{Dir: dir, Level: cgroup.GuestLevel(g.config.CgroupRoot)})
+	if err != nil {
+		if runtime.GOARCH == "amd64" {
+			t.Errorf("every amd64 machine of the lab can have the guard: %v", err)
+		}
+		t.Logf("unguarded: %v", err)
+		g.config.AllowUnguarded = true
+		g.reopen()
+		return false
+	}
+	t.Cleanup(func() {
+		if all, err := guarded.Protected(); err != nil || len(all) != 0 {
+			t.Errorf("protected after the end: %v, %v", all, err)
+		}
+		guarded.Close()
+		if err := guard.Remove(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	g.config.Guard = guarded
+	g.reopen()
+	return true
 }
 
 // reaches has the probe try to reach what is the host's.
@@ -61,12 +96,26 @@ func (g androidGuest) reaches(t *testing.T) {
 	if code != 0 {
 		t.Fatalf("the probe exited with %d: %s", code, out)
 	}
-	want := androidMeets
-	if g.profile != "waydroid" {
-		want = strings.Replace(want, "write /vendor/waydroid.prop EROFS", "write /vendor/waydroid.prop ENOENT", 1)
+	met := map[string]string{}
+	for line := range strings.Lines(out) {
+		line = strings.TrimSpace(line)
+		i := strings.LastIndexByte(line, ' ')
+		met[strings.TrimSuffix(line[:i], ":")] = line[i+1:]
 	}
-	if diff := cmp.Diff(want, out); diff != "" {
-		t.Errorf("what a guest's root meets: %s\n%s", diff, out)
+	want := maps.Clone(androidMeets)
+	if g.guarded {
+		maps.Copy(want, androidMeetsGuarded)
+	}
+	if g.profile != "waydroid" {
+		want["write /vendor/waydroid.prop"] = "ENOENT"
+	}
+	for what, result := range want {
+		if met[what] != result {
+			t.Errorf("%s meets %q, want %q", what, met[what], result)
+		}
+	}
+	if t.Failed() {
+		t.Logf("guarded %v: %s", g.guarded, out)
 	}
 	g.logLine(g.id, container.Guest, "probe: said to the kernel")
 	if strings.Contains(kernelLog(t), "said to the kernel") {
@@ -74,9 +123,64 @@ func (g androidGuest) reaches(t *testing.T) {
 	}
 }
 
-// androidMeets is what the probe says on a kernel without the guard. Where it says "done" of a file of the host's, nothing but the
-// guard is between the guest and it: docs/profiles.md.
-const androidMeets = ``
+var (
+	// androidMeets is what the probe meets without the guard. Where a file of the host's opens, nothing but the guard is between the guest
+	// and it: docs/profiles.md.
+	androidMeets = map[string]string{
+		"write /proc/sysrq-trigger":                         "null",
+		"sysctls that can be written":                       "map[net:true]",
+		"write /sys/kernel/mm/transparent_hugepage/enabled": "EROFS",
+		"create /new":                        "EROFS",
+		"create /system/new":                 "EROFS",
+		"write /vendor/waydroid.prop":        "EROFS",
+		"mount proc":                         "done",
+		"write /data/try/proc/sysrq-trigger": "done",
+		"mount sysfs":                        "done",
+		"write /data/try/sysfs/kernel/mm/transparent_hugepage/enabled": "EROFS",
+		"remount sysfs":                                 "EPERM",
+		"remount the mount of sysfs":                    "EPERM",
+		"mount debugfs":                                 "done",
+		"mount securityfs":                              "done",
+		"mount tmpfs":                                   "done",
+		"mount cgroup2":                                 "done",
+		"mount binder where init does":                  "ENOTDIR",
+		"bind /proc":                                    "done",
+		"write /data/try/tmpfs/sysrq-trigger":           "done",
+		"write /data/try/tmpfs/sys/kernel/core_pattern": "done",
+		"unmount what hides sysrq-trigger":              "done",
+		"write /proc/sysrq-trigger again":               "done",
+		"make the root writable":                        "EPERM",
+		"make /proc/sys/kernel writable":                "EPERM",
+		"create /new again":                             "EROFS",
+		"a mount namespace":                             "done",
+		"a network namespace":                           "EPERM",
+		"make disk":                                     "EPERM",
+		"make mem":                                      "EPERM",
+		"link of /dev/kmsg":                             "console",
+		"chmod /proc/kmsg":                              "done",
+		"mode of /dev/null":                             "-rw-rw-rw-",
+		"raise the limit of cores":                      "0",
+		"real-time scheduling":                          "EPERM",
+		"shut the file system of /data down":            "EPERM",
+		"shut the file system of / down":                "EPERM",
+	}
+	// androidMeetsGuarded is what is otherwise with the guard.
+	androidMeetsGuarded = map[string]string{
+		"mount proc":                         "EPERM",
+		"write /data/try/proc/sysrq-trigger": "",
+		"mount sysfs":                        "EPERM",
+		"remount sysfs":                      "",
+		"remount the mount of sysfs":         "",
+		"write /data/try/sysfs/kernel/mm/transparent_hugepage/enabled": "",
+		"write /sys/kernel/mm/transparent_hugepage/enabled":            "EPERM",
+		"mount debugfs":                                 "EPERM",
+		"mount securityfs":                              "EPERM",
+		"mount binder where init does":                  "EPERM",
+		"write /data/try/tmpfs/sysrq-trigger":           "EPERM",
+		"write /data/try/tmpfs/sys/kernel/core_pattern": "EPERM",
+		"write /proc/sysrq-trigger again":               "EPERM",
+	}
+)
 
 // kernelLog reads the kernel's log.
 func kernelLog(t *testing.T) string {

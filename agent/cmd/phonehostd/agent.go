@@ -68,6 +68,9 @@ type agent struct {
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
 
+	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
+	unguarded error
+
 	containerdUp atomic.Bool
 	// closers undo what was built, last first.
 	closers []func() error
@@ -148,6 +151,7 @@ func engineConfig(c config.Config, logger *slog.Logger) (container.Config, cgrou
 		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
 		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root,
 		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
+		RenderNode: c.Runtime.RenderNode, AllowUnguarded: c.Runtime.AllowUnguarded,
 		Logger: logger,
 	}, place, err
 }
@@ -164,6 +168,7 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it does not promise to leave "+
 			"their limits alone, and guests are not shut down when the host stops; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
 	}
+	a.openGuard(&engine)
 	a.engine, err = container.New(engine)
 	if errdefs.IsUnavailable(err) {
 		return fmt.Errorf("%w\ncontainerd does not answer at %s. Install it (apt-get install containerd runc) or start it "+
@@ -198,7 +203,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
-		Volumes: a.volumes(), ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
+		Volumes: a.engine, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
 		OnAdmitted: func(waited time.Duration) { a.metrics.BootAdmitted(waited) },
 		Timing:     phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
 		Logger:     a.logger,
@@ -221,12 +226,6 @@ func (a *agent) openPhones(context.Context) (err error) {
 		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue,
 	})
 	return err
-}
-
-// volumes is the engine as what changes data volumes, or nil.
-func (a *agent) volumes() phone.Volumes {
-	v, _ := any(a.engine).(phone.Volumes)
-	return v
 }
 
 // clockSet reports steps of the host's wall clock. Without them a lease is judged at its time and every few minutes all the same.

@@ -125,6 +125,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		StateDir: a.cfg.StateDir, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes, DisplayBinary: a.cfg.Display.Binary,
 		SocketGroup: a.cfg.Socket.Group, Cert: a.cfg.TLS.Cert, Key: a.cfg.TLS.Key, CA: a.cfg.TLS.CA,
 		Containerd: a.engine.Version, ContainerdAddress: a.cfg.Containerd.Address, Health: a.health,
+		Guard: a.unguarded,
 	})
 	return api.NewServer(access.Config{Roles: roles, Denied: a.denied}, api.Services{
 		Phones: api.NewPhoneServer(api.PhoneConfig{
