@@ -187,7 +187,7 @@ func TestExportAndImport(t *testing.T) {
 	p1, p2 := h.phone("p1", 0), h.phone("p2", 1)
 	h.start(p1)
 	h.start(p2)
-	h.shell("p1", "mkdir -p /data/app/x; echo first > /data/app/x/kept; chmod 640 /data/app/x/kept; dd if=/dev/zero of=/data/large bs=1048576 count=20")
+	h.shell("p1", "mkdir -p /data/misc/x; echo first > /data/misc/x/kept; chmod 640 /data/misc/x/kept; dd if=/dev/zero of=/data/large bs=1048576 count=20")
 	h.shell("p2", "echo old > /data/old")
 	var out bytes.Buffer
 	if _, err := h.engine.ExportData(t.Context(), p1, archive.Manifest{}, &out); !errdefs.IsFailedPrecondition(err) || out.Len() != 0 {
@@ -238,8 +238,8 @@ func TestExportAndImport(t *testing.T) {
 	if err := h.engine.KeepGeneration(t.Context(), "p2", 2); err != nil {
 		t.Fatal(err)
 	}
-	if text := h.shell("p2", "cat /data/app/x/kept; stat /data/app/x/kept | grep -c 0640; ls /data/old || true"); text != "first\n1\n" {
-		t.Errorf("after the import: %q", text)
+	if text := h.shell("p2", "cat /data/misc/x/kept; stat /data/misc/x/kept | grep -c 0640; ls /data/old || true"); text != "first\n1\n" {
+		t.Errorf("after the import: %q\n%s", text, h.shell("p2", "stat /data/misc/x/kept; ls -l /data/misc/x"))
 	}
 	if diff := cmp.Diff([]string{h.dataImage("p2", 2)}, h.files("state/phones/p2/*")); diff != "" {
 		t.Error(diff)

@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 
@@ -38,10 +39,15 @@ func (e *Engine) settle(ctx context.Context, p Phone, pid uint32, devices binder
 			return err
 		}
 	}
-	if devices.Instance == nil {
-		return nil
+	if devices.Instance != nil {
+		if err := binder.Allocate(root, prof.BinderDir); err != nil {
+			return err
+		}
 	}
-	return binder.Allocate(root, prof.BinderDir)
+	if prof.Seccomp.Android && prof.ReadonlyRoot {
+		return sealRoot(root)
+	}
+	return nil
 }
 
 // createdRoot opens the root directory of a guest that has been created. Nothing outside it is reached through it, whatever links lie
@@ -85,6 +91,31 @@ func settleConsole(root *os.Root) error {
 	}
 	if err := root.Symlink("console", "dev/kmsg"); err != nil {
 		return fmt.Errorf("link its /dev/kmsg: %w", err)
+	}
+	return nil
+}
+
+// sealRoot makes the file system of a guest's root read-only, where so far only its mount is: a guest that mounts can have another
+// mount of it (open_tree_attr(2), Linux 6.15, which an older libseccomp does not know), and its writes would go to the host's disk.
+//
+// It reaches an overlay alone, which is this guest's own. The file system of another snapshotter could be the host's.
+func sealRoot(root *os.Root) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return fmt.Errorf("open its root directory: %w", err)
+	}
+	defer dir.Close()
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(dir.Fd()), &st); err != nil || uint32(st.Type) != unix.OVERLAYFS_SUPER_MAGIC {
+		return err
+	}
+	fd, err := unix.Fspick(int(dir.Fd()), "", unix.FSPICK_EMPTY_PATH|unix.FSPICK_CLOEXEC)
+	if err == nil {
+		defer unix.Close(fd)
+		err = errors.Join(unix.FsconfigSetFlag(fd, "ro"), unix.FsconfigReconfigure(fd))
+	}
+	if err != nil {
+		return fmt.Errorf("make the file system of its root read-only: %w", err)
 	}
 	return nil
 }

@@ -65,6 +65,10 @@ func try() {
 	open(dir+"/sysrq-trigger", os.O_WRONLY)
 	open(dir+"/sys/kernel/core_pattern", os.O_WRONLY)
 	unix.Unmount(dir, 0)
+	check("mount cgroup", unix.Mount("cgroup", dir, "cgroup", 0, "devices"))
+	open(dir+"/devices.allow", os.O_WRONLY)
+	open(dir+"/tasks", os.O_WRONLY)
+	unix.Unmount(dir, 0)
 	for _, path := range []string{"/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/vm/drop_caches", "/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/shmmax", "/proc/irq/default_smp_affinity"} {
 		open(path, os.O_WRONLY)
 	}
@@ -91,7 +95,7 @@ func try() {
 // refused are what fails for a guest with EPERM, and would not fail so without the programs.
 var refused = []string{
 	"mount proc", "mount sysfs", "mount debugfs", "mount tracefs", "mount securityfs", "mount devtmpfs", "mount pstore", "mount ext4", "mount nosuchfs", "remount",
-	"write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
+	"write devices.allow", "write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
 	"write /proc/sys/user/max_user_namespaces", "write /proc/sys/kernel/shmmax", "write /proc/irq/default_smp_affinity",
 	"write /sys/kernel/mm/transparent_hugepage/enabled", "read /proc/kallsyms", "read /proc/kpagecount", "chmod /proc/meminfo", "chmod /sys", "chown /proc/sys",
 }

@@ -26,7 +26,7 @@ func named(s string) (n name) {
 // a guest made (ext4, erofs), or speaks to servers of the guest's choosing (nfs, 9p, ceph).
 var filesystems = []string{"tmpfs", "devpts", "cgroup", "cgroup2", "overlay", "fuse", "bpf", "mqueue"}
 
-// What the programs know of names in /proc.
+// What the programs know of names in /proc, and in cgroup v1.
 const (
 	hidden   = 1 << iota // a file that is not opened at all
 	writable             // a directory whose files can be written
@@ -37,6 +37,8 @@ const (
 var names = map[string]uint32{
 	"kallsyms": hidden, "kcore": hidden, "keys": hidden, "kmsg": hidden, "kpagecgroup": hidden, "kpagecount": hidden, "kpageflags": hidden,
 	"latency_stats": hidden, "sched_debug": hidden, "sysrq-trigger": hidden, "timer_list": hidden, "vmallocinfo": hidden, "vmcore": hidden,
+	// Of a cgroup v1: which devices open, which whoever has CAP_SYS_ADMIN may widen again.
+	"devices.allow": hidden, "devices.deny": hidden,
 	// lmkd watches the pressure of memory by writing what it waits for.
 	"pressure": writable,
 	// first_stage_init takes it for fatal if it cannot change the mode.

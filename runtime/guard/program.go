@@ -180,6 +180,8 @@ func (b *builder) sbMount() {
 const (
 	magicProc = unix.PROC_SUPER_MAGIC
 	magicSys  = unix.SYSFS_MAGIC
+	// magicCgroup is that of cgroup v1.
+	magicCgroup = unix.CGROUP_SUPER_MAGIC
 )
 
 // fmodeWrite is FMODE_WRITE.
@@ -194,12 +196,21 @@ func (b *builder) fileOpen() {
 	b.magic(asm.R8)
 	b.add(
 		asm.JEq.Imm(asm.R0, magicProc, "proc"),
+		asm.JEq.Imm(asm.R0, magicCgroup, "cgroup"),
 		asm.JNE.Imm(asm.R0, magicSys, "allow"),
 	)
 	b.read(asm.R7, asm.R9, l.fileMode, asm.Word)
 	b.add(
 		asm.And.Imm(asm.R7, fmodeWrite),
 		asm.JNE.Imm(asm.R7, 0, "deny"),
+		asm.Ja.Label("allow"),
+	)
+	b.label("cgroup")
+	b.read(asm.R8, asm.R9, l.fileDentry, asm.DWord)
+	b.flagsOf(asm.R8, "cgroup-known")
+	b.add(
+		asm.And.Imm(asm.R0, hidden),
+		asm.JNE.Imm(asm.R0, 0, "deny"),
 		asm.Ja.Label("allow"),
 	)
 	b.label("proc")

@@ -136,8 +136,34 @@ func mounts() {
 		f.Close()
 	}
 	fmt.Println("create /new again:", why(err))
+	writableClone("/")
 	fmt.Println("a mount namespace:", why(unix.Unshare(unix.CLONE_NEWNS)))
 	fmt.Println("a network namespace:", why(unix.Unshare(unix.CLONE_NEWNET)))
+}
+
+// writableClone takes a mount of its own of the file system of path that says nothing of read-only, and makes a file in it.
+func writableClone(path string) {
+	const (
+		sysOpenTreeAttr = 467 // on amd64 and arm64
+		clone           = 1   // OPEN_TREE_CLONE
+	)
+	name, err := unix.BytePtrFromString(path)
+	if err != nil {
+		panic(err)
+	}
+	attributes := unix.MountAttr{Attr_clr: unix.MOUNT_ATTR_RDONLY}
+	fd, _, errno := unix.Syscall6(sysOpenTreeAttr, uintptr(0xffffff9c), uintptr(unsafe.Pointer(name)), clone,
+		uintptr(unsafe.Pointer(&attributes)), unsafe.Sizeof(attributes), 0)
+	if errno != 0 {
+		fmt.Println("create in a writable clone:", why(errno))
+		return
+	}
+	defer unix.Close(int(fd))
+	f, err := unix.Openat(int(fd), "new", unix.O_WRONLY|unix.O_CREAT|unix.O_CLOEXEC, 0o600)
+	if err == nil {
+		unix.Close(f)
+	}
+	fmt.Println("create in a writable clone:", why(err))
 }
 
 // nodes tries to make devices.
