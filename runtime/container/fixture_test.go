@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -168,15 +170,21 @@ func (h *host) checkNothingLeft(ctx context.Context) {
 // loops lists the files of this host that loop devices have.
 func (h *host) loops() []string {
 	h.t.Helper()
+	return slices.Sorted(maps.Keys(h.loopDevices()))
+}
+
+// loopDevices are the loop devices that have files of this host, by file.
+func (h *host) loopDevices() map[string]string {
+	h.t.Helper()
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	var found []string
+	found := make(map[string]string)
 	for _, file := range files {
 		name, err := os.ReadFile(file)
 		if err == nil && strings.HasPrefix(string(name), h.config.StateDir) {
-			found = append(found, strings.TrimSpace(string(name)))
+			found[strings.TrimSpace(string(name))] = "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		}
 	}
 	return found
