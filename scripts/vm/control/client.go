@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net"
 	"reflect"
 	"sync"
 	"time"
@@ -26,15 +25,16 @@ type Client struct {
 
 // NewClient begins a session on conn, the host's end of the port, which it owns from then on: it is closed also on an error.
 // The end of ctx ends only the handshake. A nil log discards.
-func NewClient(ctx context.Context, conn net.Conn, log *slog.Logger) (*Client, error) {
-	guest, err := greet(ctx, conn)
+func NewClient(ctx context.Context, conn io.ReadWriteCloser, log *slog.Logger) (*Client, error) {
+	w := newWire(conn)
+	guest, err := greet(ctx, w)
 	if err != nil {
-		conn.Close()
+		w.Close()
 		return nil, err
 	}
-	mux, err := yamux.Client(newOutbox(conn), muxConfig(orDiscard(log)))
+	mux, err := yamux.Client(w, muxConfig(orDiscard(log)))
 	if err != nil {
-		conn.Close()
+		w.Close()
 		return nil, fmt.Errorf("begin a session with the guest: %w", err)
 	}
 	return &Client{guest: guest, mux: mux}, nil

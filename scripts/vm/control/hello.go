@@ -1,153 +1,155 @@
 package control
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"os"
+	"sort"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/errdefs"
 )
 
 const (
-	protocol = "phonehost-control 1"
+	protocol = "phonehost-control 2"
 	hello    = protocol + " hello "
 	ready    = protocol + " ready "
 	start    = protocol + " start "
 	started  = protocol + " started "
-	// maxLine bounds the lines of the handshake; bytes without a line's end are dropped beyond it.
-	maxLine = 64 << 10
-	// helloInterval is how long the host waits for an answer before it repeats its line, which may have been taken for the
-	// rest of a session that the guest had not yet seen end.
+	// helloInterval is how long the host waits for an answer before it repeats itself.
 	helloInterval = time.Second
 )
 
-// lineReader finds lines in a stream. It may read beyond a line; after the last line of the handshake nothing follows, for
-// the guest waits for the host's first stream, and the host for the guest's last line.
-type lineReader struct {
-	r    io.Reader
-	rest []byte // read and not looked at
-	line []byte // of the line that has not ended
-}
+// pad is what the host's repeated lines come behind: line ends for the rest of a record that the guest may still wait for.
+var pad = strings.Repeat("\n", recordHeader+maxRecord)
 
-// next returns the next line that begins with prefix, without it. Other lines are dropped.
-func (l *lineReader) next(prefix string) (string, error) {
-	var buf [4096]byte
-	for {
-		for len(l.rest) > 0 {
-			end := bytes.IndexByte(l.rest, '\n')
-			if end < 0 {
-				l.keep(l.rest)
-				l.rest = nil
-				break
-			}
-			l.keep(l.rest[:end])
-			line := string(l.line)
-			l.rest, l.line = l.rest[end+1:], nil
-			if text, ok := strings.CutPrefix(line, prefix); ok {
-				return text, nil
-			}
-		}
-		n, err := l.r.Read(buf[:])
-		l.rest = append([]byte(nil), buf[:n]...)
-		if n == 0 && err != nil {
-			return "", err
-		}
-	}
-}
-
-// keep appends to the line; a line that became too long is dropped with all of it, for it is none of ours.
-func (l *lineReader) keep(p []byte) {
-	if len(l.line)+len(p) > maxLine {
-		l.line = append(l.line[:0], 0)
-		return
-	}
-	l.line = append(l.line, p...)
-}
-
-// greet carries out the host's side of the handshake on conn.
-func greet(ctx context.Context, conn net.Conn) (Guest, error) {
-	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
+// greet carries out the host's side of the handshake. The end of ctx closes w.
+func greet(ctx context.Context, w *wire) (Guest, error) {
+	stop := context.AfterFunc(ctx, func() { w.Close() })
 	defer stop()
-	text, err := greetLines(ctx, conn, rand.Text())
+	guest, err := meet(w, rand.Text())
 	if err == nil && !stop() {
-		err = ctx.Err()
+		err = ctx.Err() // w is being closed
 	}
-	if ctx.Err() != nil {
-		return Guest{}, fmt.Errorf("the guest did not answer on port %s: %w", Port, context.Cause(ctx))
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		return guest, nil
+	case ctx.Err() != nil:
+		return Guest{}, fmt.Errorf("the guest did not answer on port %s (%v): %w", Port, err, context.Cause(ctx))
+	default:
 		return Guest{}, fmt.Errorf("speak to the guest on port %s: %v: %w", Port, err, errdefs.ErrUnavailable)
 	}
-	var guest Guest
-	if err := json.Unmarshal([]byte(text), &guest); err != nil {
-		return Guest{}, fmt.Errorf("decode the guest's answer %q: %v: %w", text, err, errdefs.ErrUnavailable)
-	}
-	return guest, nil
 }
 
-// greetLines returns what the guest answered. The caller unblocks conn when ctx ends.
-func greetLines(ctx context.Context, conn net.Conn, nonce string) (string, error) {
-	lines := lineReader{r: conn}
-	var text string
+// meet speaks the host's lines until the guest has said started, and returns what it said of itself. An answer that cannot be
+// decoded is asked for again.
+func meet(w *wire, nonce string) (guest Guest, err error) {
+	say := make(chan speech)
+	var speaking sync.WaitGroup
+	defer speaking.Wait()
+	defer close(say)
+	speaking.Go(func() { speak(w, say) })
+	helloLine, startLine := "\n"+hello+nonce+"\n", "\n"+start+nonce+"\n"
+	say <- speech{helloLine, helloLine}
+	var bad error
+	for greeted := false; ; {
+		line, _, err := w.line(false)
+		if err != nil && bad != nil {
+			return Guest{}, fmt.Errorf("%w, after an answer that cannot be decoded: %v", err, bad)
+		}
+		if err != nil {
+			return Guest{}, err
+		}
+		if text, ok := strings.CutPrefix(line, ready+nonce+" "); ok {
+			var said Guest
+			if bad = json.Unmarshal([]byte(text), &said); bad != nil {
+				continue
+			}
+			guest = said // a guest that began anew says it anew
+			if !greeted {
+				greeted = true
+				say <- speech{startLine, helloLine + startLine}
+			}
+		} else if line == started+nonce && greeted {
+			return guest, nil
+		}
+	}
+}
+
+// speech is what the host says, and says again while it hears nothing.
+type speech struct{ once, again string }
+
+// speak says what comes, until say is closed.
+func speak(w *wire, say <-chan speech) {
+	var now speech
+	again := time.NewTicker(helloInterval)
+	defer again.Stop()
 	for {
-		if _, err := fmt.Fprintf(conn, "\n%s%s\n", hello, nonce); err != nil {
-			return "", err
-		}
-		conn.SetReadDeadline(time.Now().Add(helloInterval))
-		if ctx.Err() != nil {
-			return "", ctx.Err() // the deadline just set may have undone the one that ctx's end had set
-		}
-		var err error
-		if text, err = lines.next(ready + nonce + " "); err == nil {
-			break
-		} else if !errors.Is(err, os.ErrDeadlineExceeded) || ctx.Err() != nil {
-			return "", err
+		select {
+		case next, ok := <-say:
+			if !ok {
+				return
+			}
+			now = next
+			w.say(now.once)
+			again.Reset(helloInterval)
+		case <-again.C:
+			w.say(pad + now.again)
 		}
 	}
-	conn.SetReadDeadline(time.Time{})
-	if ctx.Err() != nil {
-		return "", ctx.Err()
-	}
-	if _, err := fmt.Fprintf(conn, "%s%s\n", start, nonce); err != nil {
-		return "", err
-	}
-	_, err := lines.next(started + nonce)
-	return text, err
 }
 
-// answer carries out the guest's side of the handshake.
-func answer(conn io.ReadWriter, guest Guest) error {
-	text, err := json.Marshal(guest)
+// answer carries out the guest's side of the handshake, until the host's first record lies before w.
+func answer(w *wire, guest Guest) error {
+	text, err := guest.encode()
 	if err != nil {
-		return fmt.Errorf("encode the answer: %w", err)
+		return err
 	}
-	lines := lineReader{r: conn}
-	greeted := ""
+	host, met := "", false // the nonce of the last hello, and whether its start came
 	for {
-		line, err := lines.next(protocol)
+		line, record, err := w.line(met)
 		if err != nil {
 			return fmt.Errorf("wait for the host on port %s: %w", Port, err)
 		}
-		line = protocol + line
-		if nonce, ok := strings.CutPrefix(line, hello); ok {
-			greeted = nonce
-			_, err = fmt.Fprintf(conn, "\n%s%s %s\n", ready, nonce, text)
-		} else if nonce, ok := strings.CutPrefix(line, start); ok && nonce == greeted {
-			_, err = fmt.Fprintf(conn, "%s%s\n", started, nonce)
-			if err == nil {
-				return nil
-			}
+		if record {
+			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("answer the host on port %s: %w", Port, err)
+		if nonce, ok := strings.CutPrefix(line, hello); ok && nonce != "" {
+			host, met = nonce, met && nonce == host
+			w.say("\n" + ready + nonce + " " + text + "\n")
+		} else if line == start+host && host != "" {
+			met = true
+			w.say("\n" + started + host + "\n")
 		}
 	}
+}
+
+// encode returns the guest as JSON that fits into a line. Problems for which there is no room are counted.
+func (g Guest) encode() (string, error) {
+	const room = maxLine - 256 // for the words around it and the nonce
+	text, err := json.Marshal(g)
+	if err != nil {
+		return "", fmt.Errorf("encode the answer: %w", err)
+	}
+	if len(text) > room {
+		all := g.Problems
+		first := sort.Search(len(all), func(n int) bool { // the first number of problems that does not fit
+			g.Problems = append(all[:n:n], fmt.Sprintf("and %d more", len(all)-n))
+			text, err = json.Marshal(g)
+			return err != nil || len(text) > room
+		})
+		keep := max(first-1, 0)
+		g.Problems = append(all[:keep:keep], fmt.Sprintf("and %d more", len(all)-keep))
+		text, err = json.Marshal(g)
+	}
+	if err == nil && len(text) > room {
+		err = fmt.Errorf("%d bytes, at most %d fit: %w", len(text), room, errdefs.ErrInvalidArgument)
+	}
+	if err != nil {
+		return "", fmt.Errorf("encode the answer: %w", err)
+	}
+	return string(text), nil
 }

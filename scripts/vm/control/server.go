@@ -49,13 +49,14 @@ type ExecIO struct {
 func Serve(ctx context.Context, conn io.ReadWriteCloser, guest Guest, handler Handler, log *slog.Logger) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
-	if err := answer(conn, guest); err != nil {
-		conn.Close()
+	w := newWire(conn)
+	if err := answer(w, guest); err != nil {
+		w.Close()
 		return err
 	}
-	mux, err := yamux.Server(newOutbox(conn), muxConfig(orDiscard(log)))
+	mux, err := yamux.Server(w, muxConfig(orDiscard(log)))
 	if err != nil {
-		conn.Close()
+		w.Close()
 		return fmt.Errorf("begin a session with the host: %w", err)
 	}
 	defer mux.Close()

@@ -32,11 +32,11 @@ func (l muxLogger) Print(v ...any)                 { l.log.Debug(strings.TrimSpa
 func (l muxLogger) Printf(format string, v ...any) { l.Print(fmt.Sprintf(format, v...)) }
 func (l muxLogger) Println(v ...any)               { l.Print(fmt.Sprintln(v...)) }
 
-// outbox makes the writes of a session never wait for the port: a peer that stands still would otherwise hold up requests
-// whose context has ended, for yamux takes no deadline there. What it holds is bounded by the windows of the open streams.
+// outbox makes writes never wait for the port: a peer that stands still would otherwise hold up requests whose context has
+// ended, for yamux takes no deadline there. What it holds of a session is bounded by the windows of the open streams.
 // It also joins small writes, each of which costs an exit of the guest at a virtio-serial port.
 type outbox struct {
-	io.ReadWriteCloser // reads and Close go here
+	conn io.ReadWriteCloser // its reads are others'
 
 	mu      sync.Mutex
 	waiting []byte
@@ -46,21 +46,33 @@ type outbox struct {
 }
 
 func newOutbox(conn io.ReadWriteCloser) *outbox {
-	o := &outbox{ReadWriteCloser: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	o := &outbox{conn: conn, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go o.loop()
 	return o
 }
 
-// Write takes all of b, unless the outbox is closed or an earlier write went wrong.
-func (o *outbox) Write(b []byte) (int, error) {
+// put takes all parts, unless the outbox is closed or an earlier write went wrong.
+func (o *outbox) put(parts ...[]byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
-		return 0, o.err
+		return o.err
 	}
-	o.waiting = append(o.waiting, b...)
+	for _, p := range parts {
+		o.waiting = append(o.waiting, p...)
+	}
 	o.notify()
-	return len(b), nil
+	return nil
+}
+
+// offer is put, but drops b while more than enough bytes wait. An error shows in the reads, which end with it.
+func (o *outbox) offer(b []byte, enough int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err == nil && len(o.waiting) <= enough {
+		o.waiting = append(o.waiting, b...)
+		o.notify()
+	}
 }
 
 func (o *outbox) notify() {
@@ -82,9 +94,9 @@ func (o *outbox) loop() {
 		if err != nil {
 			return
 		}
-		if _, err := o.ReadWriteCloser.Write(batch); err != nil {
+		if _, err := o.conn.Write(batch); err != nil {
 			o.fail(err)
-			o.ReadWriteCloser.Close() // so that the session's reader ends too
+			o.conn.Close() // so that the session's reader ends too
 			return
 		}
 		if spare = batch; cap(spare) > 1<<20 {
@@ -105,7 +117,7 @@ func (o *outbox) fail(err error) {
 // Close closes the connection and drops what waits. It returns when nothing is being written any more.
 func (o *outbox) Close() error {
 	o.fail(net.ErrClosed)
-	err := o.ReadWriteCloser.Close()
+	err := o.conn.Close()
 	<-o.done
 	return err
 }
