@@ -76,7 +76,13 @@ type session struct {
 	served chan error // takes what Serve returned
 }
 
-// beginOn begins a session of a handler. It ends with the test.
+// begin begins a session of a handler over a pipe. It ends with the test.
+func begin(t *testing.T, h Handler) session {
+	t.Helper()
+	host, guest := pipe()
+	return beginOn(t, h, host, guest)
+}
+
 func beginOn(t *testing.T, h Handler, host, guest io.ReadWriteCloser) session {
 	t.Helper()
 	s := session{served: make(chan error, 1)}

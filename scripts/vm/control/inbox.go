@@ -2,9 +2,12 @@ package control
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"sync"
 	"syscall"
+
+	"github.com/containerd/errdefs"
 )
 
 // inputWindow is how many bytes of input the host may send beyond those that were taken. It keeps a program that does not
@@ -83,21 +86,22 @@ func (in *inbox) ended() {
 	in.end(io.ErrClosedPipe)
 }
 
-// fill reads frames until the stream ends or a frame is none of the host's. The input ends with an empty frame.
-func (in *inbox) fill(r io.Reader) {
+// fill reads frames until the stream ends or a frame is none of the host's, and reports whether the stream ended. The input
+// ends with an empty frame.
+func (in *inbox) fill(r io.Reader) (ended bool) {
 	defer in.end(io.ErrUnexpectedEOF)
 	buf := make([]byte, chunk)
 	for {
 		f, err := readFrame(r, buf)
 		if err != nil {
-			return
+			return !errors.Is(err, errdefs.ErrInvalidArgument)
 		}
 		switch {
 		case f.kind == frameInput && len(f.payload) == 0:
 			in.end(io.EOF)
 		case f.kind == frameInput:
 			if !in.put(f.payload) {
-				return
+				return false
 			}
 		case f.kind == frameResize && len(f.payload) == 4:
 			select {
@@ -110,7 +114,7 @@ func (in *inbox) fill(r io.Reader) {
 			case <-in.gone:
 			}
 		default:
-			return
+			return false
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/hashicorp/yamux"
@@ -105,10 +106,13 @@ func serveStream(ctx context.Context, stream *yamux.Stream, handler Handler) {
 	in := newInbox(func(n int) { s.frames.write(frameCredit, binary.BigEndian.AppendUint32(nil, uint32(n))) })
 	var reader sync.WaitGroup
 	defer reader.Wait()
-	// The reader ends with the stream: the host closes it when it has the result.
+	// The reader ends with the stream: the host closes it when it has the result, or wants none any more. Then nobody takes what
+	// waits to be written.
 	reader.Go(func() {
 		defer cancel()
-		in.fill(s.r)
+		if in.fill(s.r) {
+			stream.SetWriteDeadline(time.Unix(1, 0))
+		}
 	})
 	code, err := s.carryOut(ctx, req, in, handler)
 	in.ended()
