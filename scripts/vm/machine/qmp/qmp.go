@@ -42,7 +42,7 @@ type Client struct {
 	events func(Event)
 	done   chan struct{} // closed when the reader has ended
 
-	sending sync.Mutex // held while a command is written
+	sending chan struct{} // holds a token while a command is written
 
 	mu      sync.Mutex
 	last    uint64
@@ -69,7 +69,7 @@ const maxLine = 16 << 20
 // New begins a conversation on conn, which the client owns, also on an error. events is called for each event in their order
 // and must not wait for commands.
 func New(ctx context.Context, conn *net.UnixConn, events func(Event)) (*Client, error) {
-	c := &Client{conn: conn, events: events, done: make(chan struct{}), waiting: make(map[uint64]chan answer)}
+	c := &Client{conn: conn, events: events, done: make(chan struct{}), sending: make(chan struct{}, 1), waiting: make(map[uint64]chan answer)}
 	greeted := make(chan struct{})
 	go c.read(greeted)
 	select {
@@ -151,19 +151,44 @@ func (c *Client) send(ctx context.Context, id uint64, command string, args any, 
 	if file != nil {
 		rights = unix.UnixRights(int(file.Fd()))
 	}
-	c.sending.Lock()
-	defer c.sending.Unlock()
-	stop := context.AfterFunc(ctx, func() { c.conn.SetWriteDeadline(time.Unix(1, 0)) })
-	_, _, err = c.conn.WriteMsgUnix(append(line, '\n'), rights, nil)
-	if !stop() && err != nil {
-		c.conn.Close() // part of a line may have been sent: nothing more can be said
+	select {
+	case c.sending <- struct{}{}:
+		defer func() { <-c.sending }()
+	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		return fmt.Errorf("QEMU's %s: %w", command, context.Cause(ctx))
 	}
-	if err != nil {
-		return fmt.Errorf("QEMU's %s: %v: %w", command, err, errdefs.ErrUnavailable)
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		c.conn.SetWriteDeadline(time.Unix(1, 0))
+	})
+	n, err := c.write(append(line, '\n'), rights)
+	if !stop() {
+		<-interrupted
+		c.conn.SetWriteDeadline(time.Time{}) // the next command has a context of its own
 	}
-	c.conn.SetWriteDeadline(time.Time{})
-	return nil
+	if err == nil {
+		return nil
+	}
+	if n > 0 {
+		c.conn.Close() // part of a line was sent: nothing more can be said
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("QEMU's %s: %w", command, context.Cause(ctx))
+	}
+	return fmt.Errorf("QEMU's %s: %v: %w", command, err, errdefs.ErrUnavailable)
+}
+
+// write writes all of line, or returns how much of it was. The rights go with its first byte.
+func (c *Client) write(line, rights []byte) (int, error) {
+	n, _, err := c.conn.WriteMsgUnix(line, rights, nil)
+	if err != nil || n == len(line) {
+		return n, err
+	}
+	rest, err := c.conn.Write(line[n:])
+	return n + rest, err
 }
 
 // read takes QEMU's lines until the connection ends.
