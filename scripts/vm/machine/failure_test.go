@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,10 +104,31 @@ func TestVMRestarts(t *testing.T) {
 // TestVMHang stops the guest's processors: requests must end with their contexts, and go on when the guest does.
 func TestVMHang(t *testing.T) {
 	m := started(t, config(t, "amd64", "6.12"))
+	why := errors.New("the guest hangs")
+	// It stops in the middle of what a program writes.
+	writing, giveUp := context.WithCancelCause(t.Context())
+	flows := make(chan struct{})
+	flowing := sync.OnceFunc(func() { close(flows) })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Exec(writing, control.Command{Args: []string{"cat", "/dev/zero"}, Stdout: writer(func(p []byte) (int, error) {
+			flowing()
+			return len(p), nil
+		})})
+		ended <- err
+	}()
+	select {
+	case <-flows:
+	case err := <-ended:
+		t.Fatal(err)
+	}
 	if err := m.QMP(bounded(t), "stop", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	why := errors.New("the guest hangs")
+	giveUp(why)
+	if err := <-ended; !errors.Is(err, why) {
+		t.Errorf("a program that writes: %v, want the context's cause", err)
+	}
 	for name, request := range map[string]func(context.Context) error{
 		"exec": func(ctx context.Context) error {
 			_, err := m.Exec(ctx, control.Command{Args: []string{"true"}})
