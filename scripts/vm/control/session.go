@@ -75,16 +75,6 @@ func (o *outbox) offer(b []byte, enough int) {
 	}
 }
 
-// offer is Write, but drops b while more than enough bytes wait. An error shows in the reads, which end with it.
-func (o *outbox) offer(b []byte, enough int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err == nil && len(o.waiting) <= enough {
-		o.waiting = append(o.waiting, b...)
-		o.notify()
-	}
-}
-
 func (o *outbox) notify() {
 	select {
 	case o.wake <- struct{}{}:
