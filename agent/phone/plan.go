@@ -37,7 +37,7 @@ const (
 	stepRenew
 	// stepKeep drops the file systems of other generations.
 	stepKeep
-	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need.
+	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need, or that a start is to make elsewhere.
 	stepRemoveGuest
 	stepRemoveDisplay
 	// stepFinish ends the operation under way.
@@ -98,6 +98,9 @@ func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	case r.wantsGuest():
 		if at := nextStart(r, t); at.After(now) {
 			return plan{step: stepIdle, at: at}
+		}
+		if d := s.obs.Display; d.State == container.TaskRunning && d.Outside {
+			return plan{step: stepRemoveDisplay} // the phone moves as a whole
 		}
 		return plan{step: stepStart}
 	}

@@ -79,6 +79,8 @@ type Snapshot struct {
 	DisplayOn bool
 	// DisplayVersion is the version of the display's files.
 	DisplayVersion string
+	// Outside is whether the guest runs below another cgroup root than the present one, until its next start.
+	Outside bool
 	// Revision grows with every change of any phone.
 	Revision uint64
 }
@@ -91,7 +93,7 @@ func snapshot(r *Record, s sight, now time.Time, t Timing) Snapshot {
 		return snap
 	}
 	if s.guestUp() {
-		snap.InitPID, snap.StartTime = s.obs.Guest.PID, s.obs.Guest.StartedAt
+		snap.InitPID, snap.StartTime, snap.Outside = s.obs.Guest.PID, s.obs.Guest.StartedAt, s.obs.Guest.Outside
 		if r.Booted.Generation == s.obs.Guest.BootGeneration {
 			snap.BootTime = r.Booted.Time
 		}

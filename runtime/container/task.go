@@ -49,6 +49,10 @@ type Task struct {
 	ImageDigest                    string
 	// Version names what runs in the container: for a display the hash of its root directory, for a guest it is empty.
 	Version string
+	// Cgroup is where the container's processes are: the path below each hierarchy that its spec names.
+	Cgroup string
+	// Outside tells that this is not where a start would put them now: an engine with another CgroupRoot made the container.
+	Outside bool
 	// HostStopped tells, for a guest, that it was ended because the host stops: its exit, if State shows one, means nothing.
 	HostStopped bool
 }
