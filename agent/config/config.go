@@ -53,7 +53,7 @@ type Containerd struct {
 // Runtime says how containers are made.
 type Runtime struct {
 	// CgroupRoot is the cgroup under which every phone gets its own, an absolute path within the hierarchy. Empty means the one that
-	// phonehost-phones.service holds under systemd, and /phonehost where there is none.
+	// phonehost-phones.service holds under systemd, and /phonehost where there is none. Running phones move with their next start.
 	CgroupRoot string `toml:"cgroup_root"`
 	// LogBinary is the path of phone-log, the log writer of every container.
 	LogBinary string `toml:"log_binary"`

@@ -44,9 +44,9 @@ type controller struct {
 	// Owned by the loop:
 
 	mem memory
-	// fails counts the failures of the step mem.failed in a row; asks the questions to the booting guest; displays the ends of
-	// displays in a row.
-	fails, asks, displays int
+	// fails counts the failures of the step mem.failed in a row; asks the questions to the booting guest, silences those in a row
+	// that it did not answer in time; displays the ends of displays in a row.
+	fails, asks, silences, displays int
 	// displayStart is when a display was last started after it had ended.
 	displayStart time.Time
 	// seen is the guest's last answer to the question whether it has booted.

@@ -146,6 +146,58 @@ func TestAdoptionLeavesRunningPhonesAlone(t *testing.T) {
 	})
 }
 
+// TestPhoneOutsideOfTheCgroupRoot adopts a phone that an agent with another cgroup root started: it stays where it is, with a display
+// that ends and comes back, until it starts again, and then moves as a whole.
+func TestPhoneOutsideOfTheCgroupRoot(t *testing.T) {
+	for name, startAgain := range map[string]func(t *testing.T, a *agent){
+		"restart": func(_ *testing.T, a *agent) { a.do(operation.Restart, "p1", operation.Succeeded) },
+		"off and on": func(t *testing.T, a *agent) {
+			a.do(operation.PowerOff, "p1", operation.Succeeded)
+			if a.want("p1", PoweredOff).Outside {
+				t.Error("a phone that is off is said to run outside")
+			}
+			a.do(operation.PowerOn, "p1", operation.Succeeded)
+		},
+		"reboot of the guest": func(_ *testing.T, a *agent) {
+			a.w.Exit("p1", container.Guest, 129)
+			synctest.Wait()
+			time.Sleep(10 * time.Second)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "db")
+			synctest.Test(t, func(t *testing.T) {
+				w := phonetest.New()
+				a := startAgent(t, w, path, nil)
+				a.on("p1")
+				a.stop()
+				body := w.Bodies["p1"]
+				body.Guest.Outside, body.Display.Outside = true, true
+				a = startAgent(t, w, path, nil)
+				defer a.stop()
+				if snap := a.want("p1", Running); !snap.Outside {
+					t.Errorf("nobody says that the phone runs outside: %+v", snap)
+				}
+				w.Exit("p1", container.Display, 1)
+				synctest.Wait()
+				if removed, started := w.Count("RemoveDisplay"), w.Count("StartDisplay"); removed != 0 || started != 2 {
+					t.Errorf("the display was removed %d times and started %d times, want 0, and 2 with that of the power-on", removed, started)
+				}
+				w.Lock()
+				body.Display.Outside = true // as the engine does it: beside its guest
+				w.Unlock()
+				startAgain(t, a)
+				snap := a.want("p1", Running)
+				w.Lock()
+				defer w.Unlock()
+				if snap.Outside || body.Display.Outside || w.Violation != "" {
+					t.Errorf("the phone has not moved: %+v, display %+v, %s", snap, body.Display, w.Violation)
+				}
+			})
+		})
+	}
+}
+
 // TestGuestEndsWhileNobodyLooks ends guests while no agent runs.
 func TestGuestEndsWhileNobodyLooks(t *testing.T) {
 	for code, want := range map[uint32]Status{129: Running, 130: PoweredOff, 1: Running} {

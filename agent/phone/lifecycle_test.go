@@ -112,6 +112,31 @@ func TestCrashesFarApartAreNoLoop(t *testing.T) {
 	})
 }
 
+// TestSlowAnswers boots guests on a host that has so much to do that every answer comes late: they are waited for, but not beyond the
+// time for the boot.
+func TestSlowAnswers(t *testing.T) {
+	for after, want := range map[time.Duration]operation.State{
+		4 * time.Second: operation.Succeeded, 12 * time.Second: operation.Succeeded, 10 * time.Minute: operation.Failed,
+	} {
+		runAgent(t, func(t *testing.T, a *agent) {
+			a.w.Set(phonetest.Manner{AnswerAfter: after})
+			a.create("p1")
+			began := time.Now()
+			r := a.do(operation.PowerOn, "p1", want)
+			took := time.Since(began)
+			if want == operation.Failed {
+				if r.Failure.Reason != "BOOT_TIMEOUT" || took > 2*time.Minute+30*time.Second {
+					t.Errorf("answers after %s: %+v after %s", after, r.Failure, took)
+				}
+				return
+			}
+			if took > 4*after {
+				t.Errorf("answers after %s: the boot took %s", after, took)
+			}
+		})
+	}
+}
+
 func TestBootTimeoutSaysWhatWasSeen(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.w.Set(phonetest.Manner{AsksToBoot: -1})

@@ -41,7 +41,7 @@ const (
 	stepRenew
 	// stepKeep drops the file systems of other generations.
 	stepKeep
-	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need.
+	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need, or that a start is to make elsewhere.
 	stepRemoveGuest
 	stepRemoveDisplay
 	// stepFinish ends the operation under way.
@@ -122,15 +122,18 @@ func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 		return plan{step: step}
 	}
 	if r.wantsGuest() {
-		return startPlan(r, m, now, t)
+		return startPlan(r, s, m, now, t)
 	}
 	return offPlan(r, s, m, t)
 }
 
 // startPlan is for a phone that is off and should boot.
-func startPlan(r *Record, m memory, now time.Time, t Timing) plan {
+func startPlan(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	if at := nextStart(r, now, t); at.After(now) {
 		return plan{step: stepIdle, at: at}
+	}
+	if d := s.obs.Display; d.State == container.TaskRunning && d.Outside {
+		return plan{step: stepRemoveDisplay} // the phone moves as a whole
 	}
 	switch m.slot {
 	case slotNone:

@@ -91,6 +91,8 @@ type Snapshot struct {
 	PendingRestart []string
 	// QueuePosition is the phone's place among those that wait to boot, from 1; 0 when it does not.
 	QueuePosition int
+	// Outside is whether the guest runs below another cgroup root than the present one, until its next start.
+	Outside bool
 	// Revision grows with every change of any phone, but for those of QueuePosition alone.
 	Revision uint64
 
@@ -113,7 +115,7 @@ func snapshot(r *Record, s sight, now time.Time, t Timing) Snapshot {
 		return snap
 	}
 	if s.guestUp() {
-		snap.InitPID, snap.StartTime = s.obs.Guest.PID, s.obs.Guest.StartedAt
+		snap.InitPID, snap.StartTime, snap.Outside = s.obs.Guest.PID, s.obs.Guest.StartedAt, s.obs.Guest.Outside
 		if r.Booted.Generation == s.obs.Guest.BootGeneration {
 			snap.BootTime = r.Booted.Time
 		}

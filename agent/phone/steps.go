@@ -195,7 +195,7 @@ func (c *controller) attempt(s step) int {
 // resetBoot forgets what belongs to an earlier guest.
 func (c *controller) resetBoot() {
 	c.mem.shutdownSent, c.mem.nextAsk = false, time.Time{}
-	c.asks, c.seen = 0, ""
+	c.asks, c.silences, c.seen = 0, 0, ""
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
 	c.kills = kills{}
@@ -244,12 +244,21 @@ func (c *controller) restartDisplay(ctx context.Context, r *Record, saw sight) e
 	return c.awaitDisplay(ctx, ready)
 }
 
-// askBoot asks the guest once whether its boot has completed. A guest that cannot answer yet is not an error.
+// askBoot asks the guest once whether its boot has completed. A guest that cannot answer yet is not an error. One that takes too long for
+// an answer gets more time with the next question: on a host where a hundred guests boot at once, no question would be answered otherwise,
+// and each that is given up costs as much as one that is.
 func (c *controller) askBoot(ctx context.Context, r *Record, saw sight) error {
 	c.progress(r, "waiting for boot completed")
-	actx, cancel := context.WithTimeout(ctx, c.s.timing.AskTimeout)
+	t := c.s.timing
+	patience := time.Now().Add(backoff([2]time.Duration{t.AskTimeout, t.StepTimeout}, c.silences+1))
+	actx, cancel := context.WithDeadline(ctx, earliest(patience, saw.obs.Guest.StartedAt.Add(t.BootTimeout)))
 	defer cancel()
 	done, seen, err := c.s.cfg.Runtime.BootCompleted(actx, c.id)
+	if err != nil && actx.Err() != nil {
+		c.silences++
+	} else {
+		c.silences = 0
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

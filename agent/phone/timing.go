@@ -16,7 +16,7 @@ type Timing struct {
 	CopyTimeout time.Duration
 	// Rejudge is the longest time until a lease is looked at again; 10 min.
 	Rejudge time.Duration
-	// AskTimeout bounds each question to a booting guest; 5 s.
+	// AskTimeout bounds the first question to a booting guest, and twice as long each after one that was not answered in time; 5 s.
 	AskTimeout time.Duration
 	// BootPoll is the least and the most time between two questions whether a boot has completed; 25 ms and 1 s.
 	BootPoll [2]time.Duration

@@ -37,6 +37,9 @@ type Config struct {
 	StateDir, RunDir, LogDir, NetNSDir string
 	// CgroupRoot is the agent's own cgroup in every hierarchy; default "/phonehost".
 	CgroupRoot string
+	// FormerCgroupRoots are where agents of this host had their cgroup before: phones that were started there stay until their next
+	// start, and what they leave is removed. Nobody else may have phones there.
+	FormerCgroupRoots []string
 	// DisplayUIDBase is the uid of the display of slot 0; default 2000000.
 	DisplayUIDBase uint32
 	// DisplayBinary is phone-display and LogBinary phone-log. Without DisplayBinary the engine starts no displays, and does nothing
@@ -112,8 +115,10 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("container engine: %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
 		}
 	}
-	if filepath.Clean(c.CgroupRoot) == "/" {
-		return c, fmt.Errorf("container engine: CgroupRoot %q would make every cgroup of the host a phone's: %w", c.CgroupRoot, errdefs.ErrInvalidArgument)
+	for _, root := range append([]string{c.CgroupRoot}, c.FormerCgroupRoots...) {
+		if filepath.Clean("/"+root) == "/" {
+			return c, fmt.Errorf("container engine: the cgroup root %q would make every cgroup of the host a phone's: %w", root, errdefs.ErrInvalidArgument)
+		}
 	}
 	return c, nil
 }
@@ -144,7 +149,7 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := cgroup.New(c.CgroupRoot)
+	tree, err := cgroup.New(c.CgroupRoot, c.FormerCgroupRoots...)
 	if err != nil {
 		return nil, err
 	}

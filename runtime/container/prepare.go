@@ -46,10 +46,26 @@ func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 		return fmt.Errorf("files of %s: %w", p.ID, err)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.cgroups.Create(p.ID, cgroupLimits(p, prof)) })
+	g.Go(func() error { return e.prepareCgroups(ctx, p.ID, cgroupLimits(p, prof)) })
 	g.Go(func() error { return e.prepareData(ctx, p) })
 	g.Go(func() error { return e.prepareRoot(ctx, p) })
 	return g.Wait()
+}
+
+// leaveTime is how long processes that are about to end may keep the cgroups of a phone below a former root.
+const leaveTime = time.Second
+
+// prepareCgroups makes the phone's cgroups, and removes those of an earlier run below a former root.
+func (e *Engine) prepareCgroups(ctx context.Context, id string, l cgroup.Limits) error {
+	if err := e.cgroups.Create(id, l); err != nil {
+		return err
+	}
+	leaving, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	if err := e.cgroups.Leave(leaving, id); err != nil {
+		e.log.Warn("cgroups of a phone below a former root stay until its next start", "phone_id", id, "error", err)
+	}
+	return nil
 }
 
 func cgroupLimits(p Phone, prof *profile.Profile) cgroup.Limits {

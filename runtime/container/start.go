@@ -42,6 +42,9 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
 	spec, err := e.displaySpec(p, root)
+	if err == nil {
+		err = e.keepBesideGuest(ctx, p.ID, spec)
+	}
 	if err != nil {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
@@ -51,6 +54,16 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
 	return nil
+}
+
+// keepBesideGuest puts a display that starts under a running guest into the phone's cgroup in which that guest is, wherever it is: a
+// phone is in one place, with the limits of that place.
+func (e *Engine) keepBesideGuest(ctx context.Context, id string, display *specs.Spec) error {
+	guest, err := e.observe(ctx, id, Guest)
+	if err == nil && guest.State == TaskRunning {
+		display.Linux.CgroupsPath = e.treeOf(id, guest).DisplayPath(id)
+	}
+	return err
 }
 
 // StartGuest creates and starts the phone's guest unless it runs; one that has ended is replaced. It returns when init runs.

@@ -56,6 +56,10 @@ type Task struct {
 	// OOMKills counts, for a guest, the processes that the kernel has killed since its start because its memory was used up. It is known
 	// until the task is removed.
 	OOMKills uint64
+	// Cgroup is where the container's processes are: the path below each hierarchy that its spec names.
+	Cgroup string
+	// Outside tells that this is not where a start would put them now: an engine with another CgroupRoot made the container.
+	Outside bool
 	// HostStopped tells, for a guest, that it was ended because the host stops: its exit, if State shows one, means nothing.
 	HostStopped bool
 }

@@ -41,6 +41,7 @@ const (
 	warnContainerd = "containerd-lost"
 	warnDisk       = "disk-low"
 	warnGroup      = "socket-group-missing"
+	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
 	warnRoles      = "access-unknown"
 )
@@ -70,7 +71,9 @@ type agent struct {
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
-
+	// cgroupRoot is where phones get their cgroups, and delegated whether systemd leaves alone what is there.
+	cgroupRoot   string
+	delegated    bool
 	containerdUp atomic.Bool
 	// closers undo what was built, last first.
 	closers []func() error
@@ -143,13 +146,13 @@ func (a *agent) openState(context.Context) (err error) {
 // engineConfig is the engine's part of a configuration, and what was found out for it.
 func engineConfig(c config.Config, logger *slog.Logger) (container.Config, cgroup.Place, error) {
 	place, err := cgroup.Find()
-	root := c.Runtime.CgroupRoot
+	root, former := c.Runtime.CgroupRoot, []string(nil)
 	if root == "" {
-		root = place.Root
+		root, former = place.Root, []string{place.Former}
 	}
 	return container.Config{
 		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
-		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root,
+		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root, FormerCgroupRoots: former,
 		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
 		RenderNode: c.Runtime.RenderNode, AllowUnguarded: c.Runtime.AllowUnguarded,
 		Logger: logger,
@@ -163,7 +166,8 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.logger.Info("cgroups of phones", "root", engine.CgroupRoot, "delegated", place.Delegated)
+	a.cgroupRoot, a.delegated = engine.CgroupRoot, place.Delegated && engine.CgroupRoot == place.Root
+	a.logger.Info("cgroups of phones", "root", a.cgroupRoot, "delegated", a.delegated)
 	if place.Systemd && !place.Delegated && c.Runtime.CgroupRoot == "" {
 		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it does not promise to leave "+
 			"their limits alone, and guests are not shut down when the host stops; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
@@ -276,7 +280,10 @@ func (a *agent) adopt(ctx context.Context) error {
 	}
 	a.logger.Info("phones adopted", "phones", len(a.phones.List()))
 	a.defers(func() error { a.jobs.Close(); return nil })
-	return a.jobs.Resume()
+	if err := a.jobs.Resume(); err != nil {
+		return err
+	}
+	return a.watchOutside(ctx)
 }
 
 // imageSource is the image store in the words of package phone.

@@ -43,6 +43,8 @@ type World struct {
 type Manner struct {
 	// AsksToBoot is how many questions it takes until boot completed; negative: for ever.
 	AsksToBoot int
+	// AnswerAfter is how long an answer to such a question takes.
+	AnswerAfter time.Duration
 	// IgnoreShutdown goes on after Shutdown.
 	IgnoreShutdown bool
 	// ExitAfter ends a guest so long after its start, with ExitCode; zero: never.
@@ -318,6 +320,16 @@ func (w *World) Events(ctx context.Context) <-chan container.Event {
 
 // BootCompleted implements phone.Runtime.
 func (w *World) BootCompleted(ctx context.Context, id string) (bool, string, error) {
+	w.Lock()
+	after := w.Manner.AnswerAfter
+	w.Unlock()
+	if after > 0 {
+		select {
+		case <-time.After(after):
+		case <-ctx.Done():
+			return false, "", fmt.Errorf("ask guest %s: %w", id, ctx.Err())
+		}
+	}
 	w.Lock()
 	defer w.Unlock()
 	if err := w.check(); err != nil {
