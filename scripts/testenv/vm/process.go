@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,7 @@ type process struct {
 	settings settings
 	pkg      string // directory of its package
 	root     string // the test that this side's sub-test stands for; "" is the whole process
+	suite    Suite  // of a whole process: what does not run there
 }
 
 // run builds, boots, runs and replays.
@@ -60,17 +63,24 @@ func (p *process) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g, ctx, cancel := p.boot(whole, t, payload, started)
+	defer cancel()
+	p.exec(ctx, t, g)
+}
+
+// boot starts the machine and returns it with the context of what it is given to do. started is when the building began.
+func (p *process) boot(ctx context.Context, t *testing.T, payload string, started time.Time) (guest, context.Context, context.CancelFunc) {
+	t.Helper()
 	built := time.Now()
-	g, err := p.provider.boot(whole, t, p.target, p.settings, payload)
+	g, err := p.provider.boot(ctx, t, p.target, p.settings, payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(whole, p.settings.timeout)
-	defer cancel()
 	if testing.Verbose() {
 		fmt.Fprintf(t.Output(), "%s: built in %.1f s, machine there after %.1f s\n", p.target, built.Sub(started).Seconds(), time.Since(built).Seconds())
 	}
-	p.exec(ctx, t, g)
+	ctx, cancel := context.WithTimeout(ctx, p.settings.timeout)
+	return g, ctx, cancel
 }
 
 // exec runs the test process and replays what it prints.
@@ -80,7 +90,8 @@ func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := replay.Config{T: t, Root: p.root}
+	var skipped []string
+	config := replay.Config{T: t, Root: p.root, Skipped: func(name string) { skipped = append(skipped, name) }}
 	if artifacts() {
 		config.Artifacts = func(t *testing.T, path string) { fetchArtifacts(ctx, t, g, path) }
 	}
@@ -100,6 +111,9 @@ func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 		}
 	}
 	r.Finish(replay.Exit{Code: code, Err: err})
+	if p.root == "" && err == nil {
+		p.suite.checkSkipped(t, skipped, slices.Contains(args, everyTest))
+	}
 }
 
 // env is the environment of the test process.
@@ -122,7 +136,7 @@ func (p *process) args(ctx context.Context, name string) ([]string, error) {
 		return nil, err
 	}
 	if p.root == "" {
-		selected = p.settings.narrow(selected)
+		selected = p.narrow(selected)
 	}
 	args = append(args, selected...)
 	for _, name := range []string{"test.short", "test.failfast", "test.fullpath"} {
@@ -140,14 +154,18 @@ func (p *process) args(ctx context.Context, name string) ([]string, error) {
 	return args, nil
 }
 
-// narrow applies Only and Except to the selection of a whole process, where the command line did not select already.
-func (s settings) narrow(selected []string) []string {
-	for i, fixed := range []string{"-test.run=" + s.only, "-test.skip=" + s.except} {
-		if selected[i] == "-test.run=" || selected[i] == "-test.skip=" {
-			selected[i] = fixed
-		}
+// everyTest is the flag of a process that runs all tests but those that are left out.
+const everyTest = "-test.run="
+
+// narrow applies Only, where the command line did not select already, and all that leaves tests out to the selection of a whole process.
+func (p *process) narrow(selected []string) []string {
+	run, skip := selected[0], strings.TrimPrefix(selected[1], "-test.skip=")
+	if run == everyTest {
+		run += p.settings.only
 	}
-	return selected
+	patterns := append([]string{skip, p.settings.except, ownMachines}, exactly(p.suite.Without)...)
+	patterns = slices.DeleteFunc(patterns, func(s string) bool { return s == "" })
+	return []string{run, "-test.skip=" + strings.Join(patterns, "|")}
 }
 
 // flagValue is the value of a flag of this test process, "" if there is no such flag.
