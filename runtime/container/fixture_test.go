@@ -6,10 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,24 +37,6 @@ type host struct {
 	image      image.Image
 }
 
-// archive builds the testphone image once per test process, unless it was built before.
-var archive = sync.OnceValues(func() ([]byte, error) {
-	if path, ok := testenv.Prebuilt("testphone.tar"); ok {
-		return os.ReadFile(path)
-	}
-	dir, err := os.MkdirTemp("", "testphone-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "testphone.tar")
-	out, err := exec.Command("go", "run", "github.com/phonehost/phonehost/scripts/testphone/cmd/mkimage", "-o", path).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("build the testphone image: %w\n%s", err, out)
-	}
-	return os.ReadFile(path)
-})
-
 func newHost(t testing.TB) *host {
 	t.Helper()
 	server := testenv.Containerd(t)
@@ -76,7 +56,7 @@ func newHost(t testing.TB) *host {
 	}
 	h.engine = h.open()
 	t.Cleanup(h.close)
-	data, err := archive()
+	data, err := os.ReadFile(testenv.Testphone(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path"
 	"path/filepath"
 	"sync"
@@ -68,6 +67,16 @@ func (p *process) fill(ctx context.Context, w *payload.Writer, repo, binary stri
 			return err
 		}
 	}
+	for _, pkg := range p.settings.compat {
+		arch := map[string]string{"amd64": "386", "arm64": "arm"}[p.target.Arch]
+		program, err := gobuild.Build(ctx, gobuild.Pure(path.Clean(pkg), arch))
+		if err != nil {
+			return err
+		}
+		if err := w.Add(path.Join(programDir, path.Base(pkg)+"-"+arch), program); err != nil {
+			return err
+		}
+	}
 	if !p.settings.testphone {
 		return nil
 	}
@@ -103,34 +112,8 @@ func addFiles(w *payload.Writer, repo string, files []string) error {
 	return nil
 }
 
-// testphone makes testphone.tar, of both architectures, once for all tests of the process.
-var testphone = sync.OnceValues(func() (string, error) {
-	dir, err := gobuild.Dir()
-	if err != nil {
-		return "", err
-	}
-	repo, err := gobuild.Repository()
-	if err != nil {
-		return "", err
-	}
-	// Test processes run side by side, and an archive is not read while it is written: each writes its own and renames it.
-	made, err := os.CreateTemp(dir, "testphone-*")
-	if err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w", err)
-	}
-	made.Close()
-	defer os.Remove(made.Name())
-	cmd := exec.Command("go", "run", "./scripts/testphone/cmd/mkimage", "-o", made.Name())
-	cmd.Dir = repo
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w\n%s", err, out)
-	}
-	path := filepath.Join(dir, "testphone.tar")
-	if err := os.Rename(made.Name(), path); err != nil {
-		return "", fmt.Errorf("make testphone.tar: %w", err)
-	}
-	return path, nil
-})
+// testphone makes testphone.tar once for all tests of the process.
+var testphone = sync.OnceValues(func() (string, error) { return gobuild.Testphone(context.Background()) })
 
 // fetchArtifacts brings the artifacts that a test left in dir of the machine into the test's own directory here.
 func fetchArtifacts(ctx context.Context, t *testing.T, g guest, dir string) {

@@ -55,23 +55,23 @@ func packagesOn(t *testing.T, from provider, targets Targets, suites []Suite, op
 	each(t, targets, func(t *testing.T, target Target) {
 		b := batch{machine: process{provider: from, target: target, settings: settle(opts)}}
 		for _, s := range suites {
-			if wanted(path.Join(t.Name(), s.Package)) {
+			if wanted(path.Join(t.Name(), s.Package), flagValue("test.run"), flagValue("test.skip")) {
 				all := slices.Concat(opts, []Option{Timeout(defaultTimeout)}, s.Options)
-				b.parts = append(b.parts, &part{process: process{provider: from, target: target, settings: settle(all), pkg: path.Clean(s.Package), suite: s}})
+				b.parts = append(b.parts, &part{process: process{provider: from, target: target, settings: settle(all), pkg: path.Clean(s.Package), suite: &s}})
 			}
 		}
 		b.run(t)
 	})
 }
 
-// wanted reports whether the flags of this process let the test called name run, or one below it.
-func wanted(name string) bool {
-	rest, all, err := pattern.Below(flagValue("test.run"), name)
+// wanted reports whether -test.run and -test.skip let the test called name run, or one below it.
+func wanted(name, run, skip string) bool {
+	rest, all, err := pattern.Below(run, name)
 	if err != nil || !all && rest == nil {
 		return false
 	}
-	_, none, err := pattern.Below(flagValue("test.skip"), name)
-	return err == nil && (flagValue("test.skip") == "" || !none)
+	_, none, err := pattern.Below(skip, name)
+	return err == nil && (skip == "" || !none)
 }
 
 // batch is one machine and the test processes that run on it.

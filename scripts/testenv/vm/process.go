@@ -47,7 +47,7 @@ type process struct {
 	settings settings
 	pkg      string // directory of its package
 	root     string // the test that this side's sub-test stands for; "" is the whole process
-	suite    Suite  // of a whole process: what does not run there
+	suite    *Suite // of a process that Packages runs: what does not run there; else nil
 }
 
 // run builds, boots, runs and replays.
@@ -86,7 +86,7 @@ func (p *process) boot(ctx context.Context, t *testing.T, payload string, starte
 // exec runs the test process and replays what it prints.
 func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 	t.Helper()
-	args, err := p.args(ctx, t.Name())
+	args, all, err := p.args(ctx, t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,8 +111,8 @@ func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 		}
 	}
 	r.Finish(replay.Exit{Code: code, Err: err})
-	if p.root == "" && err == nil {
-		p.suite.checkSkipped(t, skipped, slices.Contains(args, everyTest))
+	if p.suite != nil && err == nil {
+		p.suite.checkSkipped(t, skipped, all)
 	}
 }
 
@@ -128,14 +128,16 @@ func (p *process) env() []string {
 	}, p.settings.env...)
 }
 
-// args are the flags of the test process. It gives up before this side does, so that it still tells where it hangs.
-func (p *process) args(ctx context.Context, name string) ([]string, error) {
-	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.count=1"}
+// args are the flags of the test process; all says that the command line selects nothing among its tests. The process gives up before
+// this side does, so that it still tells where it hangs.
+func (p *process) args(ctx context.Context, name string) (args []string, all bool, err error) {
+	args = []string{"-test.v=test2json", "-test.paniconexit0", "-test.count=1"}
 	selected, err := selection(name, p.root, flagValue("test.run"), flagValue("test.skip"))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if p.root == "" {
+		all = selected[0] == runFlag && selected[1] == skipFlag
 		selected = p.narrow(selected)
 	}
 	args = append(args, selected...)
@@ -151,21 +153,24 @@ func (p *process) args(ctx context.Context, name string) ([]string, error) {
 		left := time.Until(deadline)
 		args = append(args, fmt.Sprintf("-test.timeout=%s", (left-min(left/4, 15*time.Second)).Round(time.Millisecond)))
 	}
-	return args, nil
+	return args, all, nil
 }
 
-// everyTest is the flag of a process that runs all tests but those that are left out.
-const everyTest = "-test.run="
+// The flags of a whole process, without patterns.
+const runFlag, skipFlag = "-test.run=", "-test.skip="
 
-// narrow applies Only, where the command line did not select already, and all that leaves tests out to the selection of a whole process.
+// narrow adds to the selection of a whole process: Only, where the command line did not select already, and all that leaves tests out.
 func (p *process) narrow(selected []string) []string {
-	run, skip := selected[0], strings.TrimPrefix(selected[1], "-test.skip=")
-	if run == everyTest {
+	run := selected[0]
+	if run == runFlag {
 		run += p.settings.only
 	}
-	patterns := append([]string{skip, p.settings.except, ownMachines}, exactly(p.suite.Without)...)
+	patterns := []string{strings.TrimPrefix(selected[1], skipFlag), p.settings.except, ownMachines}
+	if p.suite != nil {
+		patterns = append(patterns, exactly(p.suite.Without)...)
+	}
 	patterns = slices.DeleteFunc(patterns, func(s string) bool { return s == "" })
-	return []string{run, "-test.skip=" + strings.Join(patterns, "|")}
+	return []string{run, skipFlag + strings.Join(patterns, "|")}
 }
 
 // flagValue is the value of a flag of this test process, "" if there is no such flag.
