@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -117,8 +118,21 @@ func TestRemoveWaitsForProcesses(t *testing.T) {
 	if err := tree.Remove(ctx, "p1"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Remove with a process inside = %v", err)
 	}
+	if err := tree.Vacate(ctx, tree.GuestPath("p1")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Vacate with a process inside = %v", err)
+	}
 	cmd.Process.Kill()
 	cmd.Wait()
+	for range 2 { // the second finds nothing
+		if err := tree.Vacate(t.Context(), tree.GuestPath("p1")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, h := range tree.hierarchies {
+		if left, err := os.ReadDir(filepath.Join(h.mount, tree.root, "p1", "guest")); err != nil || slices.ContainsFunc(left, os.DirEntry.IsDir) {
+			t.Errorf("after Vacate the guest's cgroup has %v, %v, want itself alone", left, err)
+		}
+	}
 	if err := tree.Remove(t.Context(), "p1"); err != nil {
 		t.Error(err)
 	}

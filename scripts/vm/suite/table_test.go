@@ -45,12 +45,12 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "agent/config"}},
 	{Suite: vm.Suite{Package: "agent/controlplane"}},
 	{Suite: vm.Suite{Package: "agent/display"}},
-	{Suite: vm.Suite{Package: "agent/doctor"}},
+	{Suite: vm.Suite{Package: "agent/doctor", Options: files("docs/doctor.md")}},
 	{Suite: vm.Suite{Package: "agent/event"}},
 	{Suite: vm.Suite{Package: "agent/fault"}},
 	{Suite: vm.Suite{Package: "agent/health"}},
 	{Suite: vm.Suite{Package: "agent/hub"}},
-	{Suite: vm.Suite{Package: "agent/metrics"}},
+	{Suite: vm.Suite{Package: "agent/metrics", Options: files("docs/metrics.md")}},
 	{Suite: vm.Suite{Package: "agent/mp4", Skipped: why(noFFmpeg,
 		"TestFilePlaysAsTheStreamItWasMadeOf/baseline", "TestFilePlaysAsTheStreamItWasMadeOf/main", "TestFilePlaysAsTheStreamItWasMadeOf/high",
 		"TestTimesAreTheFramesOwn", "TestSizeMayChange", "TestFileBeyond4GiB", "TestRefusals")}},
@@ -90,7 +90,6 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "runtime/volume"}, daily: true},
 
 	{Suite: vm.Suite{Package: "scripts/bench"}},
-	{Suite: vm.Suite{Package: "scripts/e2e", Options: slow(25 * time.Minute)}},
 	{Suite: vm.Suite{Package: "scripts/testenv", Skipped: why(itsOwnSkip, "TestPrebuiltProgramsAreTaken/missing")}},
 	{Suite: vm.Suite{Package: "scripts/testphone/applet"}},
 	{Suite: vm.Suite{Package: "scripts/testphone/barcode"}},
@@ -106,6 +105,7 @@ var table = []entry{
 
 // elsewhere are the packages whose tests do not run in machines, or run there by themselves, with the reason.
 var elsewhere = map[string]string{
+	"scripts/e2e":                         "has tests in system machines of its own, driven from the host, where decoders and browsers are",
 	"scripts/rules":                       "reads the repository with go and git",
 	"scripts/systemd":                     "has tests in system machines only",
 	"scripts/testenv/vm":                  "is the host's side of the lab",
