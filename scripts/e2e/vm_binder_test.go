@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"encoding/json"
-	"strings"
 	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
@@ -20,15 +19,15 @@ func TestVMBinderPool(t *testing.T) {
 	targets := vm.On("6.1").Arch("arm64").System().And(vm.On("6.1").Arch("amd64").System().Nightly())
 	vm.Each(t, targets, func(t *testing.T, m *vm.Machine) {
 		s := newServer(t, m)
-		s.wantBinder("none", `{"kind":"BINDER_KIND_NONE"}`)
+		s.wantBinder("none", hostBinder{Kind: "BINDER_KIND_NONE"})
 		s.run("modprobe binder_linux devices=binder,hwbinder,vndbinder")
-		s.wantBinder("pool, 1 of 1 triples free", `{"kind":"BINDER_KIND_POOL","triples":1,"triplesFree":1}`)
+		s.wantBinder("pool, 1 of 1 triples free", hostBinder{Kind: "BINDER_KIND_POOL", Triples: 1, TriplesFree: 1})
 		for _, id := range []string{"p1", "p2"} {
 			s.ctl("create", id, "--image", "phonehost.dev/testphone:latest", "--memory", "192MiB", "--data", "64MiB", "--display", "320x480@30")
 		}
 		s.ctl("on", "p1")
 		s.ctl("exec", "p1", "--", "service", "ping")
-		s.wantBinder("pool, 0 of 1 triples free", `{"kind":"BINDER_KIND_POOL","triples":1}`)
+		s.wantBinder("pool, 0 of 1 triples free", hostBinder{Kind: "BINDER_KIND_POOL", Triples: 1})
 		requireContains(t, s.refused(1, "on", "p2"), "phonectl: phone p2 cannot be started: all sets of binder devices of this host (1) are in use",
 			"power a phone off, load binder_linux with more names in devices=", "see what the kernel offers: `phonectl doctor`; power a phone off: `phonectl off ID`")
 		s.refusedWithoutBinder("p2")
@@ -36,23 +35,29 @@ func TestVMBinderPool(t *testing.T) {
 			t.Errorf("the phone that was refused: %+v", p)
 		}
 		s.ctl("off", "p1")
-		s.wantBinder("pool, 1 of 1 triples free", `{"kind":"BINDER_KIND_POOL","triples":1,"triplesFree":1}`)
+		s.wantBinder("pool, 1 of 1 triples free", hostBinder{Kind: "BINDER_KIND_POOL", Triples: 1, TriplesFree: 1})
 		s.ctl("on", "p2")
 		s.ctl("exec", "p2", "--", "service", "ping")
 		s.refusedWithoutBinder("p1")
 	}, onServer()...)
 }
 
-// wantBinder compares what the host says of binder, for people and for programs.
-func (s *server) wantBinder(text, fields string) {
+// hostBinder is what GetHost says of binder.
+type hostBinder struct {
+	Kind                 string
+	Triples, TriplesFree uint32
+}
+
+// wantBinder compares what the host says of binder, to people and to programs.
+func (s *server) wantBinder(text string, want hostBinder) {
 	s.t.Helper()
 	requireContains(s.t, s.ctl("host"), "\nbinder      "+text+"\n")
-	var host struct{ Binder json.RawMessage }
+	var host struct{ Binder hostBinder }
 	if err := json.Unmarshal([]byte(s.ctl("host", "-o", "json")), &host); err != nil {
 		s.t.Fatal(err)
 	}
-	if got := strings.Join(strings.Fields(string(host.Binder)), ""); got != fields {
-		s.t.Errorf("GetHost has binder %s, want %s", got, fields)
+	if host.Binder != want {
+		s.t.Errorf("GetHost has binder %+v, want %+v", host.Binder, want)
 	}
 }
 

@@ -24,6 +24,8 @@ type Suite struct {
 	Skipped []LeftOut
 	// Without are the tests that are not run, as they would fail.
 	Without []LeftOut
+	// Short is the reason why the package's tests run with -test.short; "" runs them whole.
+	Short string
 	// Options are those of this package's test process: Files, Env, Require, Timeout, Only. What else the machine needs is named to Packages.
 	Options []Option
 }

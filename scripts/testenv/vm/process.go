@@ -141,8 +141,9 @@ func (p *process) args(ctx context.Context, name string) (args []string, all boo
 		selected = p.narrow(selected)
 	}
 	args = append(args, selected...)
+	short := p.suite != nil && p.suite.Short != ""
 	for _, name := range []string{"test.short", "test.failfast", "test.fullpath"} {
-		if v := flagValue(name); v == "true" {
+		if flagValue(name) == "true" || name == "test.short" && short {
 			args = append(args, "-"+name)
 		}
 	}

@@ -72,7 +72,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "encoder/keymap", Skipped: why(noLayouts, "TestCompiles", "TestAgreesWithTheUSLayout")}},
 	{Suite: vm.Suite{Package: "encoder/level"}},
 	{Suite: vm.Suite{Package: "encoder/screen"}},
-	{Suite: vm.Suite{Package: "encoder/wayland", Skipped: why(noClients,
+	{Suite: vm.Suite{Package: "encoder/wayland", Short: "thirty scenes of TestRandomScenes take half a minute, and are the same arithmetic everywhere", Skipped: why(noClients,
 		"TestWestonSimpleShm", "TestWestonSimpleTouch", "TestFoot", "TestWestonTerminal", "TestChromium")}, daily: true},
 	{Suite: vm.Suite{Package: "encoder/wayland/internal/generate", Skipped: why(noScanner, "TestCommittedTablesAreUpToDate")}},
 	{Suite: vm.Suite{Package: "encoder/wayland/wire"}},
