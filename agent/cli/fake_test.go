@@ -448,6 +448,7 @@ func (f *fakeAgent) GetHost(context.Context, *phonehostv1.GetHostRequest) (*phon
 	return &phonehostv1.GetHostResponse{Host: &phonehostv1.Host{
 		Name: "rack-1", Version: "1.0.0", Kernel: "6.1.0", Arch: "arm64", Cpus: 64, MemoryBytes: 256 << 30, MemoryAvailableBytes: 200 << 30,
 		DiskBytes: 2 << 40, DiskAvailableBytes: 1 << 40, ContainerdVersion: "1.6.20", StartTime: timestamppb.New(base), PhonesByStatus: counts,
+		Binder:   &phonehostv1.Binder{Kind: phonehostv1.BinderKind_BINDER_KIND_POOL, Triples: 4, TriplesFree: 3},
 		Warnings: []*phonehostv1.Warning{{Name: "disk-low", Severity: phonehostv1.Severity_SEVERITY_WARNING, Message: "less than 10 % free", Since: timestamppb.New(base)}},
 	}}, nil
 }

@@ -287,6 +287,20 @@ func (t *Tree) remove(ctx context.Context, id string, roots []string) error {
 	return errors.Join(errs...)
 }
 
+// Vacate removes what a former container left at p, as GuestPath and DisplayPath return it, from every hierarchy. A cgroup that the
+// next one took over would bring its limits along, and its rules about devices, which runc replaces only after it has opened some.
+// Vacate kills nothing and waits as Remove does; the error is the context's if processes are left.
+func (t *Tree) Vacate(ctx context.Context, p string) error {
+	var errs []error
+	for _, h := range t.hierarchies {
+		dir := filepath.Join(h.mount, p)
+		if err := removeAll(ctx, dir); err != nil {
+			errs = append(errs, fmt.Errorf("remove cgroup %s of a former container: %w", dir, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func removeAll(ctx context.Context, dir string) error {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -196,11 +196,7 @@ func TestRemoveWaitsForProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range tree.hierarchies {
-		deep := filepath.Join(h.mount, tree.root, "p1", "guest", "ctr", "own")
-		if err := h.create(filepath.Join(tree.root, "p1", "guest", "ctr", "own")); err != nil {
-			t.Fatal(err)
-		}
-		if err := write(filepath.Join(deep, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil && !h.v2 {
+		if err := write(filepath.Join(h.guests(t, tree), "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -209,9 +205,40 @@ func TestRemoveWaitsForProcesses(t *testing.T) {
 	if err := tree.Remove(ctx, "p1"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Remove with a process inside = %v", err)
 	}
+	if err := tree.Vacate(ctx, tree.GuestPath("p1")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Vacate with a process inside = %v", err)
+	}
 	cmd.Process.Kill()
 	cmd.Wait()
+	for range 2 { // the second finds nothing
+		if err := tree.Vacate(t.Context(), tree.GuestPath("p1")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, h := range tree.hierarchies {
+		if left, err := os.ReadDir(filepath.Join(h.mount, tree.root, "p1", "guest")); err != nil || slices.ContainsFunc(left, os.DirEntry.IsDir) {
+			t.Errorf("after Vacate the guest's cgroup has %v, %v, want itself alone", left, err)
+		}
+	}
 	if err := tree.Remove(t.Context(), "p1"); err != nil {
 		t.Error(err)
 	}
+}
+
+// guests makes the cgroup "own" of a guest below its container's, and returns its directory. In v2 a cgroup that hands controllers on
+// takes no processes, so the guest's hands on none.
+func (h hierarchy) guests(t *testing.T, tree *Tree) string {
+	t.Helper()
+	own := filepath.Join(tree.GuestPath("p1"), "own")
+	dir := filepath.Join(h.mount, own)
+	err := h.create(tree.GuestPath("p1"))
+	if err == nil && h.v2 {
+		err = os.Mkdir(dir, 0o755)
+	} else if err == nil {
+		err = h.create(own)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

@@ -8,11 +8,9 @@ import (
 	"log/slog"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -41,24 +39,6 @@ type host struct {
 	networks   netns.Dir
 	image      image.Image
 }
-
-// testphone builds the testphone image once per test process, unless it was built before.
-var testphone = sync.OnceValues(func() ([]byte, error) {
-	if path, ok := testenv.Prebuilt("testphone.tar"); ok {
-		return os.ReadFile(path)
-	}
-	dir, err := os.MkdirTemp("", "testphone-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "testphone.tar")
-	out, err := exec.Command("go", "run", "github.com/phonehost/phonehost/scripts/testphone/cmd/mkimage", "-o", path).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("build the testphone image: %w\n%s", err, out)
-	}
-	return os.ReadFile(path)
-})
 
 func newHost(t testing.TB) *host {
 	t.Helper()
@@ -90,7 +70,7 @@ func newHostOn(t testing.TB, lay func(stateDir string)) *host {
 	}
 	h.engine = h.open()
 	t.Cleanup(h.close)
-	data, err := testphone()
+	data, err := os.ReadFile(testenv.Testphone(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,13 +3,14 @@ package container_test
 import (
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/phonehost/phonehost/runtime/seccomp"
@@ -19,13 +20,11 @@ import (
 // probe builds the probe for an architecture, static.
 func probe(t *testing.T, arch string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "probe-"+arch)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./testdata/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, out)
+	const pkg = "runtime/container/testdata/probe"
+	if arch != runtime.GOARCH {
+		return testenv.BinaryFor(t, pkg, arch)
 	}
-	return path
+	return testenv.Binary(t, pkg)
 }
 
 // run runs a container of this spec to its end and returns its exit code and output.
@@ -88,18 +87,17 @@ func probeRoot(t *testing.T, probe string) string {
 // every is the list of all capabilities: what is refused then is refused by the filter.
 func every(t *testing.T) *specs.LinuxCapabilities {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), testenv.Tool(t, "capsh"), "--print").Output()
+	status, err := os.Open("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, list, _ := strings.Cut(string(out), "Bounding set =")
-	list, _, _ = strings.Cut(list, "\n")
-	var caps []string
-	for _, c := range strings.Split(strings.ToUpper(strings.TrimSpace(list)), ",") {
-		if c != "CAP_SYS_RESOURCE" { // the test itself may not have it
-			caps = append(caps, c)
-		}
+	defer status.Close()
+	sets, err := cap.ParseProcPIDStatus(status)
+	if err != nil {
+		t.Fatal(err)
 	}
+	caps, _ := cap.FromBitmap(sets[cap.Bounding])
+	caps = slices.DeleteFunc(caps, func(c string) bool { return c == "CAP_SYS_RESOURCE" }) // the test itself may not have it
 	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
 }
 

@@ -167,11 +167,31 @@ type making struct {
 	created func(ctx context.Context, pid uint32) error
 }
 
+// vacateTime is how long a start waits for the processes of a former container to leave its cgroup, which they do once they have ended.
+const vacateTime = 5 * time.Second
+
+// vacateCgroup removes the cgroup that is left of a container whose shim died. If it cannot be, the start goes on and may not succeed.
+func (e *Engine) vacateCgroup(ctx context.Context, id string, role Role) {
+	path := e.cgroups.GuestPath(id)
+	if role == Display {
+		path = e.cgroups.DisplayPath(id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, vacateTime)
+	defer cancel()
+	if err := e.cgroups.Vacate(ctx, path); err != nil {
+		e.log.Warn("the cgroup of a former container is left, with its limits and rules", "phone", id, "role", role.String(), "error", err)
+	}
+}
+
 // launch makes the container's record, its task, and starts it. If one of these does not succeed, nothing is left.
 func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (err error) {
 	var mounts []mount.Mount
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.createRecord(gctx, id, role, m.record, m.spec) })
+	g.Go(func() error {
+		e.vacateCgroup(gctx, id, role)
+		return nil
+	})
 	g.Go(func() error {
 		if m.rootfs == nil {
 			return nil

@@ -227,6 +227,20 @@ func TestHostWithoutContainerd(t *testing.T) {
 	}
 }
 
+func TestHostTellsOfBinder(t *testing.T) {
+	for want, b := range map[string]*phonehostv1.Binder{
+		"not known":                 nil, // an older agent's
+		"none":                      {Kind: phonehostv1.BinderKind_BINDER_KIND_NONE},
+		"binderfs":                  {Kind: phonehostv1.BinderKind_BINDER_KIND_BINDERFS},
+		"pool, 0 of 2 triples free": {Kind: phonehostv1.BinderKind_BINDER_KIND_POOL, Triples: 2},
+	} {
+		got := printed(t, func(w io.Writer) error { return Host(w, &phonehostv1.Host{Binder: b}, now) })
+		if !strings.Contains(got, "\nbinder      "+want+"\n") {
+			t.Errorf("no %q in\n%s", want, got)
+		}
+	}
+}
+
 func TestOperationOfManyPhonesIsShort(t *testing.T) {
 	op := &phonehostv1.Operation{Id: "op-1", Kind: phonehostv1.OperationKind_OPERATION_KIND_RESET, State: phonehostv1.OperationState_OPERATION_STATE_ABORTED}
 	for _, id := range []string{"a", "b", "c", "d", "e"} {

@@ -137,7 +137,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		Hosts: api.NewHostServer(api.HostConfig{
 			Name: name, Version: version, Start: a.start, StateDir: a.cfg.StateDir, PhonesByStatus: a.phones.CountByStatus,
 			Viewers: func() int { return int(a.hub.Totals().Viewers) }, ContainerdVersion: a.engine.Version,
-			Health: a.health, Doctor: check,
+			Binder: a.phones.Binder, Health: a.health, Doctor: check, Logger: a.logger,
 		}),
 		Images: api.NewImageServer(api.ImageConfig{
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,

@@ -26,8 +26,13 @@ import (
 	"github.com/phonehost/phonehost/scripts/testphone/property"
 )
 
-// native builds the program for this machine once for all tests.
-var native = sync.OnceValues(func() ([]byte, error) { return Build(context.Background(), runtime.GOARCH, "test") })
+// native is the program for this machine, built once for all tests or before them.
+var native = sync.OnceValues(func() ([]byte, error) {
+	if path, ok := testenv.Prebuilt("testphone"); ok {
+		return os.ReadFile(path)
+	}
+	return Build(context.Background(), runtime.GOARCH, "test")
+})
 
 // phone is a container that runc runs from the image's files.
 type phone struct {
