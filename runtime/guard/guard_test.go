@@ -154,6 +154,20 @@ func cgroups(t *testing.T) (guest, below, other string, id uint64) {
 	return guest, below, other, st.Ino
 }
 
+// devicesV1 keeps the hierarchy of cgroup v1's device rules mounted, which the kernel would take down and build up again.
+func devicesV1(t *testing.T) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := unix.Mount("cgroup", dir, "cgroup", 0, "devices"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // bpffs makes sure that there is a BPF file system and returns a directory for pins.
 func bpffs(t *testing.T) string {
 	t.Helper()
@@ -178,6 +192,7 @@ func TestVMGuard(t *testing.T) {
 	vm.Run(t, vm.On("6.1").Arch("amd64").And(vm.On("6.12"), vm.On("7.3").Nightly()), func(t *testing.T) {
 		guest, below, other, id := cgroups(t)
 		dir := bpffs(t)
+		devicesV1(t)
 		before := tried(t, below)
 		for _, what := range refused {
 			if before[what] == "EPERM" {
