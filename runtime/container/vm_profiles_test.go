@@ -180,7 +180,6 @@ var (
 		"remount sysfs":                      "",
 		"remount the mount of sysfs":         "",
 		"write /data/try/sysfs/kernel/mm/transparent_hugepage/enabled": "",
-		"write /sys/kernel/mm/transparent_hugepage/enabled":            "EPERM",
 		"mount debugfs":                                 "EPERM",
 		"mount securityfs":                              "EPERM",
 		"mount binder where init does":                  "EPERM",

@@ -25,17 +25,8 @@ func programs(m *maps, level int) ([]program, error) {
 	}
 	var list []program
 	for _, hook := range hooks {
-		b := &builder{maps: m, level: int32(level), layout: l}
-		switch hook {
-		case "sb_mount":
-			b.sbMount()
-		case "file_open":
-			b.fileOpen()
-		case "inode_setattr":
-			b.inodeSetattr()
-		}
 		prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-			Name: "guard_" + hook, Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: hook, License: "Dual MIT/GPL", Instructions: b.code,
+			Name: "guard_" + hook, Type: ebpf.LSM, AttachType: ebpf.AttachLSMMac, AttachTo: hook, License: "Dual MIT/GPL", Instructions: instructions(hook, m, level, l),
 		})
 		if err != nil {
 			for _, p := range list {
@@ -46,6 +37,20 @@ func programs(m *maps, level int) ([]program, error) {
 		list = append(list, program{hook, prog})
 	}
 	return list, nil
+}
+
+// instructions returns the program of a hook.
+func instructions(hook string, m *maps, level int, l *layout) asm.Instructions {
+	b := &builder{maps: m, level: int32(level), layout: l}
+	switch hook {
+	case "sb_mount":
+		b.sbMount()
+	case "file_open":
+		b.fileOpen()
+	case "inode_setattr":
+		b.inodeSetattr()
+	}
+	return b.code
 }
 
 // The programs are written in assembler: they are small, and read structures whose layout is known only where they run. R6 is the
@@ -115,7 +120,8 @@ func (b *builder) lookup(m *ebpf.Map) {
 // read reads size bytes of the kernel's memory at base+offset into to, a number of at most 8 bytes.
 func (b *builder) read(to, base asm.Register, offset int32, size asm.Size) {
 	b.add(
-		asm.StoreImm(asm.RFP, stackWord, 0, asm.DWord),
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.RFP, stackWord, asm.R1, asm.DWord),
 		asm.Mov.Reg(asm.R3, base),
 		asm.Add.Imm(asm.R3, offset),
 		asm.Mov.Imm(asm.R2, int32(size.Sizeof())),
@@ -128,8 +134,9 @@ func (b *builder) read(to, base asm.Register, offset int32, size asm.Size) {
 
 // readName reads the string whose address is in from to the key on the stack.
 func (b *builder) readName(from asm.Register) {
+	b.add(asm.Mov.Imm(asm.R1, 0))
 	for at := int16(0); at < nameSize; at += 8 {
-		b.add(asm.StoreImm(asm.RFP, stackKey+at, 0, asm.DWord))
+		b.add(asm.StoreMem(asm.RFP, stackKey+at, asm.R1, asm.DWord))
 	}
 	b.add(
 		asm.Mov.Reg(asm.R3, from),
