@@ -36,6 +36,9 @@ func newServer(c access.Config) *grpc.Server {
 	phonehostv1.RegisterStreamServiceServer(srv, phonehostv1.UnimplementedStreamServiceServer{})
 	phonehostv1.RegisterOperationServiceServer(srv, phonehostv1.UnimplementedOperationServiceServer{})
 	phonehostv1.RegisterImageServiceServer(srv, phonehostv1.UnimplementedImageServiceServer{})
+	phonehostv1.RegisterCommandServiceServer(srv, phonehostv1.UnimplementedCommandServiceServer{})
+	phonehostv1.RegisterAppServiceServer(srv, phonehostv1.UnimplementedAppServiceServer{})
+	phonehostv1.RegisterFileServiceServer(srv, phonehostv1.UnimplementedFileServiceServer{})
 	phonehostv1.RegisterEventServiceServer(srv, phonehostv1.UnimplementedEventServiceServer{})
 	healthpb.RegisterHealthServer(srv, health.NewServer())
 	reflection.Register(srv)
@@ -214,11 +217,21 @@ func TestSensitiveRPCs(t *testing.T) {
 	t.Parallel()
 	want := map[string]access.Role{
 		"/phonehost.v1.PhoneService/Exec":             access.RoleAdmin,
+		"/phonehost.v1.CommandService/RunCommand":     access.RoleAdmin,
+		"/phonehost.v1.CommandService/StartCommand":   access.RoleAdmin,
+		"/phonehost.v1.FileService/PushFile":          access.RoleAdmin,
+		"/phonehost.v1.AppService/InstallApp":         access.RoleOperator,
+		"/phonehost.v1.AppService/UninstallApp":       access.RoleOperator,
+		"/phonehost.v1.AppService/ListApps":           access.RoleViewer,
+		"/phonehost.v1.FileService/PullFile":          access.RoleAdmin,
 		"/phonehost.v1.PhoneService/CreatePhone":      access.RoleAdmin,
 		"/phonehost.v1.PhoneService/Delete":           access.RoleAdmin,
 		"/phonehost.v1.ImageService/ImportImage":      access.RoleAdmin,
 		"/phonehost.v1.ImageService/PullImage":        access.RoleAdmin,
 		"/phonehost.v1.ImageService/RemoveImage":      access.RoleAdmin,
+		"/phonehost.v1.PhoneService/Freeze":           access.RoleAdmin,
+		"/phonehost.v1.PhoneService/Unfreeze":         access.RoleAdmin,
+		"/phonehost.v1.PhoneService/Update":           access.RoleAdmin,
 		"/phonehost.v1.PhoneService/PowerOff":         access.RoleOperator,
 		"/phonehost.v1.PhoneService/Reset":            access.RoleOperator,
 		"/phonehost.v1.PhoneService/Logs":             access.RoleOperator,

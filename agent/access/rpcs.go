@@ -14,12 +14,30 @@ var required = map[string]Role{
 	"/phonehost.v1.PhoneService/PowerOff":   RoleOperator,
 	"/phonehost.v1.PhoneService/Restart":    RoleOperator,
 	"/phonehost.v1.PhoneService/Reset":      RoleOperator,
+
+	"/phonehost.v1.PhoneService/BatchGetStatus": RoleViewer,
+	// What a phone may use, for how long, and whether at all is its owner's decision.
+	"/phonehost.v1.PhoneService/Freeze":   RoleAdmin,
+	"/phonehost.v1.PhoneService/Unfreeze": RoleAdmin,
+	"/phonehost.v1.PhoneService/Update":   RoleAdmin,
 	// What a guest prints may be its user's business.
 	"/phonehost.v1.PhoneService/Logs":        RoleOperator,
 	"/phonehost.v1.PhoneService/CreatePhone": RoleAdmin,
 	"/phonehost.v1.PhoneService/Delete":      RoleAdmin,
 	// Exec is root inside the guest.
 	"/phonehost.v1.PhoneService/Exec": RoleAdmin,
+
+	// Commands are root inside the guest, and so are whoever writes and reads its files.
+	"/phonehost.v1.CommandService/RunCommand":   RoleAdmin,
+	"/phonehost.v1.CommandService/StartCommand": RoleAdmin,
+	"/phonehost.v1.FileService/PushFile":        RoleAdmin,
+	"/phonehost.v1.FileService/PullFile":        RoleAdmin,
+
+	"/phonehost.v1.AppService/ListApps":     RoleViewer,
+	"/phonehost.v1.AppService/InstallApp":   RoleOperator,
+	"/phonehost.v1.AppService/UninstallApp": RoleOperator,
+	"/phonehost.v1.AppService/StartApp":     RoleOperator,
+	"/phonehost.v1.AppService/StopApp":      RoleOperator,
 
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
@@ -31,10 +49,11 @@ var required = map[string]Role{
 
 	"/phonehost.v1.EventService/Watch": RoleViewer,
 
-	"/phonehost.v1.ImageService/ListImages":  RoleViewer,
-	"/phonehost.v1.ImageService/PullImage":   RoleAdmin,
-	"/phonehost.v1.ImageService/ImportImage": RoleAdmin,
-	"/phonehost.v1.ImageService/RemoveImage": RoleAdmin,
+	"/phonehost.v1.ImageService/ListImages":     RoleViewer,
+	"/phonehost.v1.ImageService/PullImage":      RoleAdmin,
+	"/phonehost.v1.ImageService/ImportImage":    RoleAdmin,
+	"/phonehost.v1.ImageService/ImportWaydroid": RoleAdmin,
+	"/phonehost.v1.ImageService/RemoveImage":    RoleAdmin,
 
 	"/grpc.health.v1.Health/Check": RoleViewer,
 	"/grpc.health.v1.Health/List":  RoleViewer,

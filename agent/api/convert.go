@@ -8,6 +8,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -25,11 +26,36 @@ func specFromProto(m *phonehostv1.PhoneSpec) phone.Spec {
 		Display:    phone.Display{Width: d.GetWidth(), Height: d.GetHeight(), DPI: d.GetDpi(), MaxFPS: d.GetMaxFps()},
 		Properties: m.GetProperties(), Labels: m.GetLabels(),
 		RestartPolicy: phone.RestartPolicy(m.GetRestartPolicy()),
+		Lease:         phone.Lease{ExpiresAt: timeOf(m.GetLease().GetExpiresAt()), RetainUntil: timeOf(m.GetLease().GetRetainUntil())},
 	}
 }
 
+// checkSpec refuses times that are none; all other values are checked by package phone.
+func checkSpec(m *phonehostv1.PhoneSpec) error {
+	for _, f := range []struct {
+		field string
+		value *timestamppb.Timestamp
+	}{{"spec.lease.expires_at", m.GetLease().GetExpiresAt()}, {"spec.lease.retain_until", m.GetLease().GetRetainUntil()}} {
+		if f.value == nil {
+			continue
+		}
+		if err := f.value.CheckValid(); err != nil {
+			return fault.Field(f.field, "is not a time: %v", err)
+		}
+	}
+	return nil
+}
+
+// timeOf converts a time; an absent one is zero.
+func timeOf(m *timestamppb.Timestamp) time.Time {
+	if m == nil {
+		return time.Time{}
+	}
+	return m.AsTime()
+}
+
 func specToProto(s phone.Spec) *phonehostv1.PhoneSpec {
-	return &phonehostv1.PhoneSpec{
+	m := &phonehostv1.PhoneSpec{
 		Id: s.ID, Image: s.Image, Profile: s.Profile,
 		Vcpus: s.VCPUs, CpuWeight: s.CPUWeight, MemoryBytes: s.MemoryBytes, DataBytes: s.DataBytes,
 		Display: &phonehostv1.DisplaySpec{
@@ -38,6 +64,10 @@ func specToProto(s phone.Spec) *phonehostv1.PhoneSpec {
 		Properties: s.Properties, Labels: s.Labels,
 		RestartPolicy: phonehostv1.RestartPolicy(s.RestartPolicy),
 	}
+	if l := s.Lease; !l.ExpiresAt.IsZero() || !l.RetainUntil.IsZero() {
+		m.Lease = &phonehostv1.Lease{ExpiresAt: timestamp(l.ExpiresAt), RetainUntil: timestamp(l.RetainUntil)}
+	}
+	return m
 }
 
 // phoneToProto joins a snapshot with what its display reports and who watches it.
@@ -58,12 +88,17 @@ func phoneToProto(s phone.Snapshot, state display.State, viewers int) *phonehost
 		LastFailure:    failureToProto(r.LastFailure),
 		InitPid:        s.InitPID,
 		Revision:       s.Revision,
+
+		PendingRestart: s.PendingRestart, QueuePosition: uint32(s.QueuePosition), DataAndroidVersion: r.DataAndroid,
+		OperationId: s.OperationID(),
+	}
+	for _, f := range r.Freezes {
+		m.Freezes = append(m.Freezes, &phonehostv1.Freeze{
+			Reason: phonehostv1.FreezeReason(f.Reason), Since: timestamp(f.Since), RequestedBy: f.RequestedBy,
+		})
 	}
 	if r.Booted.Generation > 0 {
 		m.LastBootDuration = durationpb.New(r.Booted.Duration)
-	}
-	if r.Task != nil {
-		m.OperationId = r.Task.OperationID
 	}
 	if r.Hold != nil {
 		m.Hold = &phonehostv1.Hold{Reason: r.Hold.Reason, Since: timestamp(r.Hold.Since)}
@@ -87,8 +122,21 @@ func operationToProto(op operation.Operation) *phonehostv1.Operation {
 	for _, r := range op.Results {
 		m.Results = append(m.Results, &phonehostv1.OperationResult{
 			PhoneId: r.PhoneID, State: phonehostv1.OperationState(r.State), Progress: r.Progress,
-			Failure: failureToProto(r.Failure), EndTime: timestamp(r.EndTime),
+			Failure: failureToProto(r.Failure), EndTime: timestamp(r.EndTime), Output: outputToProto(r.Output),
 		})
+	}
+	return m
+}
+
+func outputToProto(o *operation.Output) *phonehostv1.CommandOutput {
+	if o == nil {
+		return nil
+	}
+	m := &phonehostv1.CommandOutput{
+		Stdout: o.Stdout, Stderr: o.Stderr, StdoutDroppedBytes: o.StdoutDropped, StderrDroppedBytes: o.StderrDropped, Duration: durationpb.New(o.Duration),
+	}
+	if o.ExitCode != nil {
+		m.ExitCode = new(int32(*o.ExitCode))
 	}
 	return m
 }

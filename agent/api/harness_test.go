@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -21,8 +22,11 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/phonehost/phonehost/agent/access"
+	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/guestfile"
+	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/phone/phonetest"
@@ -46,14 +50,25 @@ type server struct {
 	api     *Server
 }
 
-// images knows the one image of the tests.
+// images knows the images of the tests: testphone, an older and a newer one, and one of another profile.
 type images struct{}
 
 func (images) Image(_ context.Context, ref string) (phone.Image, error) {
-	if ref == "testphone" || ref == "phonehost.dev/testphone:latest" {
-		return phone.Image{Name: "phonehost.dev/testphone:latest", Digest: "sha256:1", Profile: "testphone"}, nil
+	name := strings.TrimSuffix(strings.TrimPrefix(ref, "phonehost.dev/"), ":latest")
+	img := phone.Image{Name: "phonehost.dev/" + name + ":latest", Profile: "testphone"}
+	switch name {
+	case "testphone":
+		img.Digest, img.AndroidVersion = "sha256:1", "13"
+	case "older":
+		img.Digest, img.AndroidVersion = "sha256:2", "12"
+	case "newer":
+		img.Digest, img.AndroidVersion = "sha256:3", "14"
+	case "other":
+		img.Digest, img.Profile = "sha256:4", "waydroid"
+	default:
+		return phone.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
 	}
-	return phone.Image{}, fmt.Errorf("image %s: %w", ref, errdefs.ErrNotFound)
+	return img, nil
 }
 
 // screens is a display that has committed three frames more whenever it is asked.
@@ -81,6 +96,8 @@ func (g *guests) Exec(ctx context.Context, _ string, opts container.ExecOptions)
 	g.mu.Unlock()
 	return run(ctx, opts)
 }
+
+func (g *guests) EndExec(context.Context, string, string) error { return errdefs.ErrNotFound }
 
 func (g *guests) ReadLog(ctx context.Context, _ string, role container.Role, opts container.LogOptions, send func(container.LogLine) error) error {
 	g.mu.Lock()
@@ -111,7 +128,7 @@ func (d door) Accept() (net.Conn, error) {
 }
 
 // start serves the API until the test ends.
-func start(t *testing.T) *server {
+func start(t testing.TB) *server {
 	t.Helper()
 	db, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "db")})
 	if err != nil {
@@ -130,7 +147,7 @@ func start(t *testing.T) *server {
 	life, die := context.WithCancel(context.Background())
 	sup, err := phone.New(phone.Config{
 		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
-		Displays: phonetest.Displays{World: w}, Images: images{},
+		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
 	if err != nil {
@@ -140,6 +157,13 @@ func start(t *testing.T) *server {
 		t.Fatal(err)
 	}
 	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup}
+	commands := &command.Runner{Guests: s.guests, Phones: sup}
+	jobs, err := job.New(job.Config{
+		DB: db, Operations: ops, Phones: sup, Logger: logger, Handlers: map[operation.Kind]job.Handler{operation.Command: commands.Handler()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	grpcServer := NewServer(access.Config{}, Services{
 		Phones: NewPhoneServer(PhoneConfig{
 			Phones: sup, Guests: s.guests, Displays: &screens{}, Viewers: func(string) int { return 2 },
@@ -149,6 +173,8 @@ func start(t *testing.T) *server {
 		Streams:    phonehostv1.UnimplementedStreamServiceServer{},
 		Hosts:      phonehostv1.UnimplementedHostServiceServer{},
 		Images:     phonehostv1.UnimplementedImageServiceServer{},
+		Commands:   NewCommandServer(CommandConfig{Commands: commands, Jobs: jobs}),
+		Files:      NewFileServer(&guestfile.Copier{Guests: s.guests, Phones: sup}),
 	})
 	s.api = grpcServer
 	listener := bufconn.Listen(1 << 20)
@@ -166,6 +192,7 @@ func start(t *testing.T) *server {
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
+		jobs.Close()
 		die()
 		sup.Close()
 		journal.Close()
@@ -178,7 +205,7 @@ func start(t *testing.T) *server {
 }
 
 // create makes a phone.
-func (s *server) create(t *testing.T, id string) *phonehostv1.Phone {
+func (s *server) create(t testing.TB, id string) *phonehostv1.Phone {
 	t.Helper()
 	answer, err := s.phones.CreatePhone(t.Context(), &phonehostv1.CreatePhoneRequest{
 		Spec: &phonehostv1.PhoneSpec{Id: id, Image: "testphone", MemoryBytes: 256 << 20},
@@ -190,7 +217,7 @@ func (s *server) create(t *testing.T, id string) *phonehostv1.Phone {
 }
 
 // on makes a phone that runs.
-func (s *server) on(t *testing.T, id string) {
+func (s *server) on(t testing.TB, id string) {
 	t.Helper()
 	s.create(t, id)
 	answer, err := s.phones.PowerOn(t.Context(), &phonehostv1.PowerOnRequest{PhoneIds: []string{id}})
@@ -203,7 +230,7 @@ func (s *server) on(t *testing.T, id string) {
 }
 
 // finish waits for an operation.
-func (s *server) finish(t *testing.T, op *phonehostv1.Operation) *phonehostv1.Operation {
+func (s *server) finish(t testing.TB, op *phonehostv1.Operation) *phonehostv1.Operation {
 	t.Helper()
 	watch, err := s.ops.Watch(t.Context(), &phonehostv1.OperationServiceWatchRequest{OperationId: op.GetId()})
 	if err != nil {

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"google.golang.org/grpc/health"
@@ -12,6 +13,7 @@ import (
 	"github.com/phonehost/phonehost/agent/doctor"
 	warnings "github.com/phonehost/phonehost/agent/health"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"github.com/phonehost/phonehost/runtime/binder"
 )
 
 // askContainerd is how long GetHost waits for containerd's version.
@@ -28,6 +30,10 @@ type HostConfig struct {
 	PhonesByStatus func() [6]int
 	// Viewers counts the attached viewers.
 	Viewers func() int
+	// Binder tells what the kernel offers of binder, and how many sets of devices of its pool are free.
+	Binder func() (support binder.Support, free int, err error)
+	// Logger takes what GetHost could not find out and answers without.
+	Logger *slog.Logger
 	// ContainerdVersion asks containerd.
 	ContainerdVersion func(context.Context) (string, error)
 	// Health is the register of warnings.
@@ -62,12 +68,28 @@ func (s *hostServer) GetHost(ctx context.Context, _ *phonehostv1.GetHostRequest)
 	for _, f := range s.cfg.Health.List() {
 		host.Warnings = append(host.Warnings, warningToProto(f))
 	}
+	host.Binder = s.binder(ctx)
 	ctx, cancel := context.WithTimeout(ctx, askContainerd)
 	defer cancel()
 	if version, err := s.cfg.ContainerdVersion(ctx); err == nil {
 		host.ContainerdVersion = version // otherwise empty, and a warning of the register says why
 	}
 	return &phonehostv1.GetHostResponse{Host: host}, nil
+}
+
+// binder returns what the host has of binder; its kind is UNSPECIFIED if that cannot be found out.
+func (s *hostServer) binder(ctx context.Context) *phonehostv1.Binder {
+	support, free, err := s.cfg.Binder()
+	if err != nil {
+		s.cfg.Logger.WarnContext(ctx, "what the kernel offers of binder is not known", "error", err)
+		return new(phonehostv1.Binder)
+	}
+	kinds := map[binder.Kind]phonehostv1.BinderKind{
+		binder.None: phonehostv1.BinderKind_BINDER_KIND_NONE,
+		binder.FS:   phonehostv1.BinderKind_BINDER_KIND_BINDERFS,
+		binder.Pool: phonehostv1.BinderKind_BINDER_KIND_POOL,
+	}
+	return &phonehostv1.Binder{Kind: kinds[support.Kind], Triples: uint32(len(support.Triples)), TriplesFree: uint32(free)}
 }
 
 func (s *hostServer) RunDoctor(ctx context.Context, _ *phonehostv1.RunDoctorRequest) (*phonehostv1.RunDoctorResponse, error) {

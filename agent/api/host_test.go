@@ -1,15 +1,18 @@
 package api
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	grpchealth "google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/protobuf/testing/protocmp"
 
 	"github.com/phonehost/phonehost/agent/doctor"
 	"github.com/phonehost/phonehost/agent/health"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"github.com/phonehost/phonehost/runtime/binder"
 )
 
 func TestHost(t *testing.T) {
@@ -50,6 +53,34 @@ func TestHost(t *testing.T) {
 		if f.GetCheck() != doctor.Checks()[i].Name || f.GetSeverity() == phonehostv1.Severity_SEVERITY_UNSPECIFIED || f.GetMessage() == "" {
 			t.Errorf("finding %v", f)
 		}
+	}
+}
+
+func TestHostTellsOfBinder(t *testing.T) {
+	m := newMedia(t)
+	for _, tt := range []struct {
+		name    string
+		support binder.Support
+		free    int
+		err     error
+		want    *phonehostv1.Binder
+	}{
+		{"none", binder.Support{}, 0, nil, &phonehostv1.Binder{Kind: phonehostv1.BinderKind_BINDER_KIND_NONE}},
+		{"binderfs", binder.Support{Kind: binder.FS, Major: 510}, 0, nil, &phonehostv1.Binder{Kind: phonehostv1.BinderKind_BINDER_KIND_BINDERFS}},
+		{"pool", binder.Support{Kind: binder.Pool, Triples: make([]binder.Triple, 3)}, 2, nil,
+			&phonehostv1.Binder{Kind: phonehostv1.BinderKind_BINDER_KIND_POOL, Triples: 3, TriplesFree: 2}},
+		{"not known", binder.Support{}, 0, errors.New("no /proc"), new(phonehostv1.Binder)},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m.binder = func() (binder.Support, int, error) { return tt.support, tt.free, tt.err }
+			answer, err := m.hosts.GetHost(t.Context(), new(phonehostv1.GetHostRequest))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, answer.GetHost().GetBinder(), protocmp.Transform()); diff != "" {
+				t.Errorf("binder (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 

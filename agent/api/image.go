@@ -22,6 +22,7 @@ const ImageInUse = "IMAGE_IN_USE"
 type ImageStore interface {
 	Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error)
 	Import(ctx context.Context, name string, archive io.Reader) (image.Image, error)
+	ImportWaydroid(ctx context.Context, name string, w image.Waydroid) (image.Image, error)
 	List(ctx context.Context) ([]image.Image, error)
 	Get(ctx context.Context, ref string) (image.Image, error)
 	Remove(ctx context.Context, ref string) error
@@ -36,6 +37,8 @@ type ImageConfig struct {
 	// DiskFree returns the free bytes where images are kept; below DiskReserveBytes pulls and imports are refused.
 	DiskFree         func() (uint64, error)
 	DiskReserveBytes uint64
+	// SpoolDir is where images are kept while they are made from others, in files without a name.
+	SpoolDir string
 }
 
 // NewImageServer returns the ImageService.
@@ -126,7 +129,8 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func checkChunk(q *phonehostv1.ImportImageRequest) ([]byte, error) {
+// checkChunk refuses a message that is larger than messages are.
+func checkChunk(q interface{ GetChunk() []byte }) ([]byte, error) {
 	if n := len(q.GetChunk()); n > maxChunk {
 		return nil, fault.Field("chunk", "%d bytes are more than %d", n, maxChunk)
 	}
@@ -180,6 +184,6 @@ func (s *imageServer) checkDisk() error {
 func (s *imageServer) toProto(img image.Image) *phonehostv1.Image {
 	return &phonehostv1.Image{
 		Name: img.Name, Digest: img.Digest, SizeBytes: img.SizeBytes, CreateTime: timestamppb.New(img.CreatedAt),
-		Profile: img.Profile, Platforms: img.Platforms, Phones: uint32(max(s.cfg.Users(img.Name), 0)),
+		Profile: img.Profile, AndroidRelease: img.AndroidRelease, AndroidSdk: img.AndroidSDK, Platforms: img.Platforms, Phones: uint32(max(s.cfg.Users(img.Name), 0)),
 	}
 }

@@ -21,7 +21,9 @@ type memoryStore struct {
 	images []image.Image
 	err    error
 	got    []byte
+	vendor []byte
 	name   string
+	dir    string
 }
 
 func (s *memoryStore) Pull(ctx context.Context, ref string, progress func(image.Progress)) (image.Image, error) {
@@ -35,6 +37,19 @@ func (s *memoryStore) Import(ctx context.Context, name string, archive io.Reader
 	b, err := io.ReadAll(archive)
 	s.got, s.name = b, name
 	return image.Image{Name: name}, errors.Join(err, s.err)
+}
+
+func (s *memoryStore) ImportWaydroid(ctx context.Context, name string, w image.Waydroid) (image.Image, error) {
+	system, err := io.ReadAll(w.System)
+	if err != nil {
+		return image.Image{}, err
+	}
+	if err := w.Room(); err != nil {
+		return image.Image{}, err
+	}
+	vendor, err := io.ReadAll(w.Vendor)
+	s.got, s.vendor, s.name, s.dir = system, vendor, name, w.Dir
+	return image.Image{Name: name, Profile: "waydroid", AndroidRelease: "13", AndroidSDK: 33}, errors.Join(err, s.err)
 }
 
 func (s *memoryStore) List(context.Context) ([]image.Image, error) { return s.images, s.err }
@@ -133,6 +148,58 @@ func TestImportImage(t *testing.T) {
 	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "before its first message")
 	m.store.err = errdefs.ErrInvalidArgument
 	_, err = send(first)
+	wantStatus(t, err, codes.InvalidArgument, "", "invalid argument")
+	m.diskFree = 1
+	_, err = send(first)
+	wantStatus(t, err, codes.ResourceExhausted, fault.DiskLow, "reserve")
+}
+
+func TestImportWaydroid(t *testing.T) {
+	const system, vendor = phonehostv1.WaydroidPart_WAYDROID_PART_SYSTEM, phonehostv1.WaydroidPart_WAYDROID_PART_VENDOR
+	m := newMedia(t)
+	send := func(messages ...*phonehostv1.ImportWaydroidRequest) (*phonehostv1.ImportWaydroidResponse, error) {
+		call, err := m.images.ImportWaydroid(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range messages {
+			if err := call.Send(q); err != nil {
+				break // CloseAndRecv tells why
+			}
+		}
+		return call.CloseAndRecv()
+	}
+	chunk := func(part phonehostv1.WaydroidPart, n int) *phonehostv1.ImportWaydroidRequest {
+		return &phonehostv1.ImportWaydroidRequest{Part: part, Chunk: bytes.Repeat([]byte{byte(part)}, n)}
+	}
+	first := chunk(system, 3)
+	first.Name = "phonehost.dev/waydroid:20"
+	answer, err := send(first, chunk(system, 64<<10), chunk(system, 0), chunk(vendor, 0), chunk(vendor, 7), chunk(vendor, 64<<10))
+	if img := answer.GetImage(); err != nil || img.GetName() != first.Name || img.GetProfile() != "waydroid" || img.GetAndroidRelease() != "13" || img.GetAndroidSdk() != 33 {
+		t.Fatalf("answer %v, %v", answer, err)
+	}
+	if !bytes.Equal(m.store.got, bytes.Repeat([]byte{1}, 3+(64<<10))) || !bytes.Equal(m.store.vendor, bytes.Repeat([]byte{2}, 7+(64<<10))) || m.store.dir != m.dir {
+		t.Errorf("the store got %d and %d bytes, to be kept in %s", len(m.store.got), len(m.store.vendor), m.store.dir)
+	}
+	if _, err = send(first); err != nil || len(m.store.vendor) != 0 {
+		t.Errorf("without a vendor's image, which the store judges: %v, %d bytes", err, len(m.store.vendor))
+	}
+	_, err = send()
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "before its first message")
+	_, err = send(chunk(system, 1))
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "name: is empty")
+	_, err = send(first, chunk(vendor, 1), chunk(system, 1))
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "goes on after the vendor's")
+	_, err = send(first, chunk(0, 1))
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "part: 0 is neither")
+	_, err = send(first, chunk(3, 1))
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "part: 3 is neither")
+	_, err = send(first, chunk(system, 64<<10+1))
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "chunk: 65537")
+	_, err = send(first, first)
+	wantStatus(t, err, codes.InvalidArgument, fault.InvalidField, "name: is for the first message only")
+	m.store.err = errdefs.ErrInvalidArgument
+	_, err = send(first, chunk(vendor, 1))
 	wantStatus(t, err, codes.InvalidArgument, "", "invalid argument")
 	m.diskFree = 1
 	_, err = send(first)

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/stream"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"github.com/phonehost/phonehost/runtime/binder"
 )
 
 // media is a server of streams, host and images, reached through memory. A call's metadata "caller" names its
@@ -41,6 +43,7 @@ type media struct {
 	health   *health.Registry
 	store    *memoryStore
 	diskFree uint64
+	binder   func() (binder.Support, int, error)
 
 	mu     sync.Mutex
 	phones map[string]bool // whether they are on
@@ -84,6 +87,7 @@ func as(ctx context.Context, name string) context.Context {
 func newMedia(t *testing.T) *media {
 	t.Helper()
 	m := &media{dir: t.TempDir(), health: health.New(nil), store: &memoryStore{}, diskFree: 10 << 30, phones: map[string]bool{"p1": true, "off": false}}
+	m.binder = func() (binder.Support, int, error) { return binder.Support{}, 0, nil }
 	var err error
 	if m.displays, err = display.NewRegistry(display.Config{Dir: m.dir}); err != nil {
 		t.Fatal(err)
@@ -103,11 +107,13 @@ func newMedia(t *testing.T) *media {
 			}
 			return "1.6.20", nil
 		},
+		Binder: func() (binder.Support, int, error) { return m.binder() },
+		Logger: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Health: m.health,
 		Doctor: doctor.New(doctor.Config{StateDir: m.dir, Health: m.health}),
 	}))
 	phonehostv1.RegisterImageServiceServer(server, NewImageServer(ImageConfig{
-		Store: m.store, DiskReserveBytes: 1 << 30,
+		Store: m.store, DiskReserveBytes: 1 << 30, SpoolDir: m.dir,
 		DiskFree: func() (uint64, error) { return m.diskFree, nil },
 		Users: func(ref string) int {
 			if ref == "phonehost.dev/used:1" {

@@ -76,11 +76,26 @@ func (s *phoneServer) CreatePhone(ctx context.Context, q *phonehostv1.CreatePhon
 	if q.GetSpec() == nil {
 		return nil, statusError(fault.Field("spec", "is missing"))
 	}
-	snap, err := s.cfg.Phones.Create(ctx, specFromProto(q.GetSpec()))
+	if err := checkSpec(q.GetSpec()); err != nil {
+		return nil, statusError(err)
+	}
+	spec := specFromProto(q.GetSpec())
+	if q.GetCloneFrom() == "" {
+		snap, err := s.cfg.Phones.Create(ctx, spec)
+		if err != nil {
+			return nil, statusError(err)
+		}
+		return &phonehostv1.CreatePhoneResponse{Phone: s.toProto(snap)}, nil
+	}
+	snap, op, err := s.cfg.Phones.Clone(ctx, spec, q.GetCloneFrom(), caller(ctx))
 	if err != nil {
 		return nil, statusError(err)
 	}
-	return &phonehostv1.CreatePhoneResponse{Phone: s.toProto(snap)}, nil
+	answer := &phonehostv1.CreatePhoneResponse{Phone: s.toProto(snap)}
+	if op != nil {
+		answer.Operation = operationToProto(*op)
+	}
+	return answer, nil
 }
 
 // refresh asks the displays of phones for their counters, many at a time.
@@ -136,6 +151,27 @@ func (s *phoneServer) ListPhones(ctx context.Context, q *phonehostv1.ListPhonesR
 
 func tooManyIDs(n int) error {
 	return fault.Field("phone_ids", "%d ids are more than %d", n, maxListed)
+}
+
+func (s *phoneServer) BatchGetStatus(_ context.Context, q *phonehostv1.BatchGetStatusRequest) (*phonehostv1.BatchGetStatusResponse, error) {
+	ids := q.GetPhoneIds()
+	if len(ids) == 0 || len(ids) > maxListed {
+		return nil, statusError(fault.Field("phone_ids", "%d ids must be 1..%d", len(ids), maxListed))
+	}
+	answer := &phonehostv1.BatchGetStatusResponse{Entries: make([]*phonehostv1.PhoneStatusEntry, 0, len(ids))}
+	for _, st := range s.cfg.Phones.Statuses(ids) {
+		m := &phonehostv1.PhoneStatusEntry{PhoneId: st.ID, Exists: st.Exists}
+		if st.Exists {
+			m.Status, m.Reason, m.Hold = phonehostv1.PhoneStatus(st.Status), st.Reason, st.Hold
+			m.OperationId, m.QueuePosition, m.Revision = st.OperationID, uint32(st.QueuePosition), st.Revision
+			m.Streaming = s.cfg.Viewers(st.ID) > 0
+			for _, reason := range st.Freezes {
+				m.Freezes = append(m.Freezes, phonehostv1.FreezeReason(reason))
+			}
+		}
+		answer.Entries = append(answer.Entries, m)
+	}
+	return answer, nil
 }
 
 func (s *phoneServer) Watch(q *phonehostv1.WatchRequest, stream grpc.ServerStreamingServer[phonehostv1.WatchResponse]) error {

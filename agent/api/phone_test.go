@@ -159,7 +159,7 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 	for n := range 6 {
 		compare(phonehostv1.PhoneStatus(0).Descriptor(), "PHONE_STATUS_", n, phone.Status(n).String())
 	}
-	for k := operation.PowerOn; k <= operation.Delete; k++ {
+	for _, k := range operation.Kinds() {
 		compare(phonehostv1.OperationKind(0).Descriptor(), "OPERATION_KIND_", int(k), word(k.String()))
 	}
 	for st := operation.Running; st <= operation.Aborted; st++ {
@@ -167,6 +167,12 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 	}
 	for n, name := range map[phone.RestartPolicy]string{phone.Always: "ALWAYS", phone.OnGuestReboot: "ON_GUEST_REBOOT", phone.Never: "NEVER"} {
 		compare(phonehostv1.RestartPolicy(0).Descriptor(), "RESTART_POLICY_", int(n), name)
+	}
+	for f := phone.FrozenExpired; f <= phone.FrozenAdmin; f++ {
+		compare(phonehostv1.FreezeReason(0).Descriptor(), "FREEZE_REASON_", int(f), f.String())
+	}
+	if got := phonehostv1.FreezeReason(0).Descriptor().Values().Len() - 1; got != int(phone.FrozenAdmin) {
+		t.Errorf("the API knows %d reasons to freeze", got)
 	}
 	kinds := map[event.Kind]string{
 		event.PhoneCreated: "PHONE_CREATED", event.PhoneDeleted: "PHONE_DELETED", event.PhoneStatus: "PHONE_STATUS",
@@ -177,6 +183,7 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 		event.ContainerdLost: "CONTAINERD_LOST", event.ContainerdBack: "CONTAINERD_BACK",
 		event.SessionOpened: "SESSION_OPENED", event.SessionClosed: "SESSION_CLOSED", event.SessionRefused: "SESSION_REFUSED",
 		event.ViewerAttached: "VIEWER_ATTACHED", event.ViewerDetached: "VIEWER_DETACHED", event.OrphanRemoved: "ORPHAN_REMOVED",
+		event.PhoneFrozen: "PHONE_FROZEN", event.PhoneUnfrozen: "PHONE_UNFROZEN", event.PhoneUpdated: "PHONE_UPDATED",
 	}
 	if got := phonehostv1.EventKind(0).Descriptor().Values().Len() - 1; got != len(kinds) {
 		t.Errorf("the API knows %d kinds of events, this test %d", got, len(kinds))

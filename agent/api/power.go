@@ -61,7 +61,7 @@ func (s *phoneServer) PowerOff(ctx context.Context, q *phonehostv1.PowerOffReque
 
 func (s *phoneServer) Restart(ctx context.Context, q *phonehostv1.RestartRequest) (*phonehostv1.RestartResponse, error) {
 	op, err := s.submit(ctx, operation.Restart, q, func(r *phone.Request) (err error) {
-		r.Force = q.GetForce()
+		r.Force, r.Image = q.GetForce(), q.GetImage()
 		r.Grace, err = graceOf(q.GetGrace())
 		return err
 	})
@@ -69,11 +69,38 @@ func (s *phoneServer) Restart(ctx context.Context, q *phonehostv1.RestartRequest
 }
 
 func (s *phoneServer) Reset(ctx context.Context, q *phonehostv1.ResetRequest) (*phonehostv1.ResetResponse, error) {
-	op, err := s.submit(ctx, operation.Reset, q, nil)
+	op, err := s.submit(ctx, operation.Reset, q, func(r *phone.Request) error { r.Image = q.GetImage(); return nil })
 	return &phonehostv1.ResetResponse{Operation: op}, err
 }
 
 func (s *phoneServer) Delete(ctx context.Context, q *phonehostv1.DeleteRequest) (*phonehostv1.DeleteResponse, error) {
 	op, err := s.submit(ctx, operation.Delete, q, func(r *phone.Request) error { r.Force = q.GetForce(); return nil })
 	return &phonehostv1.DeleteResponse{Operation: op}, err
+}
+
+func (s *phoneServer) Freeze(ctx context.Context, q *phonehostv1.FreezeRequest) (*phonehostv1.FreezeResponse, error) {
+	op, err := s.submit(ctx, operation.Freeze, q, func(r *phone.Request) (err error) {
+		r.Freeze, r.Force = phone.FreezeReason(q.GetReason()), q.GetForce()
+		r.Grace, err = graceOf(q.GetGrace())
+		return err
+	})
+	return &phonehostv1.FreezeResponse{Operation: op}, err
+}
+
+func (s *phoneServer) Unfreeze(ctx context.Context, q *phonehostv1.UnfreezeRequest) (*phonehostv1.UnfreezeResponse, error) {
+	op, err := s.submit(ctx, operation.Unfreeze, q, func(r *phone.Request) error {
+		for _, reason := range q.GetReasons() {
+			r.Unfreeze = append(r.Unfreeze, phone.FreezeReason(reason))
+		}
+		return nil
+	})
+	return &phonehostv1.UnfreezeResponse{Operation: op}, err
+}
+
+func (s *phoneServer) Update(ctx context.Context, q *phonehostv1.UpdateRequest) (*phonehostv1.UpdateResponse, error) {
+	op, err := s.submit(ctx, operation.Update, q, func(r *phone.Request) error {
+		r.Patch = &phone.Patch{Spec: specFromProto(q.GetSpec()), Fields: q.GetUpdateMask().GetPaths()}
+		return checkSpec(q.GetSpec())
+	})
+	return &phonehostv1.UpdateResponse{Operation: op}, err
 }

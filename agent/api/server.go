@@ -23,6 +23,9 @@ type Services struct {
 	Streams    phonehostv1.StreamServiceServer
 	Hosts      phonehostv1.HostServiceServer
 	Images     phonehostv1.ImageServiceServer
+	Commands   phonehostv1.CommandServiceServer
+	Files      phonehostv1.FileServiceServer
+	Apps       phonehostv1.AppServiceServer
 }
 
 // Server is the one gRPC server that all doors share.
@@ -56,6 +59,9 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterStreamServiceServer(s, services.Streams)
 	phonehostv1.RegisterHostServiceServer(s, services.Hosts)
 	phonehostv1.RegisterImageServiceServer(s, services.Images)
+	phonehostv1.RegisterCommandServiceServer(s, services.Commands)
+	phonehostv1.RegisterFileServiceServer(s, services.Files)
+	phonehostv1.RegisterAppServiceServer(s, services.Apps)
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s

@@ -105,6 +105,30 @@ func (a *app) operations(ctx context.Context) (phonehostv1.OperationServiceClien
 	return phonehostv1.NewOperationServiceClient(c.Control()), nil
 }
 
+func (a *app) commands(ctx context.Context) (phonehostv1.CommandServiceClient, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return phonehostv1.NewCommandServiceClient(c.Control()), nil
+}
+
+func (a *app) apps(ctx context.Context) (phonehostv1.AppServiceClient, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return phonehostv1.NewAppServiceClient(c.Media()), nil // APKs are bulk
+}
+
+func (a *app) files(ctx context.Context) (phonehostv1.FileServiceClient, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return phonehostv1.NewFileServiceClient(c.Media()), nil // bulk
+}
+
 func (a *app) images(ctx context.Context) (phonehostv1.ImageServiceClient, error) {
 	c, err := a.connect(ctx)
 	if err != nil {

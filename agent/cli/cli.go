@@ -47,19 +47,27 @@ type Config struct {
 type commandLine struct {
 	globals
 
-	Create  createCmd  `cmd:"" group:"phones" help:"Create a phone; it is not started."`
-	Ls      lsCmd      `cmd:"" group:"phones" help:"List phones, or watch them with -w."`
-	Status  statusCmd  `cmd:"" group:"phones" help:"Show what phones are doing."`
-	Show    showCmd    `cmd:"" group:"phones" help:"Show everything about a phone."`
-	Spec    specCmd    `cmd:"" group:"phones" help:"Print the OCI runtime spec of a phone's next start."`
-	On      onCmd      `cmd:"" group:"phones" help:"Power phones on and wait until they have booted."`
-	Off     offCmd     `cmd:"" group:"phones" help:"Power phones off."`
-	Restart restartCmd `cmd:"" group:"phones" help:"Restart running phones."`
-	Reset   resetCmd   `cmd:"" group:"phones" help:"Give phones a fresh system and data volume; user data is destroyed."`
-	Rm      rmCmd      `cmd:"" group:"phones" help:"Delete phones and all that belongs to them."`
-	Exec    execCmd    `cmd:"" group:"phones" help:"Run a command in a phone and pass on its exit code."`
-	Shell   shellCmd   `cmd:"" group:"phones" help:"Open a shell in a phone."`
-	Logs    logsCmd    `cmd:"" group:"phones" help:"Print the output of a phone's guest or display."`
+	Create   createCmd   `cmd:"" group:"phones" help:"Create a phone, fresh or with the data of another; it is not started."`
+	Ls       lsCmd       `cmd:"" group:"phones" help:"List phones, or watch them with -w."`
+	Status   statusCmd   `cmd:"" group:"phones" help:"Show what phones are doing."`
+	Show     showCmd     `cmd:"" group:"phones" help:"Show everything about a phone."`
+	Spec     specCmd     `cmd:"" group:"phones" help:"Print the OCI runtime spec of a phone's next start."`
+	On       onCmd       `cmd:"" group:"phones" help:"Power phones on and wait until they have booted."`
+	Off      offCmd      `cmd:"" group:"phones" help:"Power phones off."`
+	Restart  restartCmd  `cmd:"" group:"phones" help:"Restart running phones, optionally from another image."`
+	Reset    resetCmd    `cmd:"" group:"phones" help:"Give phones a fresh system and data volume; user data is destroyed."`
+	Set      setCmd      `cmd:"" group:"phones" help:"Change what phones may use and what they are."`
+	Freeze   freezeCmd   `cmd:"" group:"phones" help:"Power phones off and keep them from being started, for a reason."`
+	Unfreeze unfreezeCmd `cmd:"" group:"phones" help:"Let phones be started again."`
+	Renew    renewCmd    `cmd:"" group:"phones" help:"Give phones a new end of their lease."`
+	Rm       rmCmd       `cmd:"" group:"phones" help:"Delete phones and all that belongs to them."`
+	Exec     execCmd     `cmd:"" group:"phones" help:"Run a command in a phone and pass on its exit code."`
+	Run      runCmd      `cmd:"" group:"phones" help:"Run a line of the shell in many phones and print what each says."`
+	Shell    shellCmd    `cmd:"" group:"phones" help:"Open a shell in a phone."`
+	App      appCmd      `cmd:"" group:"phones" help:"Install, list, start, stop and remove apps."`
+	Push     pushCmd     `cmd:"" group:"phones" help:"Copy a file into a phone."`
+	Pull     pullCmd     `cmd:"" group:"phones" help:"Copy a file out of a phone."`
+	Logs     logsCmd     `cmd:"" group:"phones" help:"Print the output of a phone's guest or display."`
 
 	Record     recordCmd     `cmd:"" group:"screen" help:"Record a phone's screen as H.264 or MP4 and measure the stream."`
 	Screenshot screenshotCmd `cmd:"" group:"screen" help:"Save a phone's screen as PNG."`
@@ -97,7 +105,7 @@ func Run(ctx context.Context, cfg Config) int {
 		_, _ = parser.Parse([]string{"--help"})
 		return exitUsage
 	}
-	parsed, err := parser.Parse(wheelNumbers(cfg.Args))
+	parsed, err := parser.Parse(runWords(wheelNumbers(cfg.Args)))
 	if *exited {
 		return exitDone // --help has been printed
 	}

@@ -62,8 +62,8 @@ func (c *completeCmd) Run(ctx context.Context, a *app) error {
 	}
 	line := readWords(parser.Model.Node, words[:len(words)-1])
 	candidates := line.candidates(words[len(words)-1])
-	if candidates == nil && line.flag == nil {
-		candidates = a.completeArgument(ctx, line)
+	if candidates == nil {
+		candidates = a.complete(ctx, line)
 	}
 	prefix := words[len(words)-1]
 	for _, candidate := range candidates {
@@ -182,14 +182,8 @@ func (w *words) argument() *kong.Value {
 	return nil
 }
 
-// completeArgument asks the agent that the line names for ids. An agent that does not answer offers nothing.
-func (a *app) completeArgument(ctx context.Context, w words) []string {
-	name := ""
-	if arg := w.argument(); arg != nil {
-		name = arg.Name
-	} else if len(w.node.Children) > 0 && w.node.Children[0].Type == kong.ArgumentNode {
-		name = w.node.Children[0].Argument.Name
-	}
+// complete asks the agent that the line names for ids. An agent that does not answer offers nothing.
+func (a *app) complete(ctx context.Context, w words) []string {
 	g := &a.globals
 	for flag, target := range map[string]*string{
 		"host": &g.Host, "hub": &g.Hub, "agent": &g.Agent, "cert": &g.Cert, "key": &g.Key, "ca": &g.CA,
@@ -200,17 +194,34 @@ func (a *app) completeArgument(ctx context.Context, w words) []string {
 	}
 	ctx, cancel := context.WithTimeout(ctx, completionTimeout)
 	defer cancel()
-	var ids []string
-	switch {
-	case w.node.Path() == "ops show" || w.node.Path() == "ops wait":
-		ids = a.operationIDs(ctx)
-	case w.node.Path() == "image rm":
-		ids = a.imageNames(ctx)
-	case name == "id" && w.node.Name != "create":
-		ids = a.phoneIDs(ctx)
-	}
+	ids := a.wanted(ctx, w)
 	slices.Sort(ids)
 	return ids
+}
+
+// wanted returns the ids that fit where the line is.
+func (a *app) wanted(ctx context.Context, w words) []string {
+	name := ""
+	if arg := w.argument(); arg != nil {
+		name = arg.Name
+	} else if len(w.node.Children) > 0 && w.node.Children[0].Type == kong.ArgumentNode {
+		name = w.node.Children[0].Argument.Name
+	}
+	switch {
+	case w.flag != nil && (w.flag.Name == "clone-from" || w.flag.Name == "phone"):
+		return a.phoneIDs(ctx)
+	case w.flag != nil && w.flag.Name == "image":
+		return a.imageNames(ctx)
+	case w.flag != nil:
+		return nil
+	case w.node.Path() == "ops show" || w.node.Path() == "ops wait":
+		return a.operationIDs(ctx)
+	case w.node.Path() == "image rm":
+		return a.imageNames(ctx)
+	case name == "id" && w.node.Name != "create":
+		return a.phoneIDs(ctx)
+	}
+	return nil
 }
 
 func (a *app) phoneIDs(ctx context.Context) []string {

@@ -16,7 +16,7 @@ func TestCompletion(t *testing.T) {
 		line string // the last word is the one being typed
 		want string
 	}{
-		{"re", "restart reset record"},
+		{"re", "restart reset renew record"},
 		{"sta", "status"},
 		{"__", ""},
 		{"image ", "pull import ls rm"},
@@ -39,6 +39,15 @@ func TestCompletion(t *testing.T) {
 		{"--output=json status cp-1", "cp-1"},
 		{"create x --restart-policy ", "always on-guest-reboot never"},
 		{"create --im", "--image"},
+		{"create cp-3 --clone-from cp", "cp-1 cp-2"},
+		{"restart cp-1 --image ", "testphone"},
+		{"reset --image test", "testphone"},
+		{"events --phone cp-", "cp-1 cp-2"},
+		{"freeze --reason ", "expired overdue violation police admin"},
+		{"freeze --reason police cp-", "cp-1 cp-2"},
+		{"unfreeze cp-", "cp-1 cp-2"},
+		{"set cp-1 --memory ", ""},
+		{"renew ", "cp-1 cp-2"},
 		{"on --no-", "--no-wait"},
 		{"on --no-wait cp-", "cp-1 cp-2"},
 		{"image import ", ""},

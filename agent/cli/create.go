@@ -9,17 +9,23 @@ import (
 
 type createCmd struct {
 	ID            string            `arg:"" help:"Name of the phone on this host: 1..32 of a-z, 0-9 and hyphens."`
-	Image         string            `required:"" placeholder:"IMG" help:"Image the host has, such as phonehost.dev/testphone:latest."`
+	Image         string            `placeholder:"IMG" help:"Image the host has, such as phonehost.dev/testphone:latest. Needed without --clone-from."`
+	CloneFrom     string            `placeholder:"ID" help:"Copy the data of this phone, which is off. What is not given here is as it is there, but for labels and lease."`
 	Profile       string            `placeholder:"NAME" help:"Kind of Android image. Default: what the image says."`
 	VCPUs         float64           `name:"vcpus" placeholder:"N" help:"CPU time in cores, parts too. Default: 2."`
 	CPUWeight     uint32            `name:"cpu-weight" placeholder:"N" help:"Share against other phones when CPUs are short, 1..10000. Default: 100."`
-	Memory        size              `default:"512MiB" placeholder:"SIZE" help:"Memory limit, such as 512MiB. Default: ${default}."`
+	Memory        *size             `placeholder:"SIZE" help:"Memory limit, such as 512MiB. Default: 512MiB."`
 	Data          size              `placeholder:"SIZE" help:"Size of /data, such as 4GiB; it is sparse. Default: 4GiB."`
 	Display       screen            `placeholder:"WxH@FPS" help:"Screen: 720x1280@30 or 720x1280@30/320dpi. Default: 720x1280@30/320dpi."`
 	Property      map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Property that the guest's init sets; may be repeated."`
 	Label         map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Word of yours to keep with the phone; may be repeated."`
-	RestartPolicy string            `enum:"always,on-guest-reboot,never" default:"always" placeholder:"POLICY" help:"What follows when the guest ends by itself: always, on-guest-reboot or never. Default: ${default}."`
+	RestartPolicy *string           `enum:"always,on-guest-reboot,never" placeholder:"POLICY" help:"What follows when the guest ends by itself: always, on-guest-reboot or never. Default: always."`
+	leasing
+	NoWait bool `help:"With --clone-from: do not wait for the end of the copy."`
 }
+
+// defaultMemory is the memory of a phone that is made from nothing.
+const defaultMemory = 512 << 20
 
 var restartPolicies = map[string]phonehostv1.RestartPolicy{
 	"always":          phonehostv1.RestartPolicy_RESTART_POLICY_ALWAYS,
@@ -28,21 +34,60 @@ var restartPolicies = map[string]phonehostv1.RestartPolicy{
 }
 
 func (c *createCmd) Run(ctx context.Context, a *app) error {
+	if c.Image == "" && c.CloneFrom == "" {
+		return usagef("create needs --image IMG, or --clone-from ID")
+	}
+	if c.NoWait && c.CloneFrom == "" {
+		return usagef("--no-wait is for --clone-from: nothing else is waited for")
+	}
 	phones, err := a.phones(ctx)
 	if err != nil {
 		return err
 	}
-	answer, err := phones.CreatePhone(ctx, &phonehostv1.CreatePhoneRequest{Spec: &phonehostv1.PhoneSpec{
-		Id: c.ID, Image: c.Image, Profile: c.Profile, Vcpus: c.VCPUs, CpuWeight: c.CPUWeight,
-		MemoryBytes: uint64(c.Memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
-		Properties: c.Property, Labels: c.Label, RestartPolicy: restartPolicies[c.RestartPolicy],
-	}})
+	answer, err := phones.CreatePhone(ctx, &phonehostv1.CreatePhoneRequest{Spec: c.spec(a), CloneFrom: c.CloneFrom})
 	if err != nil {
 		return about(c.ID, err)
 	}
 	phone := answer.GetPhone()
+	if op := answer.GetOperation(); op != nil && !c.NoWait {
+		if op, err = a.follow(ctx, op); err != nil {
+			return err
+		}
+		if err := a.outcome(op); err != nil {
+			return err
+		}
+		got, err := phones.GetPhone(ctx, &phonehostv1.GetPhoneRequest{PhoneId: c.ID})
+		if err != nil {
+			return about(c.ID, err)
+		}
+		phone = got.GetPhone()
+	}
 	return a.print(phone, func(io.Writer) error {
+		if id := phone.GetOperationId(); id != "" {
+			a.sayf("%s: created, its data is being copied; wait for it: `phonectl ops wait %s`", c.ID, id)
+			return nil
+		}
 		a.sayf("%s: created; start it: `phonectl on %s`", phone.GetSpec().GetId(), phone.GetSpec().GetId())
 		return nil
 	})
+}
+
+// spec is what the command line asks for.
+func (c *createCmd) spec(a *app) *phonehostv1.PhoneSpec {
+	memory := size(0) // as the other phone's
+	switch {
+	case c.Memory != nil:
+		memory = *c.Memory
+	case c.CloneFrom == "":
+		memory = defaultMemory
+	}
+	spec := &phonehostv1.PhoneSpec{
+		Id: c.ID, Image: c.Image, Profile: c.Profile, Vcpus: c.VCPUs, CpuWeight: c.CPUWeight,
+		MemoryBytes: uint64(memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
+		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()),
+	}
+	if c.RestartPolicy != nil {
+		spec.RestartPolicy = restartPolicies[*c.RestartPolicy]
+	}
+	return spec
 }

@@ -134,6 +134,9 @@ func noPhone(id string) error {
 }
 
 func (f *fakeAgent) CreatePhone(_ context.Context, in *phonehostv1.CreatePhoneRequest) (*phonehostv1.CreatePhoneResponse, error) {
+	if in.GetCloneFrom() != "" {
+		return f.clonePhone(in)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	spec := in.GetSpec()
@@ -341,6 +344,9 @@ func fakeFailure(kind phonehostv1.OperationKind, r *phonehostv1.OperationResult,
 func (f *fakeAgent) PowerOn(_ context.Context, in *phonehostv1.PowerOnRequest) (*phonehostv1.PowerOnResponse, error) {
 	op, err := f.begin(phonehostv1.OperationKind_OPERATION_KIND_POWER_ON, in.GetPhoneIds(), in.GetRequestId(),
 		func(p *phonehostv1.Phone) error {
+			if err := mustNotBeFrozen(p); err != nil {
+				return err
+			}
 			if running(p) {
 				return refuse(codes.FailedPrecondition, fault.AlreadyOn, nil, "phone %s: is 2 RUNNING", p.GetSpec().GetId())
 			}
@@ -383,13 +389,20 @@ func (f *fakeAgent) PowerOff(_ context.Context, in *phonehostv1.PowerOffRequest)
 
 func (f *fakeAgent) Restart(_ context.Context, in *phonehostv1.RestartRequest) (*phonehostv1.RestartResponse, error) {
 	op, err := f.begin(phonehostv1.OperationKind_OPERATION_KIND_RESTART, in.GetPhoneIds(), in.GetRequestId(), mustRun,
-		func(p *phonehostv1.Phone) { p.BootGeneration++ })
+		func(p *phonehostv1.Phone) {
+			p.BootGeneration++
+			p.PendingRestart = nil
+			p.Spec.Image = cmpString(in.GetImage(), p.GetSpec().GetImage())
+		})
 	return &phonehostv1.RestartResponse{Operation: op}, err
 }
 
 func (f *fakeAgent) Reset(_ context.Context, in *phonehostv1.ResetRequest) (*phonehostv1.ResetResponse, error) {
 	op, err := f.begin(phonehostv1.OperationKind_OPERATION_KIND_RESET, in.GetPhoneIds(), in.GetRequestId(),
-		func(*phonehostv1.Phone) error { return nil }, func(p *phonehostv1.Phone) { p.DataGeneration++ })
+		func(*phonehostv1.Phone) error { return nil }, func(p *phonehostv1.Phone) {
+			p.DataGeneration++
+			p.Spec.Image = cmpString(in.GetImage(), p.GetSpec().GetImage())
+		})
 	return &phonehostv1.ResetResponse{Operation: op}, err
 }
 
@@ -435,6 +448,7 @@ func (f *fakeAgent) GetHost(context.Context, *phonehostv1.GetHostRequest) (*phon
 	return &phonehostv1.GetHostResponse{Host: &phonehostv1.Host{
 		Name: "rack-1", Version: "1.0.0", Kernel: "6.1.0", Arch: "arm64", Cpus: 64, MemoryBytes: 256 << 30, MemoryAvailableBytes: 200 << 30,
 		DiskBytes: 2 << 40, DiskAvailableBytes: 1 << 40, ContainerdVersion: "1.6.20", StartTime: timestamppb.New(base), PhonesByStatus: counts,
+		Binder:   &phonehostv1.Binder{Kind: phonehostv1.BinderKind_BINDER_KIND_POOL, Triples: 4, TriplesFree: 3},
 		Warnings: []*phonehostv1.Warning{{Name: "disk-low", Severity: phonehostv1.Severity_SEVERITY_WARNING, Message: "less than 10 % free", Since: timestamppb.New(base)}},
 	}}, nil
 }

@@ -82,6 +82,34 @@ func (f *fakeImages) ImportImage(stream grpc.ClientStreamingServer[phonehostv1.I
 	})
 }
 
+func (f *fakeImages) ImportWaydroid(stream grpc.ClientStreamingServer[phonehostv1.ImportWaydroidRequest, phonehostv1.ImportWaydroidResponse]) error {
+	parts := map[phonehostv1.WaydroidPart]*bytes.Buffer{
+		phonehostv1.WaydroidPart_WAYDROID_PART_SYSTEM: {}, phonehostv1.WaydroidPart_WAYDROID_PART_VENDOR: {},
+	}
+	name := ""
+	for {
+		in, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if in.GetName() != "" {
+			name = in.GetName()
+		}
+		parts[in.GetPart()].Write(in.GetChunk())
+		if strings.HasPrefix(parts[phonehostv1.WaydroidPart_WAYDROID_PART_SYSTEM].String(), "PK") {
+			return status.Error(codes.InvalidArgument, "system.img: this is a zip archive")
+		}
+	}
+	var all []byte
+	for _, part := range []phonehostv1.WaydroidPart{phonehostv1.WaydroidPart_WAYDROID_PART_SYSTEM, phonehostv1.WaydroidPart_WAYDROID_PART_VENDOR} {
+		all = fmt.Appendf(all, "%v: %s", part, parts[part])
+	}
+	return stream.SendAndClose(&phonehostv1.ImportWaydroidResponse{Image: f.add(name, fmt.Sprintf("sha256:%x", sha256.Sum256(all)), len(all))})
+}
+
 func (f *fakeImages) PullImage(in *phonehostv1.PullImageRequest, stream grpc.ServerStreamingServer[phonehostv1.PullImageResponse]) error {
 	if !strings.Contains(in.GetName(), "/") {
 		return status.Errorf(codes.InvalidArgument, "reference %q names no registry", in.GetName())

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/phonehost/phonehost/agent/cli/render"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -13,7 +11,7 @@ import (
 
 type imageCmd struct {
 	Pull   imagePullCmd   `cmd:"" help:"Fetch an image from a registry."`
-	Import imageImportCmd `cmd:"" help:"Import an OCI archive from a file or the standard input."`
+	Import imageImportCmd `cmd:"" help:"Import an OCI archive from a file or the standard input, or Waydroid's two images."`
 	Ls     imageLsCmd     `cmd:"" help:"List the host's images."`
 	Rm     imageRmCmd     `cmd:"" help:"Remove images that no phone names."`
 }
@@ -53,83 +51,6 @@ func (a *app) imageArrived(image *phonehostv1.Image) error {
 		_, err := fmt.Fprintln(w, render.Printable(image.GetName()))
 		return err
 	})
-}
-
-type imageImportCmd struct {
-	File string `arg:"" help:"OCI archive (tar, also gzip or zstd compressed); - reads the standard input."`
-	Name string `placeholder:"NAME" help:"Name to give the image. Default: the one that the archive carries."`
-}
-
-func (c *imageImportCmd) Run(ctx context.Context, a *app) error {
-	archive, size, err := c.open(a)
-	if err != nil {
-		return err
-	}
-	defer archive.Close()
-	images, err := a.images(ctx)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := images.ImportImage(ctx)
-	if err != nil {
-		return err
-	}
-	bar := newTransfer(a.stderr, c.File)
-	defer bar.abandon()
-	if err := c.send(stream, archive, size, bar); err != nil {
-		return err
-	}
-	answer, err := stream.CloseAndRecv()
-	if err != nil {
-		return about(c.File, err)
-	}
-	bar.done()
-	return a.imageArrived(answer.GetImage())
-}
-
-// send sends the archive. When the agent refuses it midway, nil is returned and why comes out of CloseAndRecv.
-func (c *imageImportCmd) send(stream phonehostv1.ImageService_ImportImageClient, archive io.Reader, size uint64, bar *transfer) error {
-	buf := make([]byte, 64<<10)
-	request := &phonehostv1.ImportImageRequest{Name: c.Name}
-	for sent := uint64(0); ; {
-		n, err := io.ReadFull(archive, buf)
-		last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-		if err != nil && !last {
-			return fmt.Errorf("read %s: %w", c.File, err)
-		}
-		request.Chunk = buf[:n]
-		if stream.Send(request) != nil {
-			return nil
-		}
-		request = &phonehostv1.ImportImageRequest{}
-		sent += uint64(n)
-		bar.at("sending", sent, size)
-		if last {
-			bar.at("unpacking", sent, size)
-			return nil
-		}
-	}
-}
-
-// open opens the archive; size is 0 where it is not known.
-func (c *imageImportCmd) open(a *app) (archive io.ReadCloser, size uint64, err error) {
-	if c.File == "-" {
-		if _, tty := terminal(a.stdin); tty {
-			return nil, 0, usagef("the standard input is a terminal: `phonectl image import - < FILE`")
-		}
-		return io.NopCloser(a.stdin), 0, nil
-	}
-	f, err := os.Open(c.File)
-	if err != nil {
-		return nil, 0, err
-	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, 0, errors.Join(err, f.Close())
-	}
-	return f, uint64(info.Size()), nil
 }
 
 type imageLsCmd struct{}

@@ -7,7 +7,8 @@ import (
 )
 
 type resetCmd struct {
-	IDs []string `arg:"" name:"id" help:"The phones, up to 100."`
+	IDs   []string `arg:"" name:"id" help:"The phones, up to 100."`
+	Image string   `placeholder:"IMG" help:"Reset them to this image of their profile. Default: their own."`
 	waiting
 }
 
@@ -16,7 +17,7 @@ func (c *resetCmd) Run(ctx context.Context, a *app) error {
 	if err != nil {
 		return err
 	}
-	answer, err := phones.Reset(ctx, &phonehostv1.ResetRequest{PhoneIds: c.IDs, RequestId: c.RequestID})
+	answer, err := phones.Reset(ctx, &phonehostv1.ResetRequest{PhoneIds: c.IDs, RequestId: c.RequestID, Image: c.Image})
 	if err != nil {
 		return about(first(c.IDs), err)
 	}

@@ -7,7 +7,8 @@ import (
 )
 
 type restartCmd struct {
-	IDs []string `arg:"" name:"id" help:"The phones, up to 100."`
+	IDs   []string `arg:"" name:"id" help:"The phones, up to 100."`
+	Image string   `placeholder:"IMG" help:"Start them from this image of their profile, on the same data. Default: what they have."`
 	ending
 	waiting
 }
@@ -18,7 +19,7 @@ func (c *restartCmd) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	answer, err := phones.Restart(ctx, &phonehostv1.RestartRequest{
-		PhoneIds: c.IDs, RequestId: c.RequestID, Grace: c.grace(), Force: c.Force,
+		PhoneIds: c.IDs, RequestId: c.RequestID, Grace: c.grace(), Force: c.Force, Image: c.Image,
 	})
 	if err != nil {
 		return about(first(c.IDs), err)

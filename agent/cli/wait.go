@@ -34,12 +34,9 @@ func (a *app) finish(ctx context.Context, op *phonehostv1.Operation, flags waiti
 // await shows an operation's progress until it has ended, prints it where JSON was asked for, and returns an error unless
 // it succeeded for every phone.
 func (a *app) await(ctx context.Context, op *phonehostv1.Operation) error {
-	progress := newProgress(a.stderr)
-	progress.update(op)
-	op, err := a.watchOperation(ctx, op, progress)
-	progress.end()
+	op, err := a.follow(ctx, op)
 	if err != nil {
-		return a.stoppedWaiting(ctx, op.GetId(), err)
+		return err
 	}
 	if a.json() {
 		if err := render.JSON(a.stdout, op); err != nil {
@@ -47,6 +44,18 @@ func (a *app) await(ctx context.Context, op *phonehostv1.Operation) error {
 		}
 	}
 	return a.outcome(op)
+}
+
+// follow shows an operation's progress until it has ended, and returns it as it is then.
+func (a *app) follow(ctx context.Context, op *phonehostv1.Operation) (*phonehostv1.Operation, error) {
+	progress := newProgress(a.stderr)
+	progress.update(op)
+	op, err := a.watchOperation(ctx, op, progress)
+	progress.end()
+	if err != nil {
+		return op, a.stoppedWaiting(ctx, op.GetId(), err)
+	}
+	return op, nil
 }
 
 // watchOperation returns the operation as it ended, or as it was last seen and why it is not seen any more.

@@ -53,12 +53,16 @@ type Containerd struct {
 // Runtime says how containers are made.
 type Runtime struct {
 	// CgroupRoot is the cgroup under which every phone gets its own, an absolute path within the hierarchy. Empty means the one that
-	// phonehost-phones.service holds under systemd, and /phonehost where there is none.
+	// phonehost-phones.service holds under systemd, and /phonehost where there is none. Running phones move with their next start.
 	CgroupRoot string `toml:"cgroup_root"`
 	// LogBinary is the path of phone-log, the log writer of every container.
 	LogBinary string `toml:"log_binary"`
 	// Snapshotter is containerd's snapshotter for root file systems; empty means containerd's default.
 	Snapshotter string `toml:"snapshotter"`
+	// RenderNode is the GPU's render node that guests draw with, such as /dev/dri/renderD128; empty: they draw by CPU.
+	RenderNode string `toml:"render_node"`
+	// AllowUnguarded starts guests that may mount (profiles redroid and waydroid) also where the kernel cannot keep them from the host.
+	AllowUnguarded bool `toml:"allow_unguarded"`
 }
 
 // Display says how displays are run.
@@ -124,6 +128,8 @@ type Limits struct {
 	// DiskReserveBytes is how much of the file system below StateDir must stay free: below it phones are not created, started
 	// or imported.
 	DiskReserveBytes uint64 `toml:"disk_reserve_bytes"`
+	// ConcurrentBoots is how many phones boot at once; 0 means as many as the host has cores, and at least 2.
+	ConcurrentBoots uint32 `toml:"concurrent_boots"`
 }
 
 // Duration is a time span in Go's words, such as "120s", as it stands in the file.

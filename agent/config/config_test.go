@@ -34,7 +34,7 @@ func TestExampleNamesEveryKey(t *testing.T) {
 	for _, key := range []string{
 		"name", "state_dir", "run_dir", "log_dir", "level", "format", "address", "namespace", "cgroup_root", "log_binary",
 		"snapshotter", "binary", "uid_base", "args", "path", "group", "listen", "cert", "key", "ca", "user", "role", "socket",
-		"boot_timeout", "grace", "disk_reserve_bytes",
+		"boot_timeout", "grace", "disk_reserve_bytes", "concurrent_boots",
 	} {
 		if !strings.Contains(Example(), "\n"+key+" = ") {
 			t.Errorf("the commented file does not name %q", key)

@@ -104,6 +104,7 @@ func (c *Config) checkPaths() error {
 		{"containerd.address", c.Containerd.Address, false},
 		{"runtime.cgroup_root", c.Runtime.CgroupRoot, true},
 		{"runtime.log_binary", c.Runtime.LogBinary, false},
+		{"runtime.render_node", c.Runtime.RenderNode, true},
 		{"display.binary", c.Display.Binary, false},
 		{"socket.path", c.Socket.Path, false},
 		{"metrics.socket", c.Metrics.Socket, true},
@@ -211,6 +212,9 @@ func (c *Config) checkLimits() error {
 	}
 	if c.Limits.Grace < 0 || c.Limits.Grace > Duration(600e9) {
 		return invalid("limits.grace", "must be 0s..10m")
+	}
+	if c.Limits.ConcurrentBoots > 10000 {
+		return invalid("limits.concurrent_boots", "%d must be 0..10000", c.Limits.ConcurrentBoots)
 	}
 	return nil
 }

@@ -84,6 +84,15 @@ func checkBPFPrograms(_ context.Context, h *Host) Finding {
 	return ok("cgroup_skb, sched_cls and lsm programs load; tcx links are there")
 }
 
+// checkGuard tells whether phones of profiles whose guests may mount can be had.
+func checkGuard(_ context.Context, h *Host) Finding {
+	if h.Guard == nil {
+		return ok("guests that may mount (redroid, waydroid) are kept from the host by BPF LSM")
+	}
+	return warn("use a kernel with BPF LSM (arm64: Linux 6.4 or later) and bpf in its lsm= option; until then phones of profiles redroid and waydroid start only with "+
+		"runtime.allow_unguarded, which gives root of such a guest the host", "nothing keeps guests that may mount (redroid, waydroid) from the host: %v", h.Guard)
+}
+
 // checkBTF looks for the kernel's type information.
 func checkBTF(_ context.Context, h *Host) Finding {
 	if !h.exists("sys/kernel/btf/vmlinux") {

@@ -74,6 +74,8 @@ type Config struct {
 	Containerd func(context.Context) (string, error)
 	// ContainerdAddress is where it listens, for messages.
 	ContainerdAddress string
+	// Guard tells why guests that may mount are not kept from the host; nil where they are.
+	Guard error
 	// Health is the register whose standing warnings are reported too; may be nil.
 	Health *health.Registry
 }
@@ -172,6 +174,7 @@ func Checks() []Check {
 		{"btf", checkBTF},
 		{"bpf-lsm", checkBPFLSM},
 		{"bpf-programs", checkBPFPrograms},
+		{"guard", checkGuard},
 		{"binder", checkBinder},
 		{"encoder", checkEncoder},
 		{"certificates", checkCertificates},

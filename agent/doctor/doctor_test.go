@@ -110,7 +110,7 @@ func TestHealthyHost(t *testing.T) {
 		}
 	}
 	want := strings.Fields("kernel cgroups containerd runc loop-devices ext4 inotify pid-max core-pattern btf bpf-lsm bpf-programs " +
-		"binder encoder certificates disk clock socket-group systemd health")
+		"guard binder encoder certificates disk clock socket-group systemd health")
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
 	}
@@ -202,6 +202,7 @@ func TestFindings(t *testing.T) {
 				return nil
 			}
 		}, OK, "no tcx"},
+		{"guard", "not obeyed", func(h *Host) { h.Guard = broken }, Warning, "broken"},
 		{"binder", "missing", set("proc/filesystems", "ext4"), Warning, "testphone can"},
 		{"binder", "devices alone", func(h *Host) {
 			set("proc/filesystems", "ext4")(h)

@@ -35,6 +35,9 @@ const (
 	ViewerAttached   Kind = 18
 	ViewerDetached   Kind = 19
 	OrphanRemoved    Kind = 20
+	PhoneFrozen      Kind = 21
+	PhoneUnfrozen    Kind = 22
+	PhoneUpdated     Kind = 23
 )
 
 // Event is one thing that happened.

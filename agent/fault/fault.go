@@ -38,6 +38,18 @@ const (
 	AlreadyOn = "ALREADY_ON"
 	// NotOff means that the request needs a phone that is off.
 	NotOff = "NOT_OFF"
+	// Frozen means that the phone is frozen, and so must not run.
+	Frozen = "FROZEN"
+	// LeaseExpired means that the phone's lease is over.
+	LeaseExpired = "LEASE_EXPIRED"
+	// WrongProfile means that the image is for another profile than the phone's.
+	WrongProfile = "WRONG_PROFILE"
+	// DataNewer means that the data was used with a newer Android than the image's.
+	DataNewer = "DATA_NEWER"
+	// OutOfMemory means that the guest ended because the kernel killed its processes for want of memory.
+	OutOfMemory = "OUT_OF_MEMORY"
+	// UpdateFailed means that what an Update asked for could not be done now.
+	UpdateFailed = "UPDATE_FAILED"
 	// Busy means that an operation is in the way; metadata "operation_id" names it.
 	Busy = "BUSY"
 	// ContainerdLost means that containerd does not answer, so that the phone's state is not known.

@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -23,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/stream"
 )
 
@@ -34,6 +36,10 @@ type Config struct {
 	Start time.Time
 	// PhonesByStatus counts the phones; its index is the status.
 	PhonesByStatus func() [6]int
+	// PhonesFrozen counts those that are frozen.
+	PhonesFrozen func() int
+	// BootQueue counts the phones that boot, and those that wait for a boot slot.
+	BootQueue func() (booting, queued int)
 	// Streams returns what the hub counted.
 	Streams func() stream.Totals
 	// DisplaysConnected counts the connected displays.
@@ -52,19 +58,32 @@ type Metrics struct {
 	sessions   *prometheus.GaugeVec
 	opened     *prometheus.CounterVec
 	refused    *prometheus.CounterVec
+	waits      prometheus.Histogram
 }
 
 // Values of labels, beside those of a status.
 var (
-	operationKinds  = []string{"power_on", "power_off", "restart", "reset", "delete"}
+	operationKinds  = kindLabels()
 	operationStates = []string{"succeeded", "failed", "aborted"}
 	sessionDoors    = []string{"listen", "dial"}
 	sessionKinds    = []string{"control", "media"}
 )
 
+// kindLabels returns the kinds of operations as labels.
+func kindLabels() []string {
+	var labels []string
+	for _, kind := range operation.Kinds() {
+		labels = append(labels, kindLabel(kind))
+	}
+	return labels
+}
+
+func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.String(), " ", "_") }
+
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
-	if config.PhonesByStatus == nil || config.Streams == nil || config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
+	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.Streams == nil ||
+		config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
 		return nil, fmt.Errorf("metrics: every source is required: %w", errdefs.ErrInvalidArgument)
 	}
 	m := &Metrics{
@@ -85,6 +104,10 @@ func New(config Config) (*Metrics, error) {
 		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "phonehost_tunnel_refusals_total", Help: "Peers that were refused at the network doors, by door.",
 		}, []string{"door"}),
+		waits: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "phonehost_boot_wait_seconds", Help: "Time that phones waited for their boot slots, those that had one at once included.",
+			Buckets: []float64{0.01, 0.1, 1, 5, 15, 30, 60, 120, 300, 600, 1800},
+		}),
 	}
 	m.prepare()
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -93,7 +116,7 @@ func New(config Config) (*Metrics, error) {
 	})
 	build.Set(1)
 	for _, c := range []prometheus.Collector{
-		build, m.operations, m.durations, m.sessions, m.opened, m.refused, newReader(config),
+		build, m.operations, m.durations, m.sessions, m.opened, m.refused, m.waits, newReader(config),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	} {
 		if err := m.registry.Register(c); err != nil {
@@ -127,6 +150,9 @@ func (m *Metrics) OperationEnded(kind, state string, took time.Duration) {
 	m.operations.WithLabelValues(kind, state).Inc()
 	m.durations.WithLabelValues(kind).Observe(took.Seconds())
 }
+
+// BootAdmitted counts a phone that got its boot slot.
+func (m *Metrics) BootAdmitted(waited time.Duration) { m.waits.Observe(waited.Seconds()) }
 
 // SessionOpened counts a session of a network door. door is the door's name ("listen", "dial:ADDRESS"), kind "control" or
 // "media".

@@ -39,6 +39,8 @@ func fixed(t *testing.T) *Metrics {
 	m, err := New(Config{
 		Version: "1.2.3", Start: time.UnixMilli(1_700_000_000_500),
 		PhonesByStatus: func() [6]int { return [6]int{1, 2, 3, 4, 5, 6} },
+		PhonesFrozen:   func() int { return 2 },
+		BootQueue:      func() (booting, queued int) { return 3, 40 },
 		Streams: func() stream.Totals {
 			return stream.Totals{Viewers: 7, Levels: 2, Packets: 100, Bytes: 2000, Skipped: 3, KeyFrames: 4, InputEvents: 9}
 		},

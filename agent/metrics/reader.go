@@ -15,6 +15,7 @@ type reader struct {
 
 	start, phones, viewers, levels, packets, bytes, skipped  *prometheus.Desc
 	keyFrames, input, displays, containerd, warnings, serves *prometheus.Desc
+	frozen, booting, queued                                  *prometheus.Desc
 }
 
 func newReader(config Config) *reader {
@@ -25,6 +26,9 @@ func newReader(config Config) *reader {
 		config:     config,
 		start:      desc("agent_start_time_seconds", "When the agent started, in seconds since the Unix epoch."),
 		phones:     desc("phones", "Phones, by status.", "status"),
+		frozen:     desc("phones_frozen", "Phones that are frozen."),
+		booting:    desc("boots_under_way", "Phones that hold a boot slot."),
+		queued:     desc("boots_queued", "Phones that wait for a boot slot."),
 		viewers:    desc("viewers", "Attached viewers."),
 		levels:     desc("stream_levels", "Open encoders."),
 		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
@@ -43,7 +47,7 @@ func newReader(config Config) *reader {
 func (r *reader) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
-		r.warnings, r.serves,
+		r.warnings, r.serves, r.frozen, r.booting, r.queued,
 	} {
 		out <- d
 	}
@@ -61,6 +65,10 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 	for status, n := range r.config.PhonesByStatus() {
 		gauge(r.phones, float64(n), statusLabels[status])
 	}
+	gauge(r.frozen, float64(r.config.PhonesFrozen()))
+	booting, queued := r.config.BootQueue()
+	gauge(r.booting, float64(booting))
+	gauge(r.queued, float64(queued))
 	t := r.config.Streams()
 	gauge(r.viewers, float64(t.Viewers))
 	gauge(r.levels, float64(t.Levels))

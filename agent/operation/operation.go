@@ -3,12 +3,15 @@
 // The package owns the "operations" bucket of the store and its indexes (drawn in agent/store). Operations are durable: they
 // are created in the transaction that changes the phones' desired state, ended in the transaction that records the outcome,
 // and forgotten KeepFor after their end. An operation that runs while the agent dies still runs after it starts again: the
-// phone's controller takes it up, since the phone's record names it. Only the progress texts are held in memory alone.
+// phone's controller takes it up, since the phone's record names it, or package job does. Only the progress texts are held in
+// memory alone.
 //
 // The package never acts on phones. All methods may be called by many goroutines at once; watchers never hold up the writer.
 package operation
 
 import (
+	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 )
@@ -19,22 +22,42 @@ const KeepFor = 24 * time.Hour
 // Kind names what an operation does. The numbers are stored and are those of the API.
 type Kind int
 
-// Kinds of operations.
+// Kinds of operations. 9 to 13 are work in running guests, which package job does; the others change what phones should be.
 const (
 	PowerOn  Kind = 1
 	PowerOff Kind = 2
 	Restart  Kind = 3
 	Reset    Kind = 4
 	Delete   Kind = 5
+	Freeze   Kind = 6
+	Unfreeze Kind = 7
+	Update   Kind = 8
+
+	Command      Kind = 9
+	InstallApp   Kind = 10
+	UninstallApp Kind = 11
+	StartApp     Kind = 12
+	StopApp      Kind = 13
+
+	Clone Kind = 15
 )
+
+// kindNames are the kinds' names as logs and people read them.
+var kindNames = map[Kind]string{
+	PowerOn: "power on", PowerOff: "power off", Restart: "restart", Reset: "reset", Delete: "delete",
+	Freeze: "freeze", Unfreeze: "unfreeze", Update: "update", Clone: "clone",
+	Command: "command", InstallApp: "install app", UninstallApp: "uninstall app", StartApp: "start app", StopApp: "stop app",
+}
+
+// Kinds returns all kinds in the order of their numbers.
+func Kinds() []Kind { return slices.Sorted(maps.Keys(kindNames)) }
 
 // String returns the kind's name as logs and people read it.
 func (k Kind) String() string {
-	names := [...]string{PowerOn: "power on", PowerOff: "power off", Restart: "restart", Reset: "reset", Delete: "delete"}
-	if k < PowerOn || k > Delete {
-		return "unknown operation"
+	if name, known := kindNames[k]; known {
+		return name
 	}
-	return names[k]
+	return "unknown operation"
 }
 
 // State is how far an operation, or its part for one phone, has come. The numbers are stored and are those of the API.
@@ -87,6 +110,21 @@ type Result struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// EndTime is when this part ended; zero while it runs.
 	EndTime time.Time `json:"end_time,omitzero"`
+	// Output is what a command left; nil for other kinds.
+	Output *Output `json:"output,omitempty"`
+}
+
+// Output is what a command in a guest left.
+type Output struct {
+	// ExitCode is 0..255, 128 + n after signal n; nil where the command did not end by itself.
+	ExitCode *uint32 `json:"exit_code,omitempty"`
+	// Stdout and Stderr are the beginnings of its output, StdoutDropped and StderrDropped the bytes that were cut off.
+	Stdout        []byte `json:"stdout,omitempty"`
+	Stderr        []byte `json:"stderr,omitempty"`
+	StdoutDropped uint64 `json:"stdout_dropped,omitempty"`
+	StderrDropped uint64 `json:"stderr_dropped,omitempty"`
+	// Duration is how long it ran.
+	Duration time.Duration `json:"duration,omitempty"`
 }
 
 // Operation is one accepted request.
@@ -101,6 +139,9 @@ type Operation struct {
 	RequestedBy string `json:"requested_by"`
 	// Fingerprint tells a retry from another request under the same request id: equal requests have equal fingerprints.
 	Fingerprint string `json:"fingerprint,omitempty"`
+	// Payload is what the operation needs to be gone on with by another agent, as its kind's package writes it; empty for kinds whose
+	// wish is in the phones' records. It is not shown.
+	Payload json.RawMessage `json:"payload,omitempty"`
 	// State is how far the whole has come.
 	State State `json:"state"`
 	// Results holds one entry per phone, in the request's order.

@@ -135,6 +135,12 @@ func (t *Table) put(tx *store.Tx, number uint64, op Operation) error {
 // End ends the part of an operation that concerns one phone, in the transaction that records the outcome. A part that has ended
 // already, or an operation that is no longer kept, is left alone.
 func (t *Table) End(tx *store.Tx, id, phoneID string, state State, failure *Failure) error {
+	return t.EndWith(tx, id, Result{PhoneID: phoneID, State: state, Failure: failure})
+}
+
+// EndWith is End with all that a part may leave: of the result, PhoneID, State, Failure and Output are taken.
+func (t *Table) EndWith(tx *store.Tx, id string, result Result) error {
+	phoneID, state, failure := result.PhoneID, result.State, result.Failure
 	number, ok := parseID(id)
 	if !ok {
 		return fmt.Errorf("end operation %q: %w", id, errdefs.ErrInvalidArgument)
@@ -150,7 +156,7 @@ func (t *Table) End(tx *store.Tx, id, phoneID string, state State, failure *Fail
 	if r == nil || r.State != Running {
 		return nil
 	}
-	r.State, r.Failure, r.EndTime = state, failure, time.Now()
+	r.State, r.Failure, r.Output, r.EndTime = state, failure, result.Output, time.Now()
 	op.settle(r.EndTime)
 	message := fmt.Sprintf("%s of %s %s", op.Kind, phoneID, state)
 	if failure != nil {
@@ -164,6 +170,15 @@ func (t *Table) End(tx *store.Tx, id, phoneID string, state State, failure *Fail
 		return err
 	}
 	return t.put(tx, number, op)
+}
+
+// Read returns an operation as it is in a transaction; ErrNotFound when it is no longer kept.
+func (t *Table) Read(tx *store.Tx, id string) (Operation, error) {
+	number, ok := parseID(id)
+	if !ok {
+		return Operation{}, fmt.Errorf("read operation %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	return records.Get(tx, store.Key64(number))
 }
 
 // Retry returns the operation that an identity's request id made before, or nil. Another request under the same id is a fault of

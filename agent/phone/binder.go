@@ -63,6 +63,19 @@ func (s *Supervisor) checkBinder() (binder.Support, error) {
 	return s.cfg.Binder()
 }
 
+// Binder returns what the kernel offers of binder, and of a pool how many sets of devices a PowerOn could have now.
+func (s *Supervisor) Binder() (support binder.Support, free int, err error) {
+	if support, err = s.checkBinder(); err != nil || support.Kind != binder.Pool {
+		return support, 0, err
+	}
+	err = s.cfg.DB.View(func(tx *store.Tx) error {
+		users, err := s.binderUsers(tx)
+		free = max(0, len(support.Triples)-len(users))
+		return err
+	})
+	return support, free, err
+}
+
 // binderUsers returns the phones that have binder devices of the pool, or will because they are on.
 func (s *Supervisor) binderUsers(tx *store.Tx) (map[string]bool, error) {
 	users := map[string]bool{}

@@ -36,6 +36,14 @@ func TestPowerOnWithoutBinderDevices(t *testing.T) {
 		for i := range 4 {
 			a.create(fmt.Sprintf("p%d", i))
 		}
+		free := func(want int) {
+			t.Helper()
+			got, n, err := a.Binder()
+			if err != nil || got.Kind != support.Kind || n != want {
+				t.Errorf("the host has %s with %d sets free, %v; want %s, %d", got.Kind, n, err, support.Kind, want)
+			}
+		}
+		free(2)
 		refused := func(what string, ids ...string) {
 			t.Helper()
 			before := a.List()
@@ -66,12 +74,14 @@ func TestPowerOnWithoutBinderDevices(t *testing.T) {
 		if f := op.Results[2].Failure; f == nil || f.Reason != fault.NoBinder {
 			t.Errorf("the third: %+v, want reason %s", f, fault.NoBinder)
 		}
+		free(0)
 		refused("a third beside two", "p2")
 		a.do(operation.Restart, "p1", operation.Succeeded)
 		refused("a third beside two, one of which was restarted", "p2", "p3")
 
 		// A phone that is held has no guest; when it is off another may have its devices.
 		a.do(operation.PowerOff, "p0", operation.Succeeded)
+		free(1)
 		a.do(operation.PowerOn, "p2", operation.Succeeded)
 		refused("after the exchange", "p0")
 
@@ -79,7 +89,10 @@ func TestPowerOnWithoutBinderDevices(t *testing.T) {
 		support = poolOf(3)
 		a.do(operation.PowerOn, "p0", operation.Succeeded)
 		refused("the fourth of three", "p3")
+		support = poolOf(1) // fewer than are in use
+		free(0)
 		support = binder.Support{Kind: binder.FS, Major: 510}
+		free(0)
 		a.do(operation.PowerOn, "p3", operation.Succeeded)
 	})
 }

@@ -35,19 +35,24 @@ type controller struct {
 	interrupt context.CancelFunc
 	// displayGone ends the wait for a display that has just ended; nil while nobody waits.
 	displayGone context.CancelFunc
-	// outOfMemory is whether the kernel ended processes of the present guest for memory.
-	outOfMemory bool
+	// kills is what is known of the kernel's killing for want of memory in the present guest.
+	kills kills
+	// slot is the phone's part in the admission of boots, and slotAsked its place in the queue.
+	slot      slot
+	slotAsked time.Time
 
 	// Owned by the loop:
 
 	mem memory
-	// fails counts the failures of the step mem.failed in a row; asks the questions to the booting guest; displays the ends of
-	// displays in a row.
-	fails, asks, displays int
+	// fails counts the failures of the step mem.failed in a row; asks the questions to the booting guest, silences those in a row
+	// that it did not answer in time; displays the ends of displays in a row.
+	fails, asks, silences, displays int
 	// displayStart is when a display was last started after it had ended.
 	displayStart time.Time
 	// seen is the guest's last answer to the question whether it has booted.
 	seen string
+	// startedAt is when the guest that was last seen running started; zero when none was.
+	startedAt time.Time
 }
 
 // poke has the loop look again.
@@ -67,8 +72,18 @@ func (c *controller) run(ctx context.Context) {
 		r, requested := c.s.saw(c, saw)
 		if requested {
 			c.note(stepIdle, nil, false)
+			c.mem.renewals = 0
 		}
+		if saw.known && saw.guestUp() {
+			c.startedAt = saw.obs.Guest.StartedAt
+		}
+		c.mem.slot, c.mem.wall = c.s.slotOf(c), c.s.wall()
 		p := next(&r, saw, c.mem, time.Now(), c.s.timing)
+		if p.step == stepQueue { // needs nobody, and so no other look
+			c.queue(&r)
+			c.mem.slot = c.s.slotOf(c)
+			p = next(&r, saw, c.mem, time.Now(), c.s.timing)
+		}
 		if p.step != stepEnd {
 			c.s.publish(c)
 		}
@@ -137,6 +152,9 @@ func (c *controller) note(s step, err error, interrupted bool) {
 	c.fails++
 	c.mem.failed = s
 	c.mem.retryAt = time.Now().Add(backoff(c.s.timing.Retry, c.fails))
+	if s == stepRenew {
+		c.mem.renewals++
+	}
 	c.logger.Warn("step not done", "step", s.String(), "attempt", c.fails, "error", err)
 }
 
@@ -166,7 +184,7 @@ func (c *controller) progress(r *Record, text string) {
 func (c *controller) handleEvent(e container.Event) {
 	switch {
 	case e.Kind == container.OOM && e.Role == container.Guest:
-		c.outOfMemory = true
+		c.kills.last = e.Time
 	case e.Kind == container.Exited && e.Role == container.Display && c.displayGone != nil:
 		c.displayGone()
 	}

@@ -3,7 +3,6 @@ package phone
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/runtime/profile"
 )
@@ -19,44 +19,87 @@ import (
 // that is there. Errors: ErrInvalidArgument names the field; ErrNotFound when the host does not have the image; ErrAlreadyExists;
 // ErrResourceExhausted when the disk is low.
 func (s *Supervisor) Create(ctx context.Context, spec Spec) (Snapshot, error) {
-	spec = spec.WithDefaults(s.cfg.Host)
-	if err := spec.Validate(s.cfg.Host); err != nil {
-		return Snapshot{}, err
-	}
-	img, err := s.image(ctx, spec.Image)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	spec.Image = img.Name
-	if err := chooseProfile(&spec, img); err != nil {
-		return Snapshot{}, err
-	}
-	release, err := s.reserve(ctx, spec.ID)
-	if err != nil {
-		return Snapshot{}, err
-	}
-	defer release()
-	diskErr := s.checkDisk()
-	err = s.cfg.DB.Update(func(tx *store.Tx) error { return s.create(tx, spec, img.Digest, diskErr) })
-	if err != nil {
-		return Snapshot{}, err
-	}
-	return s.Get(spec.ID)
+	snap, _, err := s.make(ctx, creation{spec: spec})
+	return snap, err
 }
 
-// image returns an image of the host, or a fault that says how to get it.
-func (s *Supervisor) image(ctx context.Context, ref string) (Image, error) {
+// Clone stores a new phone whose data is a copy of another's, which is off, and returns the operation that makes the copy; nil if the
+// phone is there already and the copy made. Fields left at zero get the other's values, but for labels and lease. Errors are those of
+// Create; ErrNotFound also when there is no such phone; ErrFailedPrecondition with reason NOT_OFF, BUSY, WRONG_PROFILE or DATA_NEWER.
+func (s *Supervisor) Clone(ctx context.Context, spec Spec, from, requestedBy string) (Snapshot, *operation.Operation, error) {
+	source, err := s.Get(from)
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	if from == spec.ID {
+		return Snapshot{}, nil, fault.Field("clone_from", "%q is the new phone itself", fault.Clip(from))
+	}
+	n := creation{spec: spec.inherit(source.Record.Spec), from: from, by: requestedBy}
+	if spec.Image == "" {
+		// The very content that the other has, wherever its name leads by now.
+		n.digest, n.android = source.Record.ImageDigest, source.Record.ImageAndroid
+	}
+	return s.make(ctx, n)
+}
+
+// creation is what a new phone is made of.
+type creation struct {
+	spec Spec
+	// from is the phone whose data is copied, or empty; by asks for it.
+	from, by string
+	// digest and android go before what the image's name leads to.
+	digest, android string
+}
+
+// make stores a new phone.
+func (s *Supervisor) make(ctx context.Context, n creation) (Snapshot, *operation.Operation, error) {
+	n.spec = n.spec.WithDefaults(s.cfg.Host)
+	if err := n.spec.Validate(s.cfg.Host); err != nil {
+		return Snapshot{}, nil, err
+	}
+	img, err := s.image(ctx, n.spec.Image, "spec.image")
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	if n.digest != "" {
+		img.Digest, img.AndroidVersion = n.digest, n.android
+	}
+	n.spec.Image = img.Name
+	if err := chooseProfile(&n.spec, img); err != nil {
+		return Snapshot{}, nil, err
+	}
+	release, err := s.reserve(ctx, n.spec.ID)
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	defer release()
+	diskErr := s.CheckDisk()
+	var op *operation.Operation
+	err = s.cfg.DB.Update(func(tx *store.Tx) (err error) {
+		op, err = s.create(tx, n, img, diskErr)
+		return err
+	})
+	if err != nil {
+		return Snapshot{}, nil, err
+	}
+	snap, err := s.Get(n.spec.ID)
+	return snap, op, err
+}
+
+// image returns an image of the host, or a fault that says how to get it. field is where the request names it.
+func (s *Supervisor) image(ctx context.Context, ref, field string) (Image, error) {
 	img, err := s.cfg.Images.Image(ctx, ref)
 	switch {
 	case errdefs.IsNotFound(err):
-		return img, fault.New(errdefs.ErrNotFound, fault.NoSuchImage, "image %q is not on this host: pull or import it first", clip(ref))
+		return img, fault.New(errdefs.ErrNotFound, fault.NoSuchImage, "image %q is not on this host: pull or import it first", fault.Clip(ref))
 	case errdefs.IsInvalidArgument(err):
-		return img, fault.Field("spec.image", "%v", err)
+		return img, fault.Field(field, "%v", err)
 	}
 	return img, err
 }
 
-// chooseProfile fills in the profile that the image names, and refuses one that is not known.
+// chooseProfile fills in the profile that the image names, and refuses one that is not known, and properties that its images cannot be
+// given.
 func chooseProfile(spec *Spec, img Image) error {
 	known := strings.Join(profile.Names(), ", ")
 	if spec.Profile == "" {
@@ -65,14 +108,18 @@ func chooseProfile(spec *Spec, img Image) error {
 	if spec.Profile == "" {
 		return fault.Field("spec.profile", "image %q does not say its profile; name one of: %s", spec.Image, known)
 	}
-	if !slices.Contains(profile.Names(), spec.Profile) {
-		return fault.Field("spec.profile", "%q is not known; known are: %s", clip(spec.Profile), known)
+	kind, err := profile.Get(spec.Profile)
+	if err != nil {
+		return fault.Field("spec.profile", "%q is not known; known are: %s", fault.Clip(spec.Profile), known)
+	}
+	if err := kind.CheckProperties(spec.Properties); err != nil {
+		return fault.Field("spec.properties", "%v", err)
 	}
 	return nil
 }
 
-// checkDisk returns a fault of class ErrResourceExhausted while the disk is below its low-water mark.
-func (s *Supervisor) checkDisk() error {
+// CheckDisk returns a fault of class ErrResourceExhausted with reason DISK_LOW while the disk is below its low-water mark.
+func (s *Supervisor) CheckDisk() error {
 	if s.cfg.DiskFree == nil {
 		return nil
 	}
@@ -87,39 +134,62 @@ func (s *Supervisor) checkDisk() error {
 	return nil
 }
 
-// create is the transaction of Create.
-func (s *Supervisor) create(tx *store.Tx, spec Spec, digest string, diskErr error) error {
+// create is the transaction of make.
+func (s *Supervisor) create(tx *store.Tx, n creation, img Image, diskErr error) (*operation.Operation, error) {
 	if err := s.accepting(); err != nil {
-		return err
+		return nil, err
 	}
-	have, err := records.Get(tx, []byte(spec.ID))
+	id := n.spec.ID
+	have, err := records.Get(tx, []byte(id))
 	if err == nil {
-		if have.Deleting || !have.Spec.Equal(spec) {
-			return fault.New(errdefs.ErrAlreadyExists, fault.PhoneExists, "phone %s exists with another spec, or is being deleted", spec.ID)
-		}
-		return nil
+		return s.existing(tx, &have, n)
 	}
 	if !errdefs.IsNotFound(err) {
-		return err
+		return nil, err
 	}
 	if diskErr != nil {
-		return diskErr
+		return nil, diskErr
 	}
-	slot, err := takeSlot(tx, spec.ID)
+	if err := n.spec.Lease.checkAhead(s.wall()); err != nil {
+		return nil, err
+	}
+	slot, err := takeSlot(tx, id)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r := Record{
-		Spec: spec, Slot: slot, CreateTime: time.Now(), ImageDigest: digest, DataGeneration: 1, KeptGeneration: 1,
+		Spec: n.spec, Slot: slot, CreateTime: time.Now(), ImageDigest: img.Digest, ImageAndroid: img.AndroidVersion, CloneOf: n.from,
+		DataGeneration: 1, KeptGeneration: 1,
 	}
-	err = s.cfg.Journal.Append(tx, event.Event{
-		Kind: event.PhoneCreated, PhoneID: spec.ID, Message: fmt.Sprintf("phone %s was created from %s", spec.ID, spec.Image),
-	})
-	if err != nil {
-		return err
+	message := fmt.Sprintf("phone %s was created from %s", id, n.spec.Image)
+	if n.from != "" {
+		message += " with the data of " + n.from
 	}
-	tx.OnCommit(func() { s.adopt(spec.ID, r) })
-	return records.Put(tx, []byte(spec.ID), r)
+	if err := s.cfg.Journal.Append(tx, event.Event{Kind: event.PhoneCreated, PhoneID: id, Message: message}); err != nil {
+		return nil, err
+	}
+	tx.OnCommit(func() { s.adopt(id, r) })
+	var op *operation.Operation
+	if n.from != "" {
+		begun, err := s.beginClone(tx, &r, img, n.by)
+		if err != nil {
+			return nil, err
+		}
+		op = &begun
+	}
+	return op, records.Put(tx, []byte(id), r)
+}
+
+// existing answers a creation that finds the phone: with the same spec it is a retry.
+func (s *Supervisor) existing(tx *store.Tx, have *Record, n creation) (*operation.Operation, error) {
+	if have.Deleting || !have.Spec.Equal(n.spec) || have.CloneOf != n.from {
+		return nil, fault.New(errdefs.ErrAlreadyExists, fault.PhoneExists, "phone %s exists with another spec, or is being deleted", n.spec.ID)
+	}
+	if !have.taskIs(operation.Clone) {
+		return nil, nil
+	}
+	op, err := s.cfg.Operations.Read(tx, have.Task.OperationID)
+	return &op, err
 }
 
 // adopt starts the controller of a phone that was just created. Nothing of it exists yet, so that is what has been seen.

@@ -9,6 +9,7 @@ import (
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/container"
 )
 
 // operationID returns the id of the operation under way, or "".
@@ -21,16 +22,21 @@ func (r *Record) operationID() string {
 
 // end records that a guest ended and what follows from it, in one transaction: a crash before it finds the same end again, a
 // crash after it finds it dealt with.
-func (c *controller) end(saw sight) error {
+func (c *controller) end(ctx context.Context, r *Record, saw sight) error {
 	c.s.mu.Lock()
-	outOfMemory := c.outOfMemory
+	memory := c.kills
 	c.s.mu.Unlock()
+	log := ""
+	if unasked(r, saw) {
+		log = c.logTail(ctx)
+	}
 	now := time.Now()
 	err := c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		if !ended(r, saw) {
 			return nil
 		}
-		e := observedEnding(r, saw, c.s.cfg.HostBoot, outOfMemory, now)
+		e := observedEnding(r, saw, c.s.cfg.HostBoot, memory, now)
+		e.log = log
 		meaning := applyEnding(r, e, c.s.timing)
 		code := ""
 		if !e.gone {
@@ -38,13 +44,26 @@ func (c *controller) end(saw sight) error {
 		}
 		return c.s.cfg.Journal.Append(tx, event.Event{
 			Time: e.at, Kind: event.GuestExited, PhoneID: c.id, OperationID: r.operationID(), Message: e.String(),
-			Attributes: map[string]string{"exit_code": code, "meaning": meaning},
+			Attributes: map[string]string{"exit_code": code, "meaning": meaning, "log": log},
 		})
 	})
 	if err == nil {
 		c.resetBoot()
 	}
 	return err
+}
+
+// maxLogTail bounds the guest's last words that an event carries, in bytes.
+const maxLogTail = 4096
+
+// logTail returns the last lines that the present guest printed, at most maxLogTail bytes of valid UTF-8; empty where they cannot be
+// had.
+func (c *controller) logTail(ctx context.Context) string {
+	tail, err := c.s.cfg.Runtime.LogTail(ctx, c.id, container.Guest, c.startedAt, maxLogTail)
+	if err != nil {
+		c.logger.Debug("last lines of the guest not read", "error", err)
+	}
+	return tail
 }
 
 // renew makes the file systems of a reset while the phone is off, so that the reset is complete when its operation ends.
@@ -54,7 +73,7 @@ func (c *controller) renew(ctx context.Context, r *Record) error {
 	if err == nil {
 		return c.keep(ctx, r)
 	}
-	if ctx.Err() != nil || !permanent(err) && c.attempt(stepRenew) < c.s.timing.StartAttempts {
+	if r.Task == nil || c.tryAgain(ctx, stepRenew, err) {
 		return err
 	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
@@ -77,24 +96,47 @@ func (c *controller) keep(ctx context.Context, r *Record) error {
 
 // finish ends the operation under way.
 func (c *controller) finish() error {
-	return c.s.change(c.id, func(tx *store.Tx, r *Record) error { return c.s.finishTask(tx, c.id, r) })
+	return c.s.change(c.id, func(tx *store.Tx, r *Record) error { return c.s.finishTask(tx, r) })
 }
 
 // finishTask ends the operation under way in the transaction that records its outcome.
-func (s *Supervisor) finishTask(tx *store.Tx, id string, r *Record) error {
-	if r.Task == nil {
-		return nil
-	}
+func (s *Supervisor) finishTask(tx *store.Tx, r *Record) error {
 	task := r.Task
 	r.Task = nil
+	return s.endTask(tx, r, task)
+}
+
+// finishChange ends the Update under way in the transaction that records its outcome.
+func (s *Supervisor) finishChange(tx *store.Tx, r *Record) error {
+	task := r.Change
+	r.Change = nil
+	return s.endTask(tx, r, task)
+}
+
+// endTask ends an operation that is no longer the phone's, as its Failure says; nil is none.
+func (s *Supervisor) endTask(tx *store.Tx, r *Record, task *Task) error {
+	if task == nil {
+		return nil
+	}
+	id := r.Spec.ID
 	if task.Failure != nil {
 		r.LastFailure = task.Failure
 		return s.cfg.Operations.End(tx, task.OperationID, id, operation.Failed, task.Failure)
 	}
-	if r.LastFailure != nil && r.LastFailure.Kind == task.Kind {
+	if r.LastFailure != nil && overcome(r.LastFailure.Kind, task.Kind) {
 		r.LastFailure = nil
 	}
 	return s.cfg.Operations.End(tx, task.OperationID, id, operation.Succeeded, nil)
+}
+
+// overcome reports whether the success of an operation makes an earlier failure history: that of its own kind, and, for a start, the
+// guest's want of memory, which has no kind.
+func overcome(failed, succeeded operation.Kind) bool {
+	switch succeeded {
+	case operation.PowerOn, operation.Restart, operation.Reset:
+		return failed == succeeded || failed == 0
+	}
+	return failed == succeeded
 }
 
 // destroy removes a deleted phone: first all that belongs to it, then its record, so that a crash in between finds the record and

@@ -1,6 +1,14 @@
 package phone
 
-import "context"
+import (
+	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
+)
+
+// errNoRoom is what a full disk says.
+var errNoRoom = fmt.Errorf("make a volume: no space left on device: %w", errdefs.ErrResourceExhausted)
 
 // hang returns a hook that has a call hang until its context ends.
 func hang(point string) func(context.Context, string, string) error {

@@ -112,6 +112,31 @@ func TestCrashesFarApartAreNoLoop(t *testing.T) {
 	})
 }
 
+// TestSlowAnswers boots guests on a host that has so much to do that every answer comes late: they are waited for, but not beyond the
+// time for the boot.
+func TestSlowAnswers(t *testing.T) {
+	for after, want := range map[time.Duration]operation.State{
+		4 * time.Second: operation.Succeeded, 12 * time.Second: operation.Succeeded, 10 * time.Minute: operation.Failed,
+	} {
+		runAgent(t, func(t *testing.T, a *agent) {
+			a.w.Set(phonetest.Manner{AnswerAfter: after})
+			a.create("p1")
+			began := time.Now()
+			r := a.do(operation.PowerOn, "p1", want)
+			took := time.Since(began)
+			if want == operation.Failed {
+				if r.Failure.Reason != "BOOT_TIMEOUT" || took > 2*time.Minute+30*time.Second {
+					t.Errorf("answers after %s: %+v after %s", after, r.Failure, took)
+				}
+				return
+			}
+			if took > 4*after {
+				t.Errorf("answers after %s: the boot took %s", after, took)
+			}
+		})
+	}
+}
+
 func TestBootTimeoutSaysWhatWasSeen(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.w.Set(phonetest.Manner{AsksToBoot: -1})
@@ -199,6 +224,30 @@ func TestPowerOff(t *testing.T) {
 			}
 			a.want("p1", PoweredOff)
 		})
+	})
+}
+
+// TestWhatWasGoingToFailFails has a boot that has failed be superseded while its guest is shut down.
+func TestWhatWasGoingToFailFails(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.w.Set(phonetest.Manner{AsksToBoot: -1, IgnoreShutdown: true})
+		a.create("p1")
+		grace := MaxGrace
+		boot := a.submit(operation.PowerOn, "p1", nil)
+		time.Sleep(time.Second)
+		a.w.Hook = hang("Kill before")
+		time.Sleep(121 * time.Second)
+		a.want("p1", Stopping)
+		a.w.Lock()
+		a.w.Hook = nil
+		a.w.Unlock()
+		a.finish(a.submit(operation.PowerOff, "p1", func(q *Request) { q.Grace = &grace; q.Force = true }))
+		if r := a.finish(boot); r.State != operation.Failed || r.Failure.Reason != "BOOT_TIMEOUT" {
+			t.Errorf("power on: %s %+v", r.State, r.Failure)
+		}
+		if snap := a.want("p1", PoweredOff); snap.Record.LastFailure == nil || snap.Record.LastFailure.Reason != "BOOT_TIMEOUT" {
+			t.Errorf("last failure: %+v", snap.Record.LastFailure)
+		}
 	})
 }
 

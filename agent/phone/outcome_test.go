@@ -27,7 +27,7 @@ func TestObservedEnding(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := &Record{Spec: Spec{Profile: "testphone"}, On: true, BootGeneration: 2, Started: tt.started, Ended: 0}
-			e := observedEnding(r, sight{known: true, obs: container.Observation{Guest: tt.guest}}, "boot-1", false, now)
+			e := observedEnding(r, sight{known: true, obs: container.Observation{Guest: tt.guest}}, "boot-1", kills{}, now)
 			if got := e.meaning(r); got != tt.want {
 				t.Errorf("means %s, want %s: %+v", got, tt.want, e)
 			}

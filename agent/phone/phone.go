@@ -9,10 +9,14 @@
 // observe, plan, act until nothing is left to do. The plan is a pure function of record and observation, and every act is
 // idempotent, so that a crash of the agent at any point is mended by the same loop (docs/agent.md draws it).
 //
-// Goroutines: the Supervisor owns one controller goroutine per phone, one that reads the runtime's events, and one that
-// collects garbage; Close waits for all of them. A record in memory changes only in the commit hook of the transaction that
+// Wishes are fields of the record and steps of the plan: freezes, leases, limits that a running guest gets, a volume that is to
+// grow, a copy of another phone's data. What a request may do in which situation is one table (judge). Boots are admitted by a
+// queue that the supervisor keeps in memory alone (bootQueue): its order is stored with the wishes.
+//
+// Goroutines: the Supervisor owns one controller goroutine per phone, one that reads the runtime's events, one that hears of the
+// wall clock being set, and one that collects garbage; Close waits for all of them. A record in memory changes only in the commit hook of the transaction that
 // stored it, so memory and disk never differ. The package never speaks to containerd, the kernel or a display by itself: the
-// interfaces Runtime, Networks, Displays and Images are all it knows of them.
+// interfaces Runtime, Volumes, Networks, Displays and Images are all it knows of them.
 package phone
 
 import (
@@ -73,7 +77,7 @@ type Display struct {
 	MaxFPS uint32 `json:"max_fps"`
 }
 
-// Spec is what a phone should be. It is given at creation and does not change.
+// Spec is what a phone should be. It is given at creation; an Update changes what may be changed (patchFields).
 type Spec struct {
 	// ID is the phone's name on this host: 1..32 characters of [a-z0-9-], first and last a letter or a digit, no two hyphens
 	// together.
@@ -98,6 +102,8 @@ type Spec struct {
 	Labels map[string]string `json:"labels,omitempty"`
 	// RestartPolicy says what follows when the guest ends without a request.
 	RestartPolicy RestartPolicy `json:"restart_policy"`
+	// Lease says until when the phone may be used.
+	Lease Lease `json:"lease,omitzero"`
 }
 
 // Equal reports whether two specs ask for the same phone.
@@ -105,7 +111,7 @@ func (s Spec) Equal(o Spec) bool {
 	properties := maps.Equal(s.Properties, o.Properties)
 	labels := maps.Equal(s.Labels, o.Labels)
 	s.Properties, o.Properties, s.Labels, o.Labels = nil, nil, nil, nil
-	return properties && labels && s.scalars() == o.scalars()
+	return properties && labels && s.Lease.equal(o.Lease) && s.scalars() == o.scalars()
 }
 
 // scalars returns the fields of the spec that == compares.

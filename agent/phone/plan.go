@@ -13,6 +13,8 @@ type step int
 const (
 	// stepIdle waits until something changes.
 	stepIdle step = iota
+	// stepExpire freezes a phone whose lease is over.
+	stepExpire
 	// stepEnd records that a guest ended, and what follows from it.
 	stepEnd
 	// stepDestroy removes a phone that is deleted.
@@ -21,6 +23,8 @@ const (
 	stepShutdown
 	// stepKill ends a guest that must end now.
 	stepKill
+	// stepQueue waits for a boot slot.
+	stepQueue
 	// stepStart brings up network, file systems, display and guest.
 	stepStart
 	// stepStarted records that a guest was started.
@@ -37,17 +41,25 @@ const (
 	stepRenew
 	// stepKeep drops the file systems of other generations.
 	stepKeep
-	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need.
+	// stepRemoveGuest and stepRemoveDisplay clear away what a phone that is off does not need, or that a start is to make elsewhere.
 	stepRemoveGuest
 	stepRemoveDisplay
 	// stepFinish ends the operation under way.
 	stepFinish
+	// stepClone copies another phone's data.
+	stepClone
+	// stepLimits gives a running guest what it may use by now.
+	stepLimits
+	// stepGrow grows the data volume to the spec's size.
+	stepGrow
+	// stepFinishChange ends the Update under way.
+	stepFinishChange
 )
 
 // String returns the step's name for logs.
 func (s step) String() string {
-	return [...]string{"idle", "end", "destroy", "shutdown", "kill", "start", "started", "display", "track", "ask_boot", "boot_timeout",
-		"renew", "keep", "remove_guest", "remove_display", "finish"}[s]
+	return [...]string{"idle", "expire", "end", "destroy", "shutdown", "kill", "queue", "start", "started", "display", "track", "ask_boot",
+		"boot_timeout", "renew", "keep", "remove_guest", "remove_display", "finish", "clone", "limits", "grow", "finish_change"}[s]
 }
 
 // plan is the next step. at is when to look again without being woken, where the step is stepIdle or has to wait to be tried
@@ -68,6 +80,12 @@ type memory struct {
 	nextAsk time.Time
 	// displayAt is the earliest time at which a display that ended is started again.
 	displayAt time.Time
+	// slot is the phone's part in the admission of boots.
+	slot slot
+	// wall is the time by the host's wall clock, which leases go by.
+	wall time.Time
+	// renewals counts the failures in a row to make the file systems of a reset that no operation waits for any more.
+	renewals int
 	// failed is the step that failed last, and retryAt when it is tried again.
 	failed  step
 	retryAt time.Time
@@ -75,10 +93,8 @@ type memory struct {
 
 // next decides the next step. It is pure: everything that it goes by is given.
 func next(r *Record, s sight, m memory, now time.Time, t Timing) plan {
-	if !s.known {
-		return plan{step: stepIdle, at: m.retryAt}
-	}
 	p := choose(r, s, m, now, t)
+	p.at = earliest(p.at, r.judgeAgain(now, m.wall, t))
 	if p.step != stepIdle && p.step == m.failed && m.retryAt.After(now) {
 		return plan{step: stepIdle, at: earliest(m.retryAt, p.at)}
 	}
@@ -87,6 +103,10 @@ func next(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 
 func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	switch {
+	case r.mustExpire(m.wall):
+		return plan{step: stepExpire} // whether containerd answers or not
+	case !s.known:
+		return plan{step: stepIdle, at: m.retryAt}
 	case ended(r, s):
 		return plan{step: stepEnd}
 	case r.Deleting:
@@ -95,13 +115,46 @@ func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 		return runningPlan(r, s, m, now, t)
 	case s.guestUp():
 		return stoppingPlan(r, m, now)
-	case r.wantsGuest():
-		if at := nextStart(r, t); at.After(now) {
-			return plan{step: stepIdle, at: at}
-		}
-		return plan{step: stepStart}
+	case r.taskIs(operation.Clone):
+		return plan{step: stepClone}
 	}
-	return offPlan(r, s)
+	if step := changePlan(r); step != stepIdle {
+		return plan{step: step}
+	}
+	if r.wantsGuest() {
+		return startPlan(r, s, m, now, t)
+	}
+	return offPlan(r, s, m, t)
+}
+
+// startPlan is for a phone that is off and should boot.
+func startPlan(r *Record, s sight, m memory, now time.Time, t Timing) plan {
+	if at := nextStart(r, now, t); at.After(now) {
+		return plan{step: stepIdle, at: at}
+	}
+	if d := s.obs.Display; d.State == container.TaskRunning && d.Outside {
+		return plan{step: stepRemoveDisplay} // the phone moves as a whole
+	}
+	switch m.slot {
+	case slotNone:
+		return plan{step: stepQueue}
+	case slotQueued:
+		return plan{step: stepIdle}
+	}
+	return plan{step: stepStart}
+}
+
+// changePlan is what remains to be done of an Update, or stepIdle.
+func changePlan(r *Record) step {
+	switch {
+	case r.LimitsSet != r.LimitsAsked:
+		return stepLimits
+	case r.GrowFrom != 0:
+		return stepGrow
+	case r.Change != nil:
+		return stepFinishChange
+	}
+	return stepIdle
 }
 
 // ended reports whether a guest ended that has not been dealt with: its task shows an exit, or it was started and is not there.
@@ -126,6 +179,9 @@ func runningPlan(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 		wake = m.displayAt
 	} else if !m.tracked {
 		return plan{step: stepTrack}
+	}
+	if step := changePlan(r); step != stepIdle {
+		return plan{step: step, at: wake}
 	}
 	switch {
 	case !r.booted():
@@ -152,9 +208,9 @@ func bootPlan(s sight, m memory, now time.Time, t Timing, wake time.Time) plan {
 
 // stoppingPlan is for a guest that runs and must end.
 func stoppingPlan(r *Record, m memory, now time.Time) plan {
-	deadline := r.Stop.At.Add(r.Stop.Grace)
+	deadline := r.Stop.deadline()
 	switch {
-	case r.Stop.Grace == 0 || !now.Before(deadline):
+	case r.Stop.Grace == 0 || !now.Before(deadline) || r.Stop.At.After(now): // the clock was set back
 		return plan{step: stepKill}
 	case !m.shutdownSent:
 		return plan{step: stepShutdown, at: deadline}
@@ -163,18 +219,27 @@ func stoppingPlan(r *Record, m memory, now time.Time) plan {
 }
 
 // offPlan is for a phone that is off and should be.
-func offPlan(r *Record, s sight) plan {
+func offPlan(r *Record, s sight, m memory, t Timing) plan {
 	switch {
 	case s.obs.Guest.Container:
 		return plan{step: stepRemoveGuest}
 	case s.obs.Display.Container:
 		return plan{step: stepRemoveDisplay}
-	case r.Task == nil:
-		return plan{step: stepIdle}
-	case r.Task.Kind == operation.Reset && r.Task.Failure == nil && r.KeptGeneration != r.DataGeneration:
+	case r.KeptGeneration != r.DataGeneration && mustRenew(r, m, t):
 		return plan{step: stepRenew}
+	case r.Task != nil:
+		return plan{step: stepFinish}
 	}
-	return plan{step: stepFinish}
+	return plan{step: stepIdle}
+}
+
+// mustRenew reports whether it is time to make the file systems of a reset, of a phone that is off. What a reset destroys goes also if
+// its operation has been given up, once nothing else is under way; where it cannot be had the phone is left alone.
+func mustRenew(r *Record, m memory, t Timing) bool {
+	if r.taskIs(operation.Reset) && r.Task.Failure == nil {
+		return true
+	}
+	return r.Task == nil && m.renewals < t.StartAttempts
 }
 
 // earliest returns the earliest of the times that are not zero, or zero.

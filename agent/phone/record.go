@@ -75,8 +75,12 @@ type Record struct {
 	Slot uint32 `json:"slot"`
 	// CreateTime is when the phone was created.
 	CreateTime time.Time `json:"create_time"`
-	// ImageDigest is the content that the root file system is made from; it changes by Reset only.
+	// ImageDigest is the content that the root file system is made from; it changes by Reset, and by a Restart with an image.
 	ImageDigest string `json:"image_digest"`
+	// ImageAndroid is the Android version that the image names, or empty.
+	ImageAndroid string `json:"image_android,omitempty"`
+	// CloneOf is the phone that the data was copied from, or empty.
+	CloneOf string `json:"clone_of,omitempty"`
 
 	// On is whether the phone should run. Hold and Deleting go before it.
 	On bool `json:"on"`
@@ -86,6 +90,9 @@ type Record struct {
 	OffReason string `json:"off_reason,omitempty"`
 	// Hold is set while the controller does not try.
 	Hold *Hold `json:"hold,omitempty"`
+	// Freezes holds the reasons for which the phone must not run, each once, in the order of their numbers. While there is any, On is
+	// false.
+	Freezes []Freeze `json:"freezes,omitempty"`
 	// Deleting is whether the phone and all that belongs to it must go.
 	Deleting bool `json:"deleting,omitempty"`
 	// BootGeneration is the boot that should run; it grows with every boot that is asked for or follows an exit. A guest of another
@@ -97,6 +104,18 @@ type Record struct {
 	Stop Stop `json:"stop,omitzero"`
 	// Task is the operation under way, or nil.
 	Task *Task `json:"task,omitempty"`
+	// Change is the Update under way, which goes on beside Task, or nil.
+	Change *Task `json:"change,omitempty"`
+	// Readers holds the phones that are being made from this one's data, each with its operation. While there is any, the phone must
+	// not be started, reset or deleted.
+	Readers map[string]string `json:"readers,omitempty"`
+	// BootAsked is when the present boot generation was asked for: phones wait for their boot slots in this order.
+	BootAsked time.Time `json:"boot_asked,omitzero"`
+	// LimitsAsked counts the changes of what a running guest may use; LimitsSet is the last that the running guest has.
+	LimitsAsked uint64 `json:"limits_asked,omitempty"`
+	LimitsSet   uint64 `json:"limits_set,omitempty"`
+	// GrowFrom is the size that the data volume has for certain, while it is to grow to the spec's; else 0.
+	GrowFrom uint64 `json:"grow_from,omitempty"`
 
 	// KeptGeneration is the newest data generation for which all others have been removed.
 	KeptGeneration uint64 `json:"kept_generation"`
@@ -104,11 +123,16 @@ type Record struct {
 	Started Start `json:"started,omitzero"`
 	// Booted is the newest completed boot.
 	Booted Boot `json:"booted,omitzero"`
+	// DataAndroid is the newest Android version that a guest was started with on the data, or empty.
+	DataAndroid string `json:"data_android,omitempty"`
 	// Ended is the newest boot generation whose guest ended and was dealt with.
 	Ended uint64 `json:"ended,omitempty"`
 	// Crashes holds when the guest crashed lately, oldest first.
 	Crashes []time.Time `json:"crashes,omitempty"`
-	// LastFailure is the last operation that failed, until one of the same kind succeeds.
+	// Starved holds those of Crashes that were for want of memory.
+	Starved []time.Time `json:"starved,omitempty"`
+	// LastFailure is the last operation that failed, until one of the same kind succeeds, or the last want of memory (its kind is 0),
+	// until a start succeeds.
 	LastFailure *operation.Failure `json:"last_failure,omitempty"`
 }
 
@@ -118,16 +142,21 @@ var records = store.Table[Record]{Bucket: store.Phones, What: "phone"}
 // clone returns a copy that shares nothing that changes.
 func (r *Record) clone() Record {
 	c := *r
-	c.Crashes = slices.Clone(r.Crashes)
-	if r.Task != nil {
-		task := *r.Task
-		c.Task = &task
+	c.Crashes, c.Starved = slices.Clone(r.Crashes), slices.Clone(r.Starved)
+	for _, task := range []**Task{&c.Task, &c.Change} {
+		if *task != nil {
+			copied := **task
+			*task = &copied
+		}
 	}
 	return c
 }
 
+// taskIs reports whether an operation of a kind is under way.
+func (r *Record) taskIs(kind operation.Kind) bool { return r.Task != nil && r.Task.Kind == kind }
+
 // wantsGuest reports whether a guest should run.
-func (r *Record) wantsGuest() bool { return r.On && r.Hold == nil && !r.Deleting }
+func (r *Record) wantsGuest() bool { return r.On && r.Hold == nil && !r.Deleting && !r.frozen() }
 
 // booted reports whether the wanted boot has completed.
 func (r *Record) booted() bool {
@@ -135,7 +164,16 @@ func (r *Record) booted() bool {
 }
 
 // boot asks for the next boot generation.
-func (r *Record) boot() { r.BootGeneration++ }
+func (r *Record) boot(now time.Time) {
+	r.BootGeneration++
+	r.BootAsked = now
+}
+
+// forgetCrashes begins the count of crashes anew.
+func (r *Record) forgetCrashes() { r.Crashes, r.Starved = nil, nil }
+
+// deadline is when the guest is killed.
+func (s Stop) deadline() time.Time { return s.At.Add(s.Grace) }
 
 // turnOff drops the wish for a guest. asked tells whether someone wanted it.
 func (r *Record) turnOff(asked bool, reason string) {
@@ -153,7 +191,7 @@ func (r *Record) fail(f operation.Failure) {
 	r.Task = &task
 }
 
-// container returns the phone in the engine's words.
+// container returns the phone in the engine's words, as its next start uses it.
 func (r *Record) container() container.Phone {
 	s := r.Spec
 	return container.Phone{
@@ -161,6 +199,6 @@ func (r *Record) container() container.Phone {
 		VCPUs: s.VCPUs, CPUWeight: s.CPUWeight, MemoryBytes: s.MemoryBytes, DataBytes: s.DataBytes,
 		Display:        container.DisplaySpec{Width: s.Display.Width, Height: s.Display.Height, DPI: s.Display.DPI, FPS: s.Display.MaxFPS},
 		Properties:     maps.Clone(s.Properties),
-		DataGeneration: r.DataGeneration, BootGeneration: r.BootGeneration,
+		DataGeneration: r.DataGeneration, BootGeneration: r.BootGeneration, Note: s.note(),
 	}
 }

@@ -46,6 +46,9 @@ func TestCreate(t *testing.T) {
 			{"memory 0", fault.InvalidField, "spec.memory_bytes", Spec{ID: "p2", Image: "testphone"}},
 			{"unknown profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "testphone", Profile: "ios", MemoryBytes: 64 << 20}},
 			{"no profile", fault.InvalidField, "spec.profile", Spec{ID: "p2", Image: "bare", MemoryBytes: 64 << 20}},
+			{"a property that the profile cannot set", fault.InvalidField, "spec.properties", Spec{
+				ID: "p2", Image: "testphone", Profile: "redroid", MemoryBytes: 64 << 20, Properties: map[string]string{"persist.x": "1"},
+			}},
 		}
 		a.images["bare"] = Image{Digest: "sha256:3"}
 		for _, tt := range tests {
@@ -196,6 +199,13 @@ func TestLowDisk(t *testing.T) {
 		if _, err = a.Submit(t.Context(), Request{Kind: operation.PowerOn, IDs: []string{"p1"}}); fault.Reason(err) != fault.DiskLow {
 			t.Errorf("power on: %v", err)
 		}
+		if _, err = a.Submit(t.Context(), Request{Kind: operation.Reset, IDs: []string{"p1"}}); fault.Reason(err) != fault.DiskLow {
+			t.Errorf("reset: %v", err)
+		}
+		if _, _, err = a.Clone(t.Context(), Spec{ID: "p2"}, "p1", "uid/0"); fault.Reason(err) != fault.DiskLow {
+			t.Errorf("clone: %v", err)
+		}
+		a.do(operation.Delete, "p1", operation.Succeeded) // which makes room
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -27,12 +28,18 @@ func statusOf(r *Record, s sight, now time.Time, t Timing) (Status, string) {
 	case s.guestUp():
 		return statusUp(r, s)
 	case r.wantsGuest():
-		if next := nextStart(r, t); next.After(now) {
+		if next := nextStart(r, now, t); next.After(now) {
 			return Starting, fmt.Sprintf("the guest crashed; next start at %s", next.UTC().Format(time.RFC3339))
 		}
 		return Starting, ""
 	case s.obs.Guest.Container || s.obs.Display.Container:
 		return Stopping, ""
+	case r.taskIs(operation.Clone):
+		return Stopped, "being cloned from " + r.CloneOf
+	case r.frozen() && r.OffAsked:
+		return PoweredOff, "frozen: " + r.freezeWords()
+	case r.frozen():
+		return Stopped, "frozen: " + r.freezeWords()
 	case r.Hold != nil:
 		return Stopped, r.Hold.Reason + ": " + r.Hold.Message
 	case r.OffAsked:
@@ -52,10 +59,11 @@ func statusUp(r *Record, s sight) (Status, string) {
 	return Starting, "booting"
 }
 
-// nextStart returns when a guest that crashed may be started again: the back-off doubles with every crash that is remembered.
-func nextStart(r *Record, t Timing) time.Time {
+// nextStart returns when a guest that crashed may be started again: the back-off doubles with every crash that is remembered. A crash
+// that is ahead of the clock, since that was set back, makes nobody wait.
+func nextStart(r *Record, now time.Time, t Timing) time.Time {
 	n := len(r.Crashes)
-	if n == 0 {
+	if n == 0 || r.Crashes[n-1].After(now) {
 		return time.Time{}
 	}
 	return r.Crashes[n-1].Add(t.crashDelay(n))
@@ -79,8 +87,24 @@ type Snapshot struct {
 	DisplayOn bool
 	// DisplayVersion is the version of the display's files.
 	DisplayVersion string
-	// Revision grows with every change of any phone.
+	// PendingRestart names the fields of the spec that take effect at the next start only.
+	PendingRestart []string
+	// QueuePosition is the phone's place among those that wait to boot, from 1; 0 when it does not.
+	QueuePosition int
+	// Outside is whether the guest runs below another cgroup root than the present one, until its next start.
+	Outside bool
+	// Revision grows with every change of any phone, but for those of QueuePosition alone.
 	Revision uint64
+
+	queued bool // waits for a boot slot
+}
+
+// OperationID returns the operation that is under way, an Update only while no other is; or "".
+func (s Snapshot) OperationID() string {
+	if s.Record.Task == nil && s.Record.Change != nil {
+		return s.Record.Change.OperationID
+	}
+	return s.Record.operationID()
 }
 
 // snapshot joins a record and a sight; the revision is the supervisor's to set.
@@ -91,10 +115,11 @@ func snapshot(r *Record, s sight, now time.Time, t Timing) Snapshot {
 		return snap
 	}
 	if s.guestUp() {
-		snap.InitPID, snap.StartTime = s.obs.Guest.PID, s.obs.Guest.StartedAt
+		snap.InitPID, snap.StartTime, snap.Outside = s.obs.Guest.PID, s.obs.Guest.StartedAt, s.obs.Guest.Outside
 		if r.Booted.Generation == s.obs.Guest.BootGeneration {
 			snap.BootTime = r.Booted.Time
 		}
+		snap.PendingRestart = r.Spec.pendingRestart(s.obs.Guest)
 	}
 	snap.DisplayOn = s.obs.Display.State == container.TaskRunning
 	snap.DisplayVersion = s.obs.Display.Version

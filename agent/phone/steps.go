@@ -21,12 +21,31 @@ var errGone = errors.New("phone is deleted")
 
 // act does one step. Every step may be done again after a crash at any point of it.
 func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) error {
-	ctx, cancel := context.WithTimeout(ctx, c.s.timing.StepTimeout)
+	limit := c.s.timing.StepTimeout
+	if s == stepClone || s == stepGrow {
+		limit = c.s.timing.CopyTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	rt := c.s.cfg.Runtime
 	switch s {
+	case stepExpire:
+		return c.expire()
+	case stepClone:
+		return c.clone(ctx, r)
+	case stepLimits:
+		return c.setLimits(ctx, r, saw)
+	case stepGrow:
+		return c.grow(ctx, r)
+	case stepFinishChange:
+		return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
+			if !r.changed() {
+				return nil // another has come
+			}
+			return c.s.finishChange(tx, r)
+		})
 	case stepEnd:
-		return c.end(saw)
+		return c.end(ctx, r, saw)
 	case stepDestroy:
 		return c.destroy(ctx, r)
 	case stepShutdown:
@@ -50,7 +69,7 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 	case stepAskBoot:
 		return c.askBoot(ctx, r, saw)
 	case stepBootTimeout:
-		return c.bootTimeout(r)
+		return c.bootTimeout(ctx, r)
 	case stepRenew:
 		return c.renew(ctx, r)
 	case stepKeep:
@@ -92,6 +111,12 @@ func (c *controller) start(ctx context.Context, r *Record, saw sight) error {
 func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	p, rt := r.container(), c.s.cfg.Runtime
 	c.progress(r, "preparing")
+	if g := saw.obs.Guest; g.Container && g.ImageDigest != r.ImageDigest {
+		// The root of the former image goes with the container that names it.
+		if err := rt.RemoveGuest(ctx, c.id); err != nil {
+			return err
+		}
+	}
 	if _, err := c.s.cfg.Networks.Create(c.id); err != nil {
 		return err
 	}
@@ -100,6 +125,13 @@ func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	}
 	c.progress(r, "starting the display")
 	displayUp := saw.obs.Display.State == container.TaskRunning
+	if displayUp && !r.Spec.sameDisplay(saw.obs.Display) {
+		// An Update has changed the screen. The guest does not run, so nothing is taken from it.
+		if err := rt.RemoveDisplay(ctx, c.id); err != nil {
+			return err
+		}
+		displayUp = false
+	}
 	ready, release := c.watchDisplay(ctx)
 	defer release()
 	if err := rt.StartDisplay(ctx, p); err != nil {
@@ -163,10 +195,10 @@ func (c *controller) attempt(s step) int {
 // resetBoot forgets what belongs to an earlier guest.
 func (c *controller) resetBoot() {
 	c.mem.shutdownSent, c.mem.nextAsk = false, time.Time{}
-	c.asks, c.seen = 0, ""
+	c.asks, c.silences, c.seen = 0, 0, ""
 	c.s.mu.Lock()
 	defer c.s.mu.Unlock()
-	c.outOfMemory = false
+	c.kills = kills{}
 }
 
 // started records that the wanted guest runs.
@@ -174,6 +206,10 @@ func (c *controller) started(r *Record, saw sight) error {
 	generation, pid := r.BootGeneration, saw.obs.Guest.PID
 	return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		r.Started = Start{Generation: generation, HostBoot: c.s.cfg.HostBoot}
+		// From its start on a guest may bring the data to its version, whether it boots or not.
+		if r.ImageAndroid != "" && r.ImageDigest == saw.obs.Guest.ImageDigest && !newerAndroid(r.DataAndroid, r.ImageAndroid) {
+			r.DataAndroid = r.ImageAndroid
+		}
 		return c.s.cfg.Journal.Append(tx, event.Event{
 			Kind: event.GuestStarted, PhoneID: c.id, OperationID: r.operationID(), Message: "the guest was started",
 			Attributes: map[string]string{"pid": strconv.FormatUint(uint64(pid), 10)},
@@ -208,12 +244,21 @@ func (c *controller) restartDisplay(ctx context.Context, r *Record, saw sight) e
 	return c.awaitDisplay(ctx, ready)
 }
 
-// askBoot asks the guest once whether its boot has completed. A guest that cannot answer yet is not an error.
+// askBoot asks the guest once whether its boot has completed. A guest that cannot answer yet is not an error. One that takes too long for
+// an answer gets more time with the next question: on a host where a hundred guests boot at once, no question would be answered otherwise,
+// and each that is given up costs as much as one that is.
 func (c *controller) askBoot(ctx context.Context, r *Record, saw sight) error {
 	c.progress(r, "waiting for boot completed")
-	actx, cancel := context.WithTimeout(ctx, c.s.timing.AskTimeout)
+	t := c.s.timing
+	patience := time.Now().Add(backoff([2]time.Duration{t.AskTimeout, t.StepTimeout}, c.silences+1))
+	actx, cancel := context.WithDeadline(ctx, earliest(patience, saw.obs.Guest.StartedAt.Add(t.BootTimeout)))
 	defer cancel()
 	done, seen, err := c.s.cfg.Runtime.BootCompleted(actx, c.id)
+	if err != nil && actx.Err() != nil {
+		c.silences++
+	} else {
+		c.silences = 0
+	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -242,15 +287,18 @@ func (c *controller) booted(r *Record, saw sight) error {
 		if err != nil || !r.booted() || r.KeptGeneration != r.DataGeneration {
 			return err
 		}
-		return c.s.finishTask(tx, c.id, r)
+		return c.s.finishTask(tx, r)
 	})
 }
 
 // bootTimeout gives up on a boot: the phone is held, and its guest ended by the following steps.
-func (c *controller) bootTimeout(r *Record) error {
+func (c *controller) bootTimeout(ctx context.Context, r *Record) error {
 	generation := r.BootGeneration
 	message := fmt.Sprintf("the guest has not reported boot completed within %s; last seen: %s",
 		c.s.timing.BootTimeout, orDefault(c.seen, "nothing"))
+	if line := lastLine(c.logTail(ctx)); line != "" {
+		message += "; last log line: " + line
+	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
 		if r.wantsGuest() && r.BootGeneration == generation {
 			r.hold(HoldBootFailed, codes.DeadlineExceeded, "BOOT_TIMEOUT", message, time.Now())

@@ -31,6 +31,8 @@ type Config struct {
 	Networks Networks
 	Displays Displays
 	Images   Images
+	// Volumes grows and copies data volumes; nil means that neither can be done.
+	Volumes Volumes
 	// Host is what phones may be given at most.
 	Host Capacity
 	// HostBoot is the kernel's boot id, /proc/sys/kernel/random/boot_id.
@@ -41,6 +43,15 @@ type Config struct {
 	DiskReserve uint64
 	// Binder tells what the host's kernel offers of binder; nil means that it is never short.
 	Binder func() (binder.Support, error)
+	// ConcurrentBoots is how many phones boot at once; 0 means Host.CPUs, and at least 2.
+	ConcurrentBoots int
+	// OnAdmitted is told how long each phone waited for its boot slot; nil means that nobody is. It must be quick and must not call
+	// the supervisor.
+	OnAdmitted func(waited time.Duration)
+	// Now is the host's wall clock, by which leases are judged; nil means time.Now.
+	Now func() time.Time
+	// ClockSet reports, until the context ends, that the wall clock was set; nil means that it never is.
+	ClockSet func(context.Context) <-chan struct{}
 	// OnContainerd is told when containerd is lost and when it is back; nil means that nobody is. It must be quick and must
 	// not call the supervisor.
 	OnContainerd func(lost bool)
@@ -66,8 +77,11 @@ type Supervisor struct {
 	broken map[string]error
 	// collecting holds the ids whose remains are being removed, each with a channel that is closed afterwards.
 	collecting map[string]chan struct{}
-	watchers   map[*Watcher]struct{}
-	revision   uint64
+	// lent holds the phones whose data is being read, with a token for each reader that says for whom.
+	lent     map[string]map[*string]struct{}
+	boots    bootQueue
+	watchers map[*Watcher]struct{}
+	revision uint64
 	// lost is whether containerd does not answer.
 	lost bool
 	// running is whether controllers have been started and not yet stopped.
@@ -85,10 +99,20 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.OnContainerd == nil {
 		cfg.OnContainerd = func(bool) {}
 	}
+	if cfg.OnAdmitted == nil {
+		cfg.OnAdmitted = func(time.Duration) {}
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Volumes == nil {
+		cfg.Volumes = noVolumes{}
+	}
 	s := &Supervisor{
 		cfg: cfg, timing: cfg.Timing.withDefaults(),
 		phones: map[string]*controller{}, broken: map[string]error{}, collecting: map[string]chan struct{}{},
-		watchers: map[*Watcher]struct{}{},
+		lent: map[string]map[*string]struct{}{}, watchers: map[*Watcher]struct{}{},
+		boots: bootQueue{limit: orDefault(cfg.ConcurrentBoots, max(2, cfg.Host.CPUs)), admitted: cfg.OnAdmitted},
 		// Revisions grow across restarts of the agent because time does.
 		revision: uint64(time.Now().UnixMicro()),
 	}
@@ -134,6 +158,13 @@ func (s *Supervisor) Start(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	s.wg.Go(func() { s.follow(s.cfg.Runtime.Events(s.ctx)) })
+	if s.cfg.ClockSet != nil {
+		s.wg.Go(func() {
+			for range s.cfg.ClockSet(s.ctx) {
+				s.judgeLeases()
+			}
+		})
+	}
 	for _, c := range all {
 		select {
 		case <-c.adopted:
@@ -141,6 +172,7 @@ func (s *Supervisor) Start(ctx context.Context) error {
 			return fmt.Errorf("adopt phone %s: %w", c.id, ctx.Err())
 		}
 	}
+	s.openBoots()
 	s.wg.Go(s.collectLoop)
 	return nil
 }
@@ -208,7 +240,26 @@ func (s *Supervisor) saw(c *controller, saw sight) (r Record, requested bool) {
 	defer s.mu.Unlock()
 	c.sight = saw
 	requested, c.requested = c.requested, false
+	if g := saw.obs.Guest; saw.known && saw.guestUp() {
+		c.kills.watch(g.OOMKills, time.Now())
+	}
+	s.boots.settle(c, saw, time.Now(), s.timing)
 	return c.rec.clone(), requested
+}
+
+// slotOf returns a phone's part in the admission of boots.
+func (s *Supervisor) slotOf(c *controller) slot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return c.slot
+}
+
+// openBoots begins to give boot slots: by now it is known which phones boot already.
+func (s *Supervisor) openBoots() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.boots.open = true
+	s.boots.grant(time.Now())
 }
 
 // publish shows readers what a controller knows, and marks the phone as adopted.
@@ -229,7 +280,7 @@ func (s *Supervisor) publishLocked(c *controller) {
 		return
 	}
 	snap := snapshot(&c.rec, c.sight, time.Now(), s.timing)
-	snap.Revision = c.snap.Revision
+	snap.Revision, snap.queued = c.snap.Revision, c.slot == slotQueued
 	if reflect.DeepEqual(snap, c.snap) {
 		return
 	}
@@ -274,9 +325,9 @@ func (s *Supervisor) change(id string, fn func(*store.Tx, *Record) error) error 
 	})
 }
 
-// committed is the commit hook of every change of a record: memory follows disk. If a request made the change the controller drops
-// what it is doing.
-func (s *Supervisor) committed(id string, r Record, request bool) {
+// committed is the commit hook of every change of a record: memory follows disk. If a request made the change, of what should be now,
+// the controller drops what it is doing.
+func (s *Supervisor) committed(id string, r Record, interrupt bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.phones[id]
@@ -285,7 +336,7 @@ func (s *Supervisor) committed(id string, r Record, request bool) {
 	}
 	c.rec = r
 	s.publishLocked(c)
-	if request {
+	if interrupt {
 		c.requested = true
 		if c.interrupt != nil {
 			c.interrupt()
@@ -302,7 +353,7 @@ func (s *Supervisor) remove(id string) error {
 			return err
 		}
 		tx.OnCommit(func() { s.removed(id) })
-		if err := s.finishTask(tx, id, &r); err != nil {
+		if err := s.finishTask(tx, &r); err != nil {
 			return err
 		}
 		if err := tx.Bucket(store.Slots).Delete(store.Key32(r.Slot)); err != nil {
@@ -320,6 +371,9 @@ func (s *Supervisor) remove(id string) error {
 func (s *Supervisor) removed(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c := s.phones[id]; c != nil {
+		s.boots.leave(c, time.Now())
+	}
 	delete(s.phones, id)
 	s.nextRevision()
 	s.tell(id)
@@ -330,7 +384,7 @@ func (s *Supervisor) Get(id string) (Snapshot, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c := s.phones[id]; c != nil {
-		return c.snap, nil
+		return s.view(c), nil
 	}
 	if err := s.broken[id]; err != nil {
 		return Snapshot{}, err
@@ -344,10 +398,21 @@ func (s *Supervisor) List() []Snapshot {
 	defer s.mu.Unlock()
 	all := make([]Snapshot, 0, len(s.phones))
 	for _, c := range s.phones {
-		all = append(all, c.snap)
+		all = append(all, s.view(c))
 	}
 	slices.SortFunc(all, func(a, b Snapshot) int { return strings.Compare(a.Record.Spec.ID, b.Record.Spec.ID) })
 	return all
+}
+
+// view returns what readers see of a phone: its snapshot, and its place in the queue as it is now. s.mu is held.
+func (s *Supervisor) view(c *controller) Snapshot {
+	snap := c.snap
+	if snap.Status == Starting {
+		if snap.QueuePosition = s.boots.position(c); snap.QueuePosition > 0 {
+			snap.Reason = s.boots.words(snap.QueuePosition)
+		}
+	}
+	return snap
 }
 
 // Next returns the phone of a snapshot in the engine's words, as its next start would use it.
@@ -400,7 +465,20 @@ func (s *Supervisor) Refresh(id string) {
 	}
 }
 
+// Frozen returns how many phones are frozen.
+func (s *Supervisor) Frozen() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, c := range s.phones {
+		if c.rec.frozen() {
+			n++
+		}
+	}
+	return n
+}
+
 // noSuchPhone is the error for an unknown id.
 func noSuchPhone(id string) error {
-	return fault.New(errdefs.ErrNotFound, fault.NoSuchPhone, "no phone %q on this host", clip(id))
+	return fault.New(errdefs.ErrNotFound, fault.NoSuchPhone, "no phone %q on this host", fault.Clip(id))
 }

@@ -12,7 +12,11 @@ type Timing struct {
 	DisplayTimeout time.Duration
 	// StepTimeout bounds each call of the runtime, so that one that hangs does not hold the phone for ever; 2 min.
 	StepTimeout time.Duration
-	// AskTimeout bounds each question to a booting guest; 5 s.
+	// CopyTimeout bounds each copy and growth of a data volume; 2 h.
+	CopyTimeout time.Duration
+	// Rejudge is the longest time until a lease is looked at again; 10 min.
+	Rejudge time.Duration
+	// AskTimeout bounds the first question to a booting guest, and twice as long each after one that was not answered in time; 5 s.
 	AskTimeout time.Duration
 	// BootPoll is the least and the most time between two questions whether a boot has completed; 25 ms and 1 s.
 	BootPoll [2]time.Duration
@@ -38,6 +42,8 @@ func (t Timing) withDefaults() Timing {
 	t.Grace = orDefault(t.Grace, 20*time.Second)
 	t.DisplayTimeout = orDefault(t.DisplayTimeout, 10*time.Second)
 	t.StepTimeout = orDefault(t.StepTimeout, 2*time.Minute)
+	t.CopyTimeout = orDefault(t.CopyTimeout, 2*time.Hour)
+	t.Rejudge = orDefault(t.Rejudge, 10*time.Minute)
 	t.AskTimeout = orDefault(t.AskTimeout, 5*time.Second)
 	pair(&t.BootPoll, 25*time.Millisecond, time.Second)
 	pair(&t.Retry, 500*time.Millisecond, 10*time.Second)

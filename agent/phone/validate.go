@@ -95,7 +95,7 @@ func (s Spec) Validate(host Capacity) error {
 
 func (s Spec) checkNames(Capacity) error {
 	if !ValidID(s.ID) {
-		return fault.Field("spec.id", "%q must be 1..%d characters of [a-z0-9-], begin and end with a letter or a digit, and have no two hyphens together", clip(s.ID), maxIDLength)
+		return fault.Field("spec.id", "%q must be 1..%d characters of [a-z0-9-], begin and end with a letter or a digit, and have no two hyphens together", fault.Clip(s.ID), maxIDLength)
 	}
 	if s.Image == "" || len(s.Image) > maxImage {
 		return fault.Field("spec.image", "must name an image of this host, in 1..%d characters", maxImage)
@@ -153,7 +153,7 @@ func (s Spec) checkWords(Capacity) error {
 	}
 	for _, name := range sortedNames(s.Properties) {
 		if !propertyPattern.MatchString(name) {
-			return fault.Field("spec.properties", "name %q must be 1..128 characters of [A-Za-z0-9._-]", clip(name))
+			return fault.Field("spec.properties", "name %q must be 1..128 characters of [A-Za-z0-9._-]", fault.Clip(name))
 		}
 		if v := s.Properties[name]; len(v) > maxValue || strings.ContainsAny(v, "\x00\n") {
 			return fault.Field("spec.properties", "value of %q must be at most %d bytes on one line", name, maxValue)
@@ -161,7 +161,7 @@ func (s Spec) checkWords(Capacity) error {
 	}
 	for _, name := range sortedNames(s.Labels) {
 		if name == "" || len(name) > maxLabelName {
-			return fault.Field("spec.labels", "name %q must be 1..%d bytes", clip(name), maxLabelName)
+			return fault.Field("spec.labels", "name %q must be 1..%d bytes", fault.Clip(name), maxLabelName)
 		}
 		if len(s.Labels[name]) > maxValue {
 			return fault.Field("spec.labels", "value of %q must be at most %d bytes", name, maxValue)
@@ -178,12 +178,4 @@ func sortedNames(m map[string]string) []string {
 	}
 	slices.Sort(names)
 	return names
-}
-
-// clip shortens what a caller sent so that an error stays readable.
-func clip(s string) string {
-	if len(s) > 64 {
-		return s[:64] + "..."
-	}
-	return s
 }

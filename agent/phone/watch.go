@@ -70,7 +70,7 @@ func (w *Watcher) Next(ctx context.Context) ([]Change, error) {
 	changes := make([]Change, 0, len(w.dirty))
 	for _, id := range w.dirty {
 		if c := w.s.phones[id]; c != nil {
-			changes = append(changes, Change{ID: id, Snapshot: c.snap})
+			changes = append(changes, Change{ID: id, Snapshot: w.s.view(c)})
 		} else {
 			changes = append(changes, Change{ID: id, Deleted: true})
 		}

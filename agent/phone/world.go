@@ -2,6 +2,10 @@ package phone
 
 import (
 	"context"
+	"fmt"
+	"time"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
 )
@@ -23,6 +27,9 @@ type Runtime interface {
 	RemoveGuest(ctx context.Context, id string) error
 	// RemoveDisplay removes the display's container and task.
 	RemoveDisplay(ctx context.Context, id string) error
+	// SetLimits gives the guest the CPU time, the CPU weight and the memory of p while it runs, but never less memory than it has;
+	// no error when it does not run.
+	SetLimits(ctx context.Context, p container.Phone) error
 	// KeepGeneration drops the file systems of other data generations.
 	KeepGeneration(ctx context.Context, id string, keep uint64) error
 	// Destroy removes everything of the phone, and kills what runs.
@@ -35,6 +42,31 @@ type Runtime interface {
 	Events(ctx context.Context) <-chan container.Event
 	// BootCompleted asks the guest whether its boot is complete, and tells what it saw.
 	BootCompleted(ctx context.Context, id string) (done bool, seen string, err error)
+	// LogTail returns the last lines that a container printed since a time, at most limit bytes of valid UTF-8. Of a container that has
+	// ended it waits a moment for the last of them.
+	LogTail(ctx context.Context, id string, role container.Role, since time.Time, limit int) (string, error)
+}
+
+// Volumes is what the controllers need of the engine to change data volumes (container.Engine). The rules are those of Runtime.
+type Volumes interface {
+	// GrowData grows the data volume of p's generation to p.DataBytes, also while the guest runs. A volume that has the size
+	// already, or more, is left alone, and one that does not exist is no error: Prepare makes it as large as it has to be.
+	GrowData(ctx context.Context, p container.Phone) error
+	// CloneData makes the data volume of to's generation a copy of from's, of the same size and with an identity of its own, and tells
+	// whether the two share their blocks. Neither phone runs. A volume of to that is complete is left alone; a crash leaves nothing that
+	// the next call does not replace. ErrNotFound: from was never started, and so has no data.
+	CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error)
+}
+
+// noVolumes is the Volumes of a world that cannot change them.
+type noVolumes struct{}
+
+func (noVolumes) GrowData(_ context.Context, p container.Phone) error {
+	return fmt.Errorf("grow the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
+}
+
+func (noVolumes) CloneData(_ context.Context, from, _ container.Phone) (shared bool, err error) {
+	return false, fmt.Errorf("copy the data of %s: not possible on this host: %w", from.ID, errdefs.ErrNotImplemented)
 }
 
 // Networks is what the controllers need of the phones' network namespaces (netns.Dir).
@@ -65,6 +97,8 @@ type Image struct {
 	Digest string
 	// Profile that its label names, or empty.
 	Profile string
+	// AndroidVersion that its label names, such as "13", or empty.
+	AndroidVersion string
 }
 
 // Images is what creation and reset need of the images of the host.

@@ -211,8 +211,8 @@ func run(t testing.TB, serve func(context.Context, net.Listener) error) (addr st
 	return port.Addr().String(), stop
 }
 
-// quick are times for tests that wait for them to pass.
-var quick = Timing{KeepAlive: 100 * time.Millisecond, Timeout: 300 * time.Millisecond, Handshake: 5 * time.Second, Drain: 5 * time.Second}
+// quick are times for tests that wait for them to pass, long enough for an emulated machine to do what comes before.
+var quick = Timing{KeepAlive: 200 * time.Millisecond, Timeout: 2 * time.Second, Handshake: 5 * time.Second, Drain: 5 * time.Second}
 
 // runDoor serves an agent's door whose streams are echoed.
 func runDoor(t testing.TB, c DoorConfig) (addr string, stop func()) {

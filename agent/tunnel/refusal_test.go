@@ -96,7 +96,7 @@ func TestRefusals(t *testing.T) {
 			var log syncBuffer
 			timing := Timing{}
 			if tt.reason == ReasonTimeout {
-				timing.Handshake = 200 * time.Millisecond
+				timing.Handshake = quick.Timeout
 			}
 			addr, stop := runDoor(t, DoorConfig{
 				Certificates: certificates(t, ours, agentURI), Observer: refused.observer(), Timing: timing,

@@ -255,9 +255,9 @@ func TestDeadPeer(t *testing.T) {
 func TestWriteTimeout(t *testing.T) {
 	t.Parallel()
 	ca := newAuthority(t)
-	addr, _ := runDoor(t, DoorConfig{Certificates: certificates(t, ca, agentURI), Timing: Timing{KeepAlive: time.Hour, Timeout: 300 * time.Millisecond}})
+	addr, _ := runDoor(t, DoorConfig{Certificates: certificates(t, ca, agentURI), Timing: Timing{KeepAlive: time.Hour, Timeout: quick.Timeout}})
 	r := newRelay(t, addr)
-	s := dial(t, r.addr, certificates(t, ca, clientURI), Media, Timing{KeepAlive: time.Hour, Timeout: 300 * time.Millisecond})
+	s := dial(t, r.addr, certificates(t, ca, clientURI), Media, Timing{KeepAlive: time.Hour, Timeout: quick.Timeout})
 	var streams []*Stream
 	for range 16 { // together their windows exceed what the kernel takes
 		stream, err := s.Open()

@@ -189,7 +189,11 @@ func (m *model) step(peers []*peer, comps []uint32) string {
 // TestRandomScenes opens, draws, covers, moves and closes surfaces of two clients at random, uses every input meanwhile, and
 // compares the screen with the model after every step.
 func TestRandomScenes(t *testing.T) {
-	for seed := range uint64(30) {
+	scenes := uint64(30)
+	if testing.Short() {
+		scenes = 5
+	}
+	for seed := range scenes {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			sc, err := screen.New(80, 70)
 			if err != nil {

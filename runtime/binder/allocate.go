@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 	"unsafe"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// Where a guest finds its binderfs, and the links to its devices, as Android's own init makes them.
 const (
-	deviceDir  = "dev"
-	mountDir   = "dev/binderfs"
-	MountPoint = "/" + mountDir
-	control    = "binder-control"
+	// deviceDir is where a guest finds links to its devices, as Android's own init makes them.
+	deviceDir = "dev"
+	// usualDir is where Android's own init mounts a binderfs.
+	usualDir = "dev/binderfs"
+	control  = "binder-control"
 )
 
 // Mode is what the devices' nodes have in a guest: every app uses them.
@@ -34,37 +35,49 @@ type ctlDevice struct {
 	major, minor uint32    // answers
 }
 
-// Allocate completes the binderfs that is mounted at MountPoint of a guest that has been created and does not run yet: it adds the
-// devices of Names that are missing, makes all three usable by everybody, and links them in the guest's /dev. root is the guest's
-// root directory; nothing outside it is touched, whatever links lie in it. errdefs.ErrFailedPrecondition if no binderfs is there.
-func Allocate(root *os.Root) error {
-	dir, err := root.OpenRoot(mountDir)
+// Allocate completes the binderfs that is mounted at dir, such as "/dev/binderfs", of a guest that has been created and does not run
+// yet: it adds the devices of Names that are missing, makes all three usable by everybody, and links them in the guest's /dev. root is
+// the guest's root directory; nothing outside it is touched, whatever links lie in it. errdefs.ErrFailedPrecondition if no binderfs is
+// there.
+//
+// Where dir is another than /dev/binderfs, a file is put there. Android's init would mount a binderfs there, whose devices are only
+// those that the kernel gives to every instance; it cannot mount one over a file, and goes on with the links that it finds.
+func Allocate(root *os.Root, dir string) error {
+	mountDir := strings.TrimPrefix(dir, "/")
+	mounted, err := root.OpenRoot(mountDir)
 	if err != nil {
 		return fmt.Errorf("open the guest's binderfs: %w", err)
 	}
-	defer dir.Close()
-	ctl, err := openControl(dir)
+	defer mounted.Close()
+	ctl, err := openControl(mounted)
 	if err != nil {
 		return err
 	}
 	defer ctl.Close()
 	for _, name := range Names {
 		// A device that is there already is one of the module's parameter devices=. A full instance says ENOSPC before it says EEXIST.
-		if _, err := dir.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+		if _, err := mounted.Lstat(name); errors.Is(err, fs.ErrNotExist) {
 			if err := Add(ctl, name); err != nil {
 				return err
 			}
 		} else if err != nil {
 			return fmt.Errorf("look at binder device %s: %w", name, err)
 		}
-		if err := dir.Chmod(name, Mode); err != nil {
+		if err := mounted.Chmod(name, Mode); err != nil {
 			return fmt.Errorf("open binder device %s to the guest: %w", name, err)
 		}
-		if err := root.Symlink(MountPoint+"/"+name, deviceDir+"/"+name); err != nil {
+		if err := root.Symlink("/"+mountDir+"/"+name, deviceDir+"/"+name); err != nil {
 			return fmt.Errorf("link binder device %s: %w", name, err)
 		}
 	}
-	return nil
+	if mountDir == usualDir {
+		return nil
+	}
+	f, err := root.OpenFile(usualDir, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("take the place of another binderfs: %w", err)
+	}
+	return f.Close()
 }
 
 // openControl opens the node that makes devices, having made sure that the directory is a binderfs.
@@ -79,7 +92,7 @@ func openControl(dir *os.Root) (*os.File, error) {
 		return nil, fmt.Errorf("look at the guest's binderfs: %w", err)
 	}
 	if uint32(st.Type) != magic {
-		return nil, fmt.Errorf("look at the guest's binderfs: %s is a file system of type %#x: %w", MountPoint, st.Type, errdefs.ErrFailedPrecondition)
+		return nil, fmt.Errorf("look at the guest's binderfs: a file system of type %#x is there: %w", st.Type, errdefs.ErrFailedPrecondition)
 	}
 	ctl, err := dir.Open(control)
 	if err != nil {

@@ -34,7 +34,7 @@ func Missing() *Refusal {
 
 // Exhausted is the refusal of a pool of so many triples, all in use.
 func Exhausted(triples int) *Refusal {
-	return &Refusal{errdefs.ErrResourceExhausted, fmt.Sprintf("all %d sets of binder devices of this host are in use; "+
+	return &Refusal{errdefs.ErrResourceExhausted, fmt.Sprintf("all sets of binder devices of this host (%d) are in use; "+
 		"power a phone off, load binder_linux with more names in devices=, or use a kernel with CONFIG_ANDROID_BINDERFS", triples)}
 }
 

@@ -85,7 +85,7 @@ func allocate(t *testing.T, dir string) error {
 		t.Fatal(err)
 	}
 	defer root.Close()
-	return binder.Allocate(root)
+	return binder.Allocate(root, "/dev/binderfs")
 }
 
 // instance is a guest's root with a complete binderfs, mounted as a guest's spec says.

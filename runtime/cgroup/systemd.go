@@ -37,8 +37,9 @@ const holderName = ".holder"
 
 // Place is where the cgroups of phones belong on this host.
 type Place struct {
-	// Root is DelegatedRoot or PlainRoot.
-	Root string
+	// Root is DelegatedRoot or PlainRoot, and Former the other one: phones of an agent that found another place stay there until their
+	// next start.
+	Root, Former string
 	// Systemd tells whether systemd runs this host, and Delegated whether it leaves what is below Root alone. Without systemd
 	// nobody else touches it.
 	Systemd, Delegated bool
@@ -56,14 +57,14 @@ func Find() (Place, error) {
 
 func choose(found []hierarchy, systemd bool) Place {
 	if !systemd {
-		return Place{Root: PlainRoot}
+		return Place{Root: PlainRoot, Former: DelegatedRoot}
 	}
 	for _, h := range systemdsOwn(found) {
 		if info, err := os.Stat(filepath.Join(h.mount, DelegatedRoot)); err == nil && info.IsDir() {
-			return Place{Root: DelegatedRoot, Systemd: true, Delegated: true}
+			return Place{Root: DelegatedRoot, Former: PlainRoot, Systemd: true, Delegated: true}
 		}
 	}
-	return Place{Root: PlainRoot, Systemd: true}
+	return Place{Root: PlainRoot, Former: DelegatedRoot, Systemd: true}
 }
 
 // systemdsOwn returns the hierarchies in which systemd keeps its units: its named one and cgroup v2, as far as they are mounted.

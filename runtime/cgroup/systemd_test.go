@@ -22,12 +22,12 @@ func TestChoose(t *testing.T) {
 		systemd bool
 		want    Place
 	}{
-		{"no systemd", []hierarchy{{mount: withScope, v2: true}}, false, Place{Root: PlainRoot}},
-		{"v2 with the scope", []hierarchy{{mount: withScope, v2: true}}, true, Place{Root: DelegatedRoot, Systemd: true, Delegated: true}},
-		{"v2 without", []hierarchy{{mount: without, v2: true}}, true, Place{Root: PlainRoot, Systemd: true}},
-		{"v1 with the scope", []hierarchy{named(withScope)}, true, Place{Root: DelegatedRoot, Systemd: true, Delegated: true}},
+		{"no systemd", []hierarchy{{mount: withScope, v2: true}}, false, Place{Root: PlainRoot, Former: DelegatedRoot}},
+		{"v2 with the scope", []hierarchy{{mount: withScope, v2: true}}, true, Place{Root: DelegatedRoot, Former: PlainRoot, Systemd: true, Delegated: true}},
+		{"v2 without", []hierarchy{{mount: without, v2: true}}, true, Place{Root: PlainRoot, Former: DelegatedRoot, Systemd: true}},
+		{"v1 with the scope", []hierarchy{named(withScope)}, true, Place{Root: DelegatedRoot, Former: PlainRoot, Systemd: true, Delegated: true}},
 		{"only what the agent made itself", []hierarchy{{mount: withScope, controllers: []string{"memory"}}, named(without)}, true,
-			Place{Root: PlainRoot, Systemd: true}},
+			Place{Root: PlainRoot, Former: DelegatedRoot, Systemd: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if diff := cmp.Diff(tt.want, choose(tt.found, tt.systemd)); diff != "" {

@@ -12,12 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 )
 
-// Tree is the part of every hierarchy below one root.
+// Tree is the part of every hierarchy below one root, and what is left of phones below the roots of former agents.
 type Tree struct {
 	root        string
+	former      []string
 	hierarchies []hierarchy
 }
 
@@ -38,13 +40,14 @@ type Limits struct {
 	PIDs                int64
 }
 
-// New finds the hierarchies of this host. root is an absolute path below each, such as "/phonehost".
-func New(root string) (*Tree, error) {
+// New finds the hierarchies of this host. root is an absolute path below each, such as "/phonehost"; former are other such roots, below
+// which nobody else has phones: nothing is made there, but cgroups of phones are found there and removed.
+func New(root string, former ...string) (*Tree, error) {
 	found, err := mounted()
 	if err != nil {
 		return nil, err
 	}
-	t := &Tree{root: path.Clean("/" + root), hierarchies: found}
+	t := &Tree{root: path.Clean("/" + root), former: former, hierarchies: found}
 	for i, h := range t.hierarchies {
 		if !h.v2 {
 			continue
@@ -100,6 +103,22 @@ func (t *Tree) GuestPath(id string) string { return path.Join(t.root, id, "guest
 // DisplayPath is where the display's container belongs, below each hierarchy.
 func (t *Tree) DisplayPath(id string) string { return path.Join(t.root, id, "display") }
 
+// Below is the tree of the same hierarchies with another root and no former ones.
+func (t *Tree) Below(root string) *Tree {
+	return &Tree{root: root, hierarchies: t.hierarchies}
+}
+
+// RootOf is the inverse of GuestPath and DisplayPath: the root of the tree to which the path of a phone's container belongs; empty if
+// it is none of the two.
+func RootOf(container, id string) string {
+	for _, below := range []string{path.Join("/", id, "guest", "ctr"), path.Join("/", id, "display")} {
+		if root, ok := strings.CutSuffix(container, below); ok {
+			return root
+		}
+	}
+	return ""
+}
+
 // SwapAccounting reports whether the kernel can limit swap. In v2 it is known once a phone has its cgroups.
 func (t *Tree) SwapAccounting() bool {
 	for _, h := range t.hierarchies {
@@ -120,6 +139,17 @@ func (t *Tree) Create(id string, l Limits) error {
 		if err := h.create(path.Join(t.root, id, "guest")); err != nil {
 			return fmt.Errorf("cgroups of %s: %w", id, err)
 		}
+		if err := h.limit(path.Join(t.root, id), l); err != nil {
+			return fmt.Errorf("cgroups of %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// Limit sets the limits of a phone's cgroups that exist. One that a hierarchy of cgroup v1 refuses because a container below has more
+// of it yet, a lower CPU quota, is left as it is.
+func (t *Tree) Limit(id string, l Limits) error {
+	for _, h := range t.hierarchies {
 		if err := h.limit(path.Join(t.root, id), l); err != nil {
 			return fmt.Errorf("cgroups of %s: %w", id, err)
 		}
@@ -196,14 +226,76 @@ func inheritCPUSet(dir string) error {
 	return nil
 }
 
-// Remove kills nothing: it removes the phone's cgroups, those that a guest made below its own included, from every hierarchy. A
-// process that is about to end keeps its cgroup for a moment; Remove waits for it until the context ends.
+// Remove kills nothing: it removes the phone's cgroups, those that a guest made below its own included, from every hierarchy, below
+// former roots too. A process that is about to end keeps its cgroup for a moment; Remove waits for it until the context ends.
 func (t *Tree) Remove(ctx context.Context, id string) error {
+	return t.remove(ctx, id, t.roots())
+}
+
+// Leave is Remove below the former roots alone. It touches nothing of a phone that has a process there, and returns
+// errdefs.ErrFailedPrecondition.
+func (t *Tree) Leave(ctx context.Context, id string) error {
+	for _, h := range t.hierarchies {
+		for _, root := range t.former {
+			dir := filepath.Join(h.mount, root, id)
+			if used, err := inUse(dir); err != nil {
+				return fmt.Errorf("leave cgroup %s: %w", dir, err)
+			} else if used {
+				return fmt.Errorf("leave cgroup %s: processes are in it: %w", dir, errdefs.ErrFailedPrecondition)
+			}
+		}
+	}
+	return t.remove(ctx, id, t.former)
+}
+
+// inUse reports whether a cgroup or one below it has a process.
+func inUse(dir string) (bool, error) {
+	procs, err := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil || len(procs) > 0 {
+		return len(procs) > 0, err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return false, err
+	}
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		if used, err := inUse(filepath.Join(dir, e.Name())); used || err != nil {
+			return used, err
+		}
+	}
+	return false, nil
+}
+
+func (t *Tree) roots() []string { return append([]string{t.root}, t.former...) }
+
+func (t *Tree) remove(ctx context.Context, id string, roots []string) error {
 	var errs []error
 	for _, h := range t.hierarchies {
-		dir := filepath.Join(h.mount, t.root, id)
+		for _, root := range roots {
+			dir := filepath.Join(h.mount, root, id)
+			if err := removeAll(ctx, dir); err != nil {
+				errs = append(errs, fmt.Errorf("remove cgroup %s: %w", dir, err))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Vacate removes what a former container left at p, as GuestPath and DisplayPath return it, from every hierarchy. A cgroup that the
+// next one took over would bring its limits along, and its rules about devices, which runc replaces only after it has opened some.
+// Vacate kills nothing and waits as Remove does; the error is the context's if processes are left.
+func (t *Tree) Vacate(ctx context.Context, p string) error {
+	var errs []error
+	for _, h := range t.hierarchies {
+		dir := filepath.Join(h.mount, p)
 		if err := removeAll(ctx, dir); err != nil {
-			errs = append(errs, fmt.Errorf("remove cgroup %s: %w", dir, err))
+			errs = append(errs, fmt.Errorf("remove cgroup %s of a former container: %w", dir, err))
 		}
 	}
 	return errors.Join(errs...)
@@ -241,17 +333,19 @@ func removeAll(ctx context.Context, dir string) error {
 	}
 }
 
-// List names the phones that have a cgroup in any hierarchy, in order. The holder's cgroup is none.
+// List names the phones that have a cgroup in any hierarchy, below former roots too, in order. The holder's cgroup is none.
 func (t *Tree) List() ([]string, error) {
 	var ids []string
 	for _, h := range t.hierarchies {
-		entries, err := os.ReadDir(filepath.Join(h.mount, t.root))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("list cgroups: %w", err)
-		}
-		for _, e := range entries {
-			if e.IsDir() && e.Name() != holderName {
-				ids = append(ids, e.Name())
+		for _, root := range t.roots() {
+			entries, err := os.ReadDir(filepath.Join(h.mount, root))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, fmt.Errorf("list cgroups: %w", err)
+			}
+			for _, e := range entries {
+				if e.IsDir() && e.Name() != holderName {
+					ids = append(ids, e.Name())
+				}
 			}
 		}
 	}

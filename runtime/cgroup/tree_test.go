@@ -7,9 +7,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -60,6 +62,92 @@ func newTree(t *testing.T) *Tree {
 	return tree
 }
 
+// TestFormerRoot has a phone in the root of a former agent: it is found, left alone while something runs in it, and removed.
+func TestFormerRoot(t *testing.T) {
+	former := newTree(t)
+	tree, err := New(former.root+"-next", former.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, h := range tree.hierarchies {
+			if err := os.Remove(filepath.Join(h.mount, tree.root)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Error(err)
+			}
+		}
+	})
+	for _, id := range []string{"p1", "p2"} {
+		if err := former.Create(id, Limits{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := tree.Create("p1", Limits{}); err != nil {
+		t.Fatal(err)
+	}
+	if ids, err := tree.List(); err != nil || !slices.Equal(ids, []string{"p1", "p2"}) {
+		t.Errorf("List = %v, %v, want p1 once, and p2", ids, err)
+	}
+	cmd := exec.Command(testenv.Tool(t, "sleep"), "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	// A process may be in any leaf, but in a new cpuset of v1.
+	i := slices.IndexFunc(former.hierarchies, func(h hierarchy) bool { return h.v2 || !slices.Contains(h.controllers, "cpuset") })
+	display := filepath.Join(former.hierarchies[i].mount, former.DisplayPath("p1"))
+	if err := os.Mkdir(display, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(filepath.Join(display, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil {
+		t.Fatal(err)
+	}
+	if err := tree.Leave(t.Context(), "p1"); !errdefs.IsFailedPrecondition(err) {
+		t.Errorf("Leave of a phone that runs = %v, want a failed precondition", err)
+	}
+	for _, h := range former.hierarchies {
+		if _, err := os.Stat(filepath.Join(h.mount, former.root, "p1", "guest")); err != nil {
+			t.Errorf("cgroups of a phone that runs: %v", err)
+		}
+	}
+	cmd.Process.Kill()
+	cmd.Wait()
+	if err := tree.Leave(t.Context(), "p1"); err != nil {
+		t.Error(err)
+	}
+	for _, h := range former.hierarchies {
+		if _, err := os.Stat(filepath.Join(h.mount, former.root, "p1")); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the former cgroup: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(h.mount, tree.root, "p1", "guest")); err != nil {
+			t.Errorf("the present cgroup: %v", err)
+		}
+	}
+	for _, id := range []string{"p1", "p2"} {
+		if err := tree.Remove(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+	if ids, err := tree.List(); err != nil || len(ids) != 0 {
+		t.Errorf("List = %v, %v", ids, err)
+	}
+}
+
+func TestRootOf(t *testing.T) {
+	tree := &Tree{root: "/a.slice/b.scope"}
+	for _, tt := range []struct{ path, id, want string }{
+		{tree.GuestPath("p1"), "p1", "/a.slice/b.scope"},
+		{tree.DisplayPath("p1"), "p1", "/a.slice/b.scope"},
+		{tree.Below("/phonehost").DisplayPath("p1"), "p1", "/phonehost"},
+		{tree.GuestPath("p1"), "p2", ""},
+		{"/a/xp1/display", "p1", ""},
+		{"/p1/display", "p1", ""},
+		{"", "p1", ""},
+	} {
+		if got := RootOf(tt.path, tt.id); got != tt.want {
+			t.Errorf("RootOf(%q, %q) = %q, want %q", tt.path, tt.id, got, tt.want)
+		}
+	}
+}
+
 func TestCreateChangesLimits(t *testing.T) {
 	tree := newTree(t)
 	for _, memory := range []uint64{256 << 20, 64 << 20, 512 << 20} { // down, and up again
@@ -108,11 +196,7 @@ func TestRemoveWaitsForProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, h := range tree.hierarchies {
-		deep := filepath.Join(h.mount, tree.root, "p1", "guest", "ctr", "own")
-		if err := h.create(filepath.Join(tree.root, "p1", "guest", "ctr", "own")); err != nil {
-			t.Fatal(err)
-		}
-		if err := write(filepath.Join(deep, "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil && !h.v2 {
+		if err := write(filepath.Join(h.guests(t, tree), "cgroup.procs"), fmt.Sprint(cmd.Process.Pid)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -121,9 +205,40 @@ func TestRemoveWaitsForProcesses(t *testing.T) {
 	if err := tree.Remove(ctx, "p1"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Remove with a process inside = %v", err)
 	}
+	if err := tree.Vacate(ctx, tree.GuestPath("p1")); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Vacate with a process inside = %v", err)
+	}
 	cmd.Process.Kill()
 	cmd.Wait()
+	for range 2 { // the second finds nothing
+		if err := tree.Vacate(t.Context(), tree.GuestPath("p1")); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, h := range tree.hierarchies {
+		if left, err := os.ReadDir(filepath.Join(h.mount, tree.root, "p1", "guest")); err != nil || slices.ContainsFunc(left, os.DirEntry.IsDir) {
+			t.Errorf("after Vacate the guest's cgroup has %v, %v, want itself alone", left, err)
+		}
+	}
 	if err := tree.Remove(t.Context(), "p1"); err != nil {
 		t.Error(err)
 	}
+}
+
+// guests makes the cgroup "own" of a guest below its container's, and returns its directory. In v2 a cgroup that hands controllers on
+// takes no processes, so the guest's hands on none.
+func (h hierarchy) guests(t *testing.T, tree *Tree) string {
+	t.Helper()
+	own := filepath.Join(tree.GuestPath("p1"), "own")
+	dir := filepath.Join(h.mount, own)
+	err := h.create(tree.GuestPath("p1"))
+	if err == nil && h.v2 {
+		err = os.Mkdir(dir, 0o755)
+	} else if err == nil {
+		err = h.create(own)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

@@ -105,7 +105,7 @@ func newPeer(h *host, ctr string, p container.Phone) *peer {
 	if err := volume.Create(h.t.Context(), image, p.DataBytes); err != nil {
 		h.t.Fatal(err)
 	}
-	loop, err := volume.Attach(image)
+	loop, err := volume.Attach(h.t.Context(), image)
 	if err != nil {
 		h.t.Fatal(err)
 	}

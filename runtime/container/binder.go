@@ -3,11 +3,8 @@ package container
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 
-	tasktypes "github.com/containerd/containerd/api/types/task"
-	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/binder"
@@ -79,24 +76,6 @@ func (e *Engine) claimTriple(ctx context.Context, id string, support binder.Supp
 		defer e.binderMu.Unlock()
 		delete(e.claims, c)
 	}, nil
-}
-
-// allocateBinder completes the binderfs of a guest that has been created and does not run.
-func (e *Engine) allocateBinder(ctx context.Context, id string, pid uint32) error {
-	root, err := os.OpenRoot(fmt.Sprintf("/proc/%d/root", pid))
-	if err != nil {
-		return fmt.Errorf("open its root directory: %w", err)
-	}
-	defer root.Close()
-	// While the task is created and not started its first process is the one with this pid; so it is its root that was opened.
-	status, found, err := e.task(ctx, containerID(id, Guest))
-	if err != nil {
-		return err
-	}
-	if !found || status.GetStatus() != tasktypes.Status_CREATED || status.GetPid() != pid {
-		return fmt.Errorf("look at its root directory: its first process ended before it was started: %w", errdefs.ErrAborted)
-	}
-	return binder.Allocate(root)
 }
 
 // allNice lets threads have every nice value from -20 on.

@@ -165,8 +165,9 @@ func TestDataIsMountedInTheGuestOnly(t *testing.T) {
 	p := h.phone("p1", 0)
 	h.start(p)
 	o := h.observe("p1")
-	loops := h.loops()
-	if len(loops) != 1 || filepath.Base(loops[0]) != "data-1.img" {
+	loops := h.loopDevices()
+	device := loops[h.dataImage("p1", 1)]
+	if len(loops) != 1 || device == "" {
 		t.Fatalf("loop devices: %v", loops)
 	}
 	mounted := func(pid string) []string {
@@ -176,7 +177,7 @@ func TestDataIsMountedInTheGuestOnly(t *testing.T) {
 		}
 		var at []string
 		for line := range strings.Lines(string(info)) {
-			if f := strings.Fields(line); strings.Contains(line, " ext4 /dev/loop") {
+			if f := strings.Fields(line); strings.Contains(line, " ext4 "+device+" ") {
 				at = append(at, f[4]+" "+f[5])
 			}
 		}

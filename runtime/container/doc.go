@@ -16,7 +16,9 @@
 //
 // Every call is idempotent and may be repeated after a crash at any point. Calls for different phones may run at the same time.
 // Calls that change the same phone must not: the agent's controller of that phone is the only caller. Reading calls (Observe,
-// Exec, ReadLog, BootCompleted, Specs) may run beside anything.
+// Exec, ReadLog, BootCompleted, Specs, DataUsage, DataSpace) may run beside anything. ExportData, and CloneData as far as its source is
+// concerned, only read, but a guest cannot be started on what they read: who wants to ends their context first. GrowData and TrimData may
+// run beside the guest, not beside other changes.
 //
 // An Engine starts no goroutine of its own; Events starts one, which ends with its context, and Exec waits for those it needs.
 package container

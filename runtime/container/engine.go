@@ -37,6 +37,9 @@ type Config struct {
 	StateDir, RunDir, LogDir, NetNSDir string
 	// CgroupRoot is the agent's own cgroup in every hierarchy; default "/phonehost".
 	CgroupRoot string
+	// FormerCgroupRoots are where agents of this host had their cgroup before: phones that were started there stay until their next
+	// start, and what they leave is removed. Nobody else may have phones there.
+	FormerCgroupRoots []string
 	// DisplayUIDBase is the uid of the display of slot 0; default 2000000.
 	DisplayUIDBase uint32
 	// DisplayBinary is phone-display and LogBinary phone-log. Without DisplayBinary the engine starts no displays, and does nothing
@@ -46,6 +49,8 @@ type Config struct {
 	DisplayArgs []string
 	// DisplayDevices are the device nodes of the host's encoders, which every display gets.
 	DisplayDevices []string
+	// RenderNode is the GPU's render node, of which every guest whose profile draws gets a node of its own; empty: guests draw by CPU.
+	RenderNode string
 	// DisplayMemoryBytes is the memory limit of a display; default 512 MiB.
 	DisplayMemoryBytes uint64
 	// MaxFiles bounds the open files of a process in a guest; default 32768, or less where this process may not have as many.
@@ -55,6 +60,9 @@ type Config struct {
 	// MaxNice is RLIMIT_NICE of guests with binder devices; default 40, as Android's init asks for, or less where this process, and so
 	// containerd, may not have as much.
 	MaxNice uint64
+	// Guard keeps guests that may mount from the host; nil: there is none, and such guests are started only with AllowUnguarded.
+	Guard          Guard
+	AllowUnguarded bool
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
 }
@@ -107,8 +115,10 @@ func (c Config) withDefaults() (Config, error) {
 			return c, fmt.Errorf("container engine: %s %q is not an absolute path: %w", name, path, errdefs.ErrInvalidArgument)
 		}
 	}
-	if filepath.Clean(c.CgroupRoot) == "/" {
-		return c, fmt.Errorf("container engine: CgroupRoot %q would make every cgroup of the host a phone's: %w", c.CgroupRoot, errdefs.ErrInvalidArgument)
+	for _, root := range append([]string{c.CgroupRoot}, c.FormerCgroupRoots...) {
+		if filepath.Clean("/"+root) == "/" {
+			return c, fmt.Errorf("container engine: the cgroup root %q would make every cgroup of the host a phone's: %w", root, errdefs.ErrInvalidArgument)
+		}
 	}
 	return c, nil
 }
@@ -139,7 +149,7 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	tree, err := cgroup.New(c.CgroupRoot)
+	tree, err := cgroup.New(c.CgroupRoot, c.FormerCgroupRoots...)
 	if err != nil {
 		return nil, err
 	}
@@ -192,6 +202,9 @@ func (e *Engine) begin(ctx context.Context) error {
 	}
 	e.stale = stale
 	time.AfterFunc(holdTime, stale.close)
+	if err := e.releaseGone(); err != nil {
+		return err
+	}
 	if err := os.MkdirAll(e.config.RunDir, 0o755); err != nil {
 		return fmt.Errorf("make the run directory: %w", err)
 	}

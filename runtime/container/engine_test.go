@@ -2,8 +2,10 @@ package container_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -115,11 +117,15 @@ func TestPhoneLives(t *testing.T) {
 	p := h.phone("p1", 7)
 	h.start(p)
 	first := h.observe("p1")
-	want := container.Task{
+	guest := container.Task{
 		Container: true, State: container.TaskRunning, BootGeneration: 1, DataGeneration: 1, ImageDigest: h.image.Digest,
+		Cgroup: h.config.CgroupRoot + "/p1/guest/ctr",
 	}
+	display := guest
+	display.Cgroup = h.config.CgroupRoot + "/p1/display"
 	ignored := cmpopts.IgnoreFields(container.Task{}, "PID", "StartedAt", "Version")
-	if diff := cmp.Diff(container.Observation{Guest: want, Display: want}, first, ignored); diff != "" {
+	guest.MemoryBytes = p.MemoryBytes
+	if diff := cmp.Diff(container.Observation{Guest: guest, Display: display}, first, ignored); diff != "" {
 		t.Error(diff)
 	}
 	if d := first.Guest.StartedAt.Sub(began); d < -time.Second || d > time.Minute {
@@ -246,6 +252,76 @@ func TestAnotherEngineContinues(t *testing.T) {
 	h.start(p)
 	if after := h.observe("p1"); after.Guest.PID != before.Guest.PID {
 		t.Error("the guest was started again")
+	}
+}
+
+// TestFormerCgroupRoot opens an engine with another cgroup root over a phone that runs and one that is off. The first stays whole where it
+// is until it starts again; then nothing is left there of either.
+func TestFormerCgroupRoot(t *testing.T) {
+	h := newHost(t)
+	p1, p2 := h.phone("p1", 0), h.phone("p2", 1)
+	h.start(p1)
+	h.prepare(p2)
+	before := h.observe("p1")
+	if err := h.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	former := h.config.CgroupRoot
+	h.config.CgroupRoot, h.config.FormerCgroupRoots = former+"-next", []string{former}
+	h.engine = h.open()
+
+	before.Guest.Outside, before.Display.Outside = true, true
+	h.start(p1) // changes nothing
+	if diff := cmp.Diff(before, h.observe("p1"), cmpopts.IgnoreFields(container.Task{}, "StartedAt")); diff != "" {
+		t.Errorf("the phone that runs: %s", diff)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	events := h.engine.Events(ctx)
+	waitEvent(t, events, container.Back)
+	end := func(role container.Role) {
+		t.Helper()
+		if err := h.engine.Kill(ctx, "p1", role); err != nil {
+			t.Fatal(err)
+		}
+		waitEvent(t, events, container.Exited)
+	}
+	end(container.Display)
+	if err := h.engine.StartDisplay(ctx, p1); err != nil {
+		t.Fatal(err)
+	}
+	o := h.observe("p1")
+	if o.Display.Cgroup != former+"/p1/display" || !o.Display.Outside || o.Guest.PID != before.Guest.PID {
+		t.Errorf("a display that starts under its guest: %+v", o)
+	}
+	cgroups, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", o.Display.PID))
+	if err != nil || !strings.Contains(string(cgroups), ":"+former+"/p1/display\n") {
+		t.Errorf("its process is in %s, %v", cgroups, err)
+	}
+	end(container.Guest)
+	if err := h.engine.RemoveDisplay(ctx, "p1"); err != nil {
+		t.Fatal(err)
+	}
+	p1.BootGeneration++
+	h.start(p1)
+	o = h.observe("p1")
+	if o.Guest.Outside || o.Display.Outside || o.Guest.Cgroup != h.config.CgroupRoot+"/p1/guest/ctr" {
+		t.Errorf("after the next start: %+v", o)
+	}
+	h.booted("p1")
+	if left := cgroupDirs(former + "/p1"); len(left) != 0 {
+		t.Errorf("cgroups are left of a phone that has moved: %v", left)
+	}
+	if ids, err := h.engine.IDs(ctx); err != nil || !slices.Equal(ids, []string{"p1", "p2"}) {
+		t.Errorf("IDs = %v, %v", ids, err)
+	}
+	if err := h.engine.Destroy(ctx, "p2"); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range cgroupDirs(former) {
+		if err := os.Remove(dir); err != nil {
+			t.Errorf("something is left below the former root: %v", err)
+		}
 	}
 }
 

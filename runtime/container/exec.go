@@ -11,11 +11,14 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
+	tasktypes "github.com/containerd/containerd/api/types/task"
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"github.com/google/uuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/profile"
 )
@@ -24,7 +27,8 @@ import (
 const drainTime = 2 * time.Second
 
 // Exec runs a process in the phone's guest and returns its exit code (128 + n after signal n) when it has ended and its output is
-// delivered. The end of the context kills the process. It has the guest's capabilities, limits and system-call filter.
+// delivered. The end of the context kills the process with its process group. It has the guest's capabilities, limits and
+// system-call filter.
 //
 // Errors: errdefs.ErrFailedPrecondition if the guest does not run; errdefs.ErrInvalidArgument without arguments;
 // errdefs.ErrNotFound if the program does not exist; errdefs.ErrUnavailable if containerd went away meanwhile, and then it is not
@@ -41,7 +45,11 @@ func (e *Engine) Exec(ctx context.Context, id string, o ExecOptions) (exitCode u
 		return 0, fmt.Errorf("exec in %s: make the directory of its pipes: %w", id, err)
 	}
 	x := newExecution(o)
-	process, err := task.Exec(ctx, uuid.NewString(), execProcess(spec, o), x.pipes(e.execDir()))
+	name := o.ID
+	if name == "" {
+		name = uuid.NewString()
+	}
+	process, err := task.Exec(ctx, name, execProcess(spec, o), x.pipes(e.execDir()))
 	if err != nil {
 		return 0, fmt.Errorf("exec in %s: %w", id, execError(err))
 	}
@@ -50,6 +58,55 @@ func (e *Engine) Exec(ctx context.Context, id string, o ExecOptions) (exitCode u
 		return 0, fmt.Errorf("exec %s in %s: %w", o.Args[0], id, execError(err))
 	}
 	return exitCode, nil
+}
+
+// EndExec kills a process that an Exec of an earlier agent has left in the phone's guest under a name, with its process group, and takes
+// it out of containerd's books. It is errdefs.ErrNotFound if there is none, and errdefs.ErrFailedPrecondition if the guest does not run.
+func (e *Engine) EndExec(ctx context.Context, id, execID string) error {
+	task, _, _, err := e.guest(ctx, id)
+	if err != nil {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, err)
+	}
+	process, err := task.LoadProcess(ctx, execID, nil)
+	if err != nil {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
+	}
+	exited, err := process.Wait(ctx)
+	if err != nil {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
+	}
+	// A process that was loaded does not know its pid.
+	now, err := e.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: task.ID(), ExecID: execID})
+	if err != nil {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
+	}
+	if now.GetProcess().GetStatus() == tasktypes.Status_RUNNING {
+		killGroup(int(now.GetProcess().GetPid()))
+	}
+	if err := process.Kill(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
+	}
+	select {
+	case <-exited:
+	case <-ctx.Done():
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, ctx.Err())
+	}
+	if _, err := process.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
+	}
+	return nil
+}
+
+// killGroup kills the processes of a running process's group, by its pid on the host. runc makes every process that it executes the leader of a session and
+// so of a group (setsid in its nsexec.c); one that is none is left to Kill.
+func killGroup(pid int) {
+	if pid <= 1 {
+		return
+	}
+	if group, err := unix.Getpgid(pid); err != nil || group != pid {
+		return
+	}
+	_ = unix.Kill(-pid, unix.SIGKILL) // it may have ended
 }
 
 // guest returns the running guest's task, its first process as its spec has it, and its profile.
@@ -213,10 +270,11 @@ func (x *execution) serve(ctx context.Context, process containerd.Process, ended
 	}
 }
 
-// kill ends the process and waits for its end.
+// kill ends the process with its group and waits for its end.
 func (x *execution) kill(ctx context.Context, process containerd.Process, exited <-chan containerd.ExitStatus) containerd.ExitStatus {
 	ctx, cancel := context.WithTimeout(ctx, cleanupTime)
 	defer cancel()
+	killGroup(int(process.Pid()))
 	if err := process.Kill(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
 		return *containerd.NewExitStatus(containerd.UnknownExitStatus, time.Time{}, err)
 	}

@@ -154,3 +154,49 @@ func testTerminal(t *testing.T, h *host) {
 		}
 	}
 }
+
+// TestExecLeavesNoProcess ends a command that has children, by its caller and as what a dead agent has left.
+func TestExecLeavesNoProcess(t *testing.T) {
+	h := newHost(t)
+	h.start(h.phone("p1", 0))
+	family := []string{"sh", "-c", "sleep 1001 & sleep 1001 & wait"}
+	sleeping := func() int {
+		_, out := h.exec("p1", "ps")
+		return strings.Count(out, "  sleep ")
+	}
+	waitFor := func(n int) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); sleeping() != n; {
+			if time.Now().After(deadline) {
+				_, out := h.exec("p1", "ps")
+				t.Fatalf("want %d processes that sleep:\n%s", n, out)
+			}
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 2)
+	go func() {
+		_, err := h.engine.Exec(ctx, "p1", container.ExecOptions{Args: family})
+		done <- err
+	}()
+	waitFor(2)
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("exec = %v, want cancelled", err)
+	}
+	waitFor(0)
+
+	if err := h.engine.EndExec(t.Context(), "p1", "op-1"); !errdefs.IsNotFound(err) {
+		t.Errorf("end of what never was = %v, want not found", err)
+	}
+	go func() {
+		_, err := h.engine.Exec(t.Context(), "p1", container.ExecOptions{ID: "op-1", Args: family})
+		done <- err
+	}()
+	waitFor(2)
+	if err := h.engine.EndExec(t.Context(), "p1", "op-1"); err != nil {
+		t.Fatal(err)
+	}
+	<-done
+	waitFor(0)
+}

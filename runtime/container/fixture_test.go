@@ -3,13 +3,14 @@ package container_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -39,25 +40,14 @@ type host struct {
 	image      image.Image
 }
 
-// archive builds the testphone image once per test process, unless it was built before.
-var archive = sync.OnceValues(func() ([]byte, error) {
-	if path, ok := testenv.Prebuilt("testphone.tar"); ok {
-		return os.ReadFile(path)
-	}
-	dir, err := os.MkdirTemp("", "testphone-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	path := filepath.Join(dir, "testphone.tar")
-	out, err := exec.Command("go", "run", "github.com/phonehost/phonehost/scripts/testphone/cmd/mkimage", "-o", path).CombinedOutput()
-	if err != nil {
-		return nil, fmt.Errorf("build the testphone image: %w\n%s", err, out)
-	}
-	return os.ReadFile(path)
-})
-
 func newHost(t testing.TB) *host {
+	t.Helper()
+	return newHostOn(t, func(string) {})
+}
+
+// newHostOn is newHost with a state directory of the test's own: lay is called with its path while it is empty, and may mount
+// something there until the end of the test.
+func newHostOn(t testing.TB, lay func(stateDir string)) *host {
 	t.Helper()
 	server := testenv.Containerd(t)
 	// Not t.TempDir: the paths of sockets must be short.
@@ -66,6 +56,10 @@ func newHost(t testing.TB) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Mkdir(filepath.Join(dir, "state"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	lay(filepath.Join(dir, "state"))
 	h := &host{t: t, containerd: server, networks: netns.New(filepath.Join(dir, "run", "netns"))}
 	h.config = container.Config{
 		Address: server.Address, Namespace: testenv.Namespace,
@@ -76,7 +70,7 @@ func newHost(t testing.TB) *host {
 	}
 	h.engine = h.open()
 	t.Cleanup(h.close)
-	data, err := archive()
+	data, err := os.ReadFile(testenv.Testphone(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -156,15 +150,21 @@ func (h *host) checkNothingLeft(ctx context.Context) {
 // loops lists the files of this host that loop devices have.
 func (h *host) loops() []string {
 	h.t.Helper()
+	return slices.Sorted(maps.Keys(h.loopDevices()))
+}
+
+// loopDevices are the loop devices that have files of this host, by file.
+func (h *host) loopDevices() map[string]string {
+	h.t.Helper()
 	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	var found []string
+	found := make(map[string]string)
 	for _, file := range files {
 		name, err := os.ReadFile(file)
 		if err == nil && strings.HasPrefix(string(name), h.config.StateDir) {
-			found = append(found, strings.TrimSpace(string(name)))
+			found[strings.TrimSpace(string(name))] = "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
 		}
 	}
 	return found
@@ -222,6 +222,24 @@ func (h *host) start(p container.Phone) {
 	if err := h.engine.StartGuest(h.t.Context(), p); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// off ends a phone, as the agent does.
+func (h *host) off(id string) {
+	h.t.Helper()
+	if err := errors.Join(h.engine.RemoveGuest(h.t.Context(), id), h.engine.RemoveDisplay(h.t.Context(), id)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// shell runs a shell command in a guest, which must succeed, and returns what it prints.
+func (h *host) shell(id, command string) string {
+	h.t.Helper()
+	code, out := h.exec(id, "sh", "-c", command)
+	if code != 0 {
+		h.t.Fatalf("%s: %s exited with %d: %s", id, command, code, out)
+	}
+	return out
 }
 
 // exec runs a command in a guest and returns its exit code and output.

@@ -35,14 +35,17 @@ func (e *Engine) Shutdown(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("shut %s down: %w", id, err)
 	}
+	if prof.Shutdown.Signal != 0 {
+		return e.signal(ctx, id, Guest, prof.Shutdown.Signal)
+	}
 	var output head
-	code, err := e.Exec(ctx, id, ExecOptions{Args: prof.ShutdownArgs, Stderr: &output})
+	code, err := e.Exec(ctx, id, ExecOptions{Args: prof.Shutdown.Args, Stderr: &output})
 	if err != nil {
 		return fmt.Errorf("shut %s down: %w", id, err)
 	}
 	// The process that asks may be killed by what it asked for.
 	if code != 0 && code < 128 {
-		return fmt.Errorf("shut %s down: %s exited with %d: %s: %w", id, prof.ShutdownArgs[0], code, strings.TrimSpace(output.String()), errdefs.ErrInternal)
+		return fmt.Errorf("shut %s down: %s exited with %d: %s: %w", id, prof.Shutdown.Args[0], code, strings.TrimSpace(output.String()), errdefs.ErrInternal)
 	}
 	return nil
 }

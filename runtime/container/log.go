@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"time"
 
 	"github.com/containerd/errdefs"
 
@@ -30,6 +31,22 @@ func (e *Engine) ReadLog(ctx context.Context, id string, role Role, o LogOptions
 		return fmt.Errorf("log of %s: %w: %w", id, err, errdefs.ErrNotFound)
 	}
 	return err
+}
+
+// quietTime is how long a log must have been silent for its last line to be taken for the last.
+const quietTime = 30 * time.Millisecond
+
+// LogTail returns the last lines that one of the phone's containers printed since a time, at most limit bytes of valid UTF-8. It waits
+// until nothing has been added for a moment, 300 ms at most: the log writer takes its time. It reads files only.
+func (e *Engine) LogTail(ctx context.Context, id string, role Role, since time.Time, limit int) (string, error) {
+	if !validID(id) {
+		return "", fmt.Errorf("phone id %q: %w", id, errdefs.ErrInvalidArgument)
+	}
+	text, err := logger.Tail(ctx, e.logPath(id, role), logger.TailOptions{Bytes: limit, Since: since, Quiet: quietTime})
+	if err != nil {
+		return "", fmt.Errorf("log of %s: %w", id, err)
+	}
+	return text, nil
 }
 
 // logFiles are all files that the log writers make for a phone.

@@ -16,6 +16,7 @@ const (
 	labelDataGeneration = "dev.phonehost.data-generation"
 	labelImageDigest    = "dev.phonehost.image-digest"
 	labelVersion        = "dev.phonehost.version"
+	labelNote           = "dev.phonehost.note"
 	labelBinder         = "dev.phonehost.binder"       // of guests: binder.Grant.Label
 	labelHostStopped    = "dev.phonehost.host-stopped" // of guests: set by EndForHost
 	// labelGCRoot keeps a snapshot that no container refers to from containerd's garbage collector.
@@ -60,6 +61,7 @@ func (e *Engine) runDir(id string) string     { return filepath.Join(e.config.Ru
 func (e *Engine) logDir(id string) string     { return filepath.Join(e.config.LogDir, id) }
 func (e *Engine) waylandDir(id string) string { return filepath.Join(e.runDir(id), "wayland") }
 func (e *Engine) controlDir(id string) string { return filepath.Join(e.runDir(id), "display") }
+func (e *Engine) filesDir(id string) string   { return filepath.Join(e.runDir(id), "files") }
 func (e *Engine) execDir() string             { return filepath.Join(e.config.RunDir, "exec") }
 func (e *Engine) runcRoot() string            { return filepath.Join(e.config.RunDir, "runc") }
 func (e *Engine) displayRoots() string        { return filepath.Join(e.config.StateDir, "display") }

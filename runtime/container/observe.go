@@ -3,6 +3,7 @@ package container
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,8 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/cgroup"
 )
 
 // Observe reads the phone's actual state from containerd. It returns errdefs.ErrUnavailable when containerd cannot be asked or does
@@ -30,7 +33,13 @@ func (e *Engine) Observe(ctx context.Context, id string) (Observation, error) {
 	for role, into := range map[Role]*Task{Guest: &o.Guest, Display: &o.Display} {
 		g.Go(func() error {
 			var err error
-			*into, err = e.observe(ctx, containerID(id, role))
+			*into, err = e.observe(ctx, id, role)
+			if role == Guest && into.State != TaskNone {
+				into.OOMKills = e.cgroups.OOMKills(id)
+			}
+			if role == Guest && into.State == TaskRunning {
+				into.MemoryBytes = e.cgroups.MemoryLimit(id)
+			}
 			return err
 		})
 	}
@@ -40,7 +49,8 @@ func (e *Engine) Observe(ctx context.Context, id string) (Observation, error) {
 	return o, nil
 }
 
-func (e *Engine) observe(ctx context.Context, container string) (Task, error) {
+func (e *Engine) observe(ctx context.Context, id string, role Role) (Task, error) {
+	container := containerID(id, role)
 	record, err := e.client.ContainerService().Get(ctx, container)
 	if errdefs.IsNotFound(err) {
 		return Task{}, nil
@@ -49,6 +59,7 @@ func (e *Engine) observe(ctx context.Context, container string) (Task, error) {
 		return Task{}, fmt.Errorf("ask for container %s: %w", container, unavailable(err))
 	}
 	t := fromRecord(record)
+	t.Outside = t.Cgroup != "" && t.Cgroup != e.cgroupPath(id, role)
 	status, found, err := e.task(ctx, container)
 	if err != nil || !found {
 		return t, err
@@ -73,8 +84,39 @@ func fromRecord(c containers.Container) Task {
 		DataGeneration: generation(c.Labels, labelDataGeneration),
 		ImageDigest:    c.Labels[labelImageDigest],
 		Version:        c.Labels[labelVersion],
+		Note:           c.Labels[labelNote],
+		Cgroup:         cgroupOf(c),
 		HostStopped:    c.Labels[labelHostStopped] != "",
 	}
+}
+
+// cgroupPath is where a start puts a container.
+func (e *Engine) cgroupPath(id string, role Role) string {
+	if role == Display {
+		return e.cgroups.DisplayPath(id)
+	}
+	return e.cgroups.GuestPath(id)
+}
+
+// treeOf is the tree of cgroups in which a container is: the engine's, unless it is outside.
+func (e *Engine) treeOf(id string, t Task) *cgroup.Tree {
+	if root := cgroup.RootOf(t.Cgroup, id); t.Outside && root != "" {
+		return e.cgroups.Below(root)
+	}
+	return e.cgroups
+}
+
+// cgroupOf reads from a container's record where its processes are; empty if there is no spec that can be read.
+func cgroupOf(c containers.Container) string {
+	var spec struct {
+		Linux struct {
+			CgroupsPath string `json:"cgroupsPath"`
+		} `json:"linux"`
+	}
+	if c.Spec == nil || json.Unmarshal(c.Spec.GetValue(), &spec) != nil {
+		return ""
+	}
+	return spec.Linux.CgroupsPath
 }
 
 // generation reads a number from a label; a label that is missing or no number is 0, which no generation is.

@@ -23,12 +23,16 @@ type Phone struct {
 	DataBytes uint64
 	// Display is the virtual screen.
 	Display DisplaySpec
+	// DNS are the addresses of the guest's name servers, the first asked first; none: the image's own.
+	DNS []string
 	// Properties are given to the guest's init before it starts anything.
 	Properties map[string]string
 	// DataGeneration counts resets: it names the root snapshot and the data image that are used.
 	DataGeneration uint64
 	// BootGeneration counts boots; it is only recorded, as a label, and read back by Observe.
 	BootGeneration uint64
+	// Note is what the caller wants to know of what runs: it is recorded with each container, and read back by Observe. At most 1 KiB.
+	Note string
 }
 
 // DisplaySpec is a virtual screen: pixels, dots per inch and frames per second.

@@ -1,6 +1,7 @@
 package container
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,15 +20,14 @@ import (
 	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/ocispec"
 	"github.com/phonehost/phonehost/runtime/profile"
-	"github.com/phonehost/phonehost/runtime/volume"
 )
 
 // Prepare makes everything a start needs that can be made before it: directories, cgroups with their limits, the root snapshot and
-// the data volume of the phone's data generation. What is there is kept. A damaged data file system is mended, unless it is in use.
-// A root snapshot of the same generation that was made from another image is removed.
+// the data volume of the phone's data generation. What is there is kept. A data file system that is not in order is brought there, and one
+// that is smaller than the phone's DataBytes grows, unless the guest runs on it. A root snapshot of the same generation that was made from another image is removed.
 //
 // Errors: errdefs.ErrNotFound if the image is gone while there is no root snapshot of it; errdefs.ErrInvalidArgument for an
-// unknown profile or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
+// unknown profile, properties that its images cannot be given or a size that cannot be; errdefs.ErrDataLoss if the data file system is beyond repair.
 func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 	if !validID(p.ID) {
 		return fmt.Errorf("phone id %q: %w", p.ID, errdefs.ErrInvalidArgument)
@@ -36,14 +36,36 @@ func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 	if err != nil {
 		return err
 	}
+	if err := prof.CheckProperties(p.Properties); err != nil {
+		return fmt.Errorf("phone %s of profile %s: %w", p.ID, prof.Name, err)
+	}
 	if err := e.makeDirs(p); err != nil {
 		return fmt.Errorf("directories of %s: %w", p.ID, err)
 	}
+	if err := e.writeFiles(p, prof); err != nil {
+		return fmt.Errorf("files of %s: %w", p.ID, err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return e.cgroups.Create(p.ID, cgroupLimits(p, prof)) })
+	g.Go(func() error { return e.prepareCgroups(ctx, p.ID, cgroupLimits(p, prof)) })
 	g.Go(func() error { return e.prepareData(ctx, p) })
 	g.Go(func() error { return e.prepareRoot(ctx, p) })
 	return g.Wait()
+}
+
+// leaveTime is how long processes that are about to end may keep the cgroups of a phone below a former root.
+const leaveTime = time.Second
+
+// prepareCgroups makes the phone's cgroups, and removes those of an earlier run below a former root.
+func (e *Engine) prepareCgroups(ctx context.Context, id string, l cgroup.Limits) error {
+	if err := e.cgroups.Create(id, l); err != nil {
+		return err
+	}
+	leaving, cancel := context.WithTimeout(ctx, leaveTime)
+	defer cancel()
+	if err := e.cgroups.Leave(leaving, id); err != nil {
+		e.log.Warn("cgroups of a phone below a former root stay until its next start", "phone_id", id, "error", err)
+	}
+	return nil
 }
 
 func cgroupLimits(p Phone, prof *profile.Profile) cgroup.Limits {
@@ -54,17 +76,20 @@ func cgroupLimits(p Phone, prof *profile.Profile) cgroup.Limits {
 // makeDirs makes the phone's directories. Nobody but root passes the first of the run directories; containers get the inner ones
 // bound, where the display owns them and the guest reads them.
 func (e *Engine) makeDirs(p Phone) error {
+	if err := e.makeStateDir(p.ID); err != nil {
+		return err
+	}
 	uid := int(e.displayUID(p))
 	for _, d := range []struct {
 		path string
 		mode os.FileMode
 		uid  int
 	}{
-		{e.stateDir(p.ID), 0o700, 0},
 		{e.logDir(p.ID), 0o750, 0},
 		{e.runDir(p.ID), 0o700, 0},
 		{e.waylandDir(p.ID), 0o755, uid},
 		{e.controlDir(p.ID), 0o700, uid},
+		{e.filesDir(p.ID), 0o755, 0},
 	} {
 		if err := makeDir(d.path, d.mode, d.uid); err != nil {
 			return err
@@ -72,6 +97,28 @@ func (e *Engine) makeDirs(p Phone) error {
 	}
 	return nil
 }
+
+// writeFiles makes the files of the phone's profile. They lie in the run directory, which is in memory: what a guest does to the file
+// system that a file lies on, should it find a way, reaches no disk. A file that is there and says the same is kept; another is
+// replaced by a rename, so that a guest that runs keeps the one that it was started with, and a crash leaves the old one or the new.
+func (e *Engine) writeFiles(p Phone, prof *profile.Profile) error {
+	for _, f := range prof.Files {
+		path := filepath.Join(e.filesDir(p.ID), filepath.Base(f.Path))
+		content := f.Content(e.boot(p))
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, content) {
+			continue
+		}
+		if err := os.WriteFile(path+".new", content, 0o644); err != nil {
+			return err
+		}
+		if err := os.Rename(path+".new", path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (e *Engine) makeStateDir(id string) error { return makeDir(e.stateDir(id), 0o700, 0) }
 
 func makeDir(path string, mode os.FileMode, uid int) error {
 	err := os.Mkdir(path, mode)
@@ -94,18 +141,6 @@ func makeDir(path string, mode os.FileMode, uid int) error {
 }
 
 func (e *Engine) displayUID(p Phone) uint32 { return e.config.DisplayUIDBase + p.Slot }
-
-func (e *Engine) prepareData(ctx context.Context, p Phone) error {
-	path := e.dataImage(p.ID, p.DataGeneration)
-	if err := volume.Create(ctx, path, p.DataBytes); err != nil {
-		return fmt.Errorf("data of %s: %w", p.ID, err)
-	}
-	err := volume.Repair(ctx, path)
-	if errdefs.IsFailedPrecondition(err) {
-		return nil // the guest runs on it; the next start mends it
-	}
-	return err
-}
 
 // prepareRoot makes the guest's root snapshot from the image.
 func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {

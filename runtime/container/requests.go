@@ -44,6 +44,8 @@ type Size struct {
 
 // ExecOptions describe a process to run inside a guest.
 type ExecOptions struct {
+	// ID is the process's name in containerd, by which EndExec finds it; empty means a random one. At most 76 bytes of [a-zA-Z0-9-].
+	ID string
 	// Args is the program, found by the guest's PATH unless it is a path, and its arguments. At least one.
 	Args []string
 	// Env holds "NAME=value" entries that go after the guest's own environment.

@@ -1,14 +1,16 @@
 package container_test
 
 import (
+	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/cap"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/phonehost/phonehost/runtime/seccomp"
@@ -18,13 +20,11 @@ import (
 // probe builds the probe for an architecture, static.
 func probe(t *testing.T, arch string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "probe-"+arch)
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", path, "./testdata/probe")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, out)
+	const pkg = "runtime/container/testdata/probe"
+	if arch != runtime.GOARCH {
+		return testenv.BinaryFor(t, pkg, arch)
 	}
-	return path
+	return testenv.Binary(t, pkg)
 }
 
 // run runs a container of this spec to its end and returns its exit code and output.
@@ -87,19 +87,50 @@ func probeRoot(t *testing.T, probe string) string {
 // every is the list of all capabilities: what is refused then is refused by the filter.
 func every(t *testing.T) *specs.LinuxCapabilities {
 	t.Helper()
-	out, err := exec.CommandContext(t.Context(), testenv.Tool(t, "capsh"), "--print").Output()
+	status, err := os.Open("/proc/self/status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, list, _ := strings.Cut(string(out), "Bounding set =")
-	list, _, _ = strings.Cut(list, "\n")
-	var caps []string
-	for _, c := range strings.Split(strings.ToUpper(strings.TrimSpace(list)), ",") {
-		if c != "CAP_SYS_RESOURCE" { // the test itself may not have it
-			caps = append(caps, c)
-		}
+	defer status.Close()
+	sets, err := cap.ParseProcPIDStatus(status)
+	if err != nil {
+		t.Fatal(err)
 	}
+	caps, _ := cap.FromBitmap(sets[cap.Bounding])
+	caps = slices.DeleteFunc(caps, func(c string) bool { return c == "CAP_SYS_RESOURCE" }) // the test itself may not have it
 	return &specs.LinuxCapabilities{Bounding: caps, Effective: caps, Permitted: caps}
+}
+
+// What the probe's calls meet. Those that are in no list meet nothing of the filter.
+var (
+	// refusedToAll fail for every guest, with EPERM where nothing else is said.
+	refusedToAll = map[string]string{
+		"bpf-prog-get-next-id": "EPERM", "bpf-prog-get-next-id-high": "EPERM", "bpf-link-detach": "EPERM", "bpf-link-update": "EPERM", "bpf-prog-detach": "EPERM",
+		"bpf-raw-tracepoint-open": "EPERM", "bpf-link-create": "EPERM", "bpf-map-create": "EPERM", "kexec-load": "EPERM", "init-module": "EPERM",
+		"finit-module": "EPERM", "delete-module": "EPERM", "open-by-handle-at": "EPERM", "ioctl-shutdown": "EPERM", "ioctl-shutdown-high": "EPERM",
+		"keyctl": "EPERM", "add-key": "EPERM", "request-key": "EPERM", "unshare-user": "EPERM", "clone-user": "EPERM", "clone3": "ENOSYS",
+		"io-uring-setup": "EPERM", "perf-event-open": "EPERM", "swapon": "EPERM", "acct": "EPERM", "syslog": "EPERM", "clock-settime": "EPERM",
+	}
+	// refusedToAndroid are those that a guest of Android's own init meets besides, or instead; "done" is pretended.
+	refusedToAndroid = map[string]string{
+		"keyctl": "done", "add-key": "done", "request-key": "done", "swapon": "done", "clock-settime": "done", "adjtimex": "done",
+		"mount-move": "EPERM", "mount-remount": "EPERM", "mount-remount-ro": "EPERM", "mount-remount-bind-rw": "EPERM", "fsopen": "ENOSYS", "move-mount": "ENOSYS",
+		"open-tree": "ENOSYS", "mount-setattr": "ENOSYS", "pivot-root": "EPERM", "unshare-net": "EPERM", "clone-net": "EPERM", "ioctl-freeze": "EPERM",
+		"ioctl-thaw": "EPERM", "sched-fifo": "EPERM", "sched-rr": "EPERM", "sched-setattr": "EPERM", "ioprio-realtime": "EPERM", "prlimit-core": "done",
+		"mknod-kmsg": "done",
+	}
+)
+
+// filterOf is what calls meet under a filter.
+func filterOf(o seccomp.GuestOptions) map[string]string {
+	meets := maps.Clone(refusedToAll)
+	if o.Android {
+		maps.Copy(meets, refusedToAndroid)
+	}
+	if o.BPF {
+		delete(meets, "bpf-map-create")
+	}
+	return meets
 }
 
 // TestFilterRefuses tries each call in a container that has every capability, with the guest's filter and without.
@@ -111,22 +142,26 @@ func TestFilterRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	withBPF, err := seccomp.Guest(runtime.GOARCH, seccomp.GuestOptions{BPF: true})
-	if err != nil {
-		t.Fatal(err)
+	filter := func(o seccomp.GuestOptions) *specs.LinuxSeccomp {
+		f, err := seccomp.Guest(runtime.GOARCH, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
 	}
-	own := guest.Linux.Seccomp
-	allowed := map[string]bool{"ioctl-other": true, "getpid": true}
+	plain, bpf, android := seccomp.GuestOptions{}, seccomp.GuestOptions{BPF: true}, seccomp.GuestOptions{BPF: true, Android: true}
 	for _, tt := range []struct {
-		name    string
-		arch    string
-		filter  *specs.LinuxSeccomp
-		refused func(call string) bool
+		name   string
+		arch   string
+		filter *specs.LinuxSeccomp
+		meets  map[string]string
 	}{
-		{"a guest", runtime.GOARCH, own, func(c string) bool { return !allowed[c] }},
-		{"a 32-bit program in a guest", compat(), own, func(c string) bool { return !allowed[c] }},
-		{"a guest with BPF", runtime.GOARCH, withBPF, func(c string) bool { return !allowed[c] && c != "bpf-map-create" }},
-		{"no filter", runtime.GOARCH, nil, func(c string) bool { return false }},
+		{"a guest", runtime.GOARCH, guest.Linux.Seccomp, filterOf(plain)},
+		{"a 32-bit program in a guest", compat(), guest.Linux.Seccomp, filterOf(plain)},
+		{"a guest with BPF", runtime.GOARCH, filter(bpf), filterOf(bpf)},
+		{"a guest of Android's init", runtime.GOARCH, filter(android), filterOf(android)},
+		{"a 32-bit program in it", compat(), filter(android), filterOf(android)},
+		{"no filter", runtime.GOARCH, nil, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			spec := *guest
@@ -141,21 +176,25 @@ func TestFilterRefuses(t *testing.T) {
 			if code != 0 {
 				t.Fatalf("the probe exited with %d: %s", code, out)
 			}
-			seen := 0
+			seen := map[string]bool{}
 			for line := range strings.Lines(out) {
 				call, met, _ := strings.Cut(strings.TrimSpace(line), " ")
-				want := "EPERM"
-				if call == "clone3" {
-					want = "ENOSYS"
-				}
+				seen[call] = true
+				want, filtered := tt.meets[call]
 				// The kernel may be built without a call; that is no refusal of ours.
-				if refused := met == want; refused != tt.refused(call) && !(tt.filter == nil && met == "ENOSYS") {
-					t.Errorf("%s met %s", call, met)
+				if filtered && met != want || !filtered && (met == "EPERM" || met == "ENOSYS" && tt.filter != nil) {
+					t.Errorf("%s met %s, want %s", call, met, want)
 				}
-				seen++
 			}
-			if seen < 25 {
-				t.Errorf("the probe tried %d calls: %s", seen, out)
+			for call := range refusedToAll {
+				if !seen[call] {
+					t.Errorf("the probe did not try %s", call)
+				}
+			}
+			for call := range refusedToAndroid {
+				if !seen[call] {
+					t.Errorf("the probe did not try %s", call)
+				}
 			}
 		})
 	}
@@ -186,7 +225,7 @@ func TestDisplayEncodesUnderItsFilter(t *testing.T) {
 	t.Log(out)
 }
 
-// TestDisplayFilterRefuses runs the probe under the display's filter: nothing that it tries is allowed.
+// TestDisplayFilterRefuses runs the probe under the display's filter: of what it tries, only calls are allowed that every program makes.
 func TestDisplayFilterRefuses(t *testing.T) {
 	h := newHost(t)
 	p := h.phone("p1", 0)
@@ -204,7 +243,7 @@ func TestDisplayFilterRefuses(t *testing.T) {
 	}
 	for line := range strings.Lines(out) {
 		call, met, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if strings.HasPrefix(call, "ioctl") || call == "getpid" {
+		if strings.HasPrefix(call, "ioctl") || strings.HasPrefix(call, "prlimit") || call == "getpid" {
 			continue
 		}
 		if met != "ENOSYS" {

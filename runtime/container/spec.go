@@ -52,19 +52,48 @@ func (e *Engine) guestSpec(p Phone, dataDevice string, devices binder.Grant) (*s
 	if err != nil {
 		return nil, err
 	}
+	render, err := e.renderNode()
+	if err != nil {
+		return nil, err
+	}
 	return ocispec.BuildGuest(ocispec.Guest{
 		ID: p.ID, Arch: runtime.GOARCH, Profile: prof,
-		Boot:        profile.Boot{ID: p.ID, DPI: p.Display.DPI, Properties: p.Properties},
+		Boot:        e.boot(p),
 		CgroupsPath: e.cgroups.GuestPath(p.ID),
 		NetNS:       filepath.Join(e.config.NetNSDir, p.ID),
 		WaylandDir:  e.waylandDir(p.ID),
+		FilesDir:    e.filesDir(p.ID),
 		DataDevice:  dataDevice,
+		RenderNode:  render,
 		Binder:      devices,
 		Limits: ocispec.Limits{
 			CPUs: p.VCPUs, MemoryBytes: p.MemoryBytes, SwapAccounting: e.cgroups.SwapAccounting(), PIDs: prof.MaxPIDs, Files: e.config.MaxFiles,
 			Nice: e.config.MaxNice,
 		},
 	})
+}
+
+// boot is what the guest's arguments and files depend on.
+func (e *Engine) boot(p Phone) profile.Boot {
+	return profile.Boot{
+		ID: p.ID, Width: p.Display.Width, Height: p.Display.Height, DPI: p.Display.DPI, FPS: p.Display.FPS, DNS: p.DNS,
+		RenderNode: e.config.RenderNode, Properties: p.Properties,
+	}
+}
+
+// renderNode looks the configured render node up; nil without one.
+func (e *Engine) renderNode() (*ocispec.Device, error) {
+	if e.config.RenderNode == "" {
+		return nil, nil
+	}
+	node, err := device(e.config.RenderNode)
+	if err != nil {
+		return nil, fmt.Errorf("render node: %w", err)
+	}
+	if node.Block {
+		return nil, fmt.Errorf("render node: %s is a block device: %w", node.Path, errdefs.ErrInvalidArgument)
+	}
+	return &node, nil
 }
 
 const displayPIDs = 256
@@ -101,19 +130,28 @@ func (e *Engine) displaySpec(p Phone, root string) (*specs.Spec, error) {
 func (e *Engine) encoderDevices() ([]ocispec.Device, error) {
 	var devices []ocispec.Device
 	for _, path := range e.config.DisplayDevices {
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			return nil, fmt.Errorf("encoder device %s: %w", path, err)
+		node, err := device(path)
+		if err != nil {
+			return nil, fmt.Errorf("encoder device: %w", err)
 		}
-		kind := st.Mode & unix.S_IFMT
-		if kind != unix.S_IFCHR && kind != unix.S_IFBLK {
-			return nil, fmt.Errorf("encoder device %s is no device node: %w", path, errdefs.ErrInvalidArgument)
-		}
-		devices = append(devices, ocispec.Device{
-			Path: path, Block: kind == unix.S_IFBLK, Major: int64(unix.Major(uint64(st.Rdev))), Minor: int64(unix.Minor(uint64(st.Rdev))),
-		})
+		devices = append(devices, node)
 	}
 	return devices, nil
+}
+
+// device looks a device node up.
+func device(path string) (ocispec.Device, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return ocispec.Device{}, fmt.Errorf("%s: %w", path, err)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFCHR && kind != unix.S_IFBLK {
+		return ocispec.Device{}, fmt.Errorf("%s is no device node: %w", path, errdefs.ErrInvalidArgument)
+	}
+	return ocispec.Device{
+		Path: path, Block: kind == unix.S_IFBLK, Major: int64(unix.Major(uint64(st.Rdev))), Minor: int64(unix.Minor(uint64(st.Rdev))),
+	}, nil
 }
 
 // displayProgram remembers which root was assembled for the display's binary as it was then.

@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
 )
 
@@ -41,6 +42,9 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
 	spec, err := e.displaySpec(p, root)
+	if err == nil {
+		err = e.keepBesideGuest(ctx, p.ID, spec)
+	}
 	if err != nil {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
@@ -52,13 +56,31 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 	return nil
 }
 
+// keepBesideGuest puts a display that starts under a running guest into the phone's cgroup in which that guest is, wherever it is: a
+// phone is in one place, with the limits of that place.
+func (e *Engine) keepBesideGuest(ctx context.Context, id string, display *specs.Spec) error {
+	guest, err := e.observe(ctx, id, Guest)
+	if err == nil && guest.State == TaskRunning {
+		display.Linux.CgroupsPath = e.treeOf(id, guest).DisplayPath(id)
+	}
+	return err
+}
+
 // StartGuest creates and starts the phone's guest unless it runs; one that has ended is replaced. It returns when init runs.
 // Prepare must have been called, and the display must run, whose shim serves both.
 // A crash in between leaves a container without a running task, which the next call replaces; the loop device of /data detaches
 // itself as soon as neither this process nor the guest has it.
 //
-// The error is a *binder.Refusal if the guest cannot have the binder devices that its profile wants; then nothing has changed.
+// The error is a *binder.Refusal if the guest cannot have the binder devices that its profile wants, and errdefs.ErrFailedPrecondition if
+// it may mount and nothing would guard the host from it; then nothing has changed.
 func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
+	prof, err := profile.Get(p.Profile)
+	if err == nil {
+		err = e.mustGuard(prof)
+	}
+	if err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
 	// Before the former container goes, whose devices the guest is to have again.
 	devices, release, err := e.claimBinder(ctx, p)
 	if err != nil {
@@ -69,7 +91,10 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	if err != nil || running {
 		return err
 	}
-	data, err := volume.Attach(e.dataImage(p.ID, p.DataGeneration))
+	if err := e.unprotect(p.ID); err != nil {
+		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
+	}
+	data, err := volume.Attach(ctx, e.dataImage(p.ID, p.DataGeneration))
 	if err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
@@ -84,12 +109,10 @@ func (e *Engine) StartGuest(ctx context.Context, p Phone) error {
 	if label := devices.Label(); label != "" {
 		record.Labels[labelBinder] = label
 	}
-	m := making{record: record, spec: spec, rootfs: func(ctx context.Context) ([]mount.Mount, error) {
+	m := making{record: record, spec: spec, terminal: spec.Process.Terminal, rootfs: func(ctx context.Context) ([]mount.Mount, error) {
 		return e.client.SnapshotService(record.Snapshotter).Mounts(ctx, record.SnapshotKey)
 	}}
-	if devices.Instance != nil {
-		m.created = func(ctx context.Context, pid uint32) error { return e.allocateBinder(ctx, p.ID, pid) }
-	}
+	m.created = func(ctx context.Context, pid uint32) error { return e.settle(ctx, p, pid, devices) }
 	if err := e.launch(ctx, p.ID, Guest, m); err != nil {
 		return fmt.Errorf("start the guest of %s: %w", p.ID, err)
 	}
@@ -126,6 +149,7 @@ func (e *Engine) record(p Phone, role Role) containers.Container {
 			labelBootGeneration: strconv.FormatUint(p.BootGeneration, 10),
 			labelDataGeneration: strconv.FormatUint(p.DataGeneration, 10),
 			labelImageDigest:    p.ImageDigest,
+			labelNote:           p.Note,
 		},
 	}
 }
@@ -136,9 +160,27 @@ type making struct {
 	spec   *specs.Spec
 	// rootfs returns the mounts of the root file system; nil if the spec names a directory.
 	rootfs func(context.Context) ([]mount.Mount, error)
+	// terminal gives the first process a pseudo-terminal, as the spec says.
+	terminal bool
 	// created does what remains to be done between the creation of the task and its start, when its namespaces and mounts are
 	// complete and its program does not run; may be nil. pid is that of its first process.
 	created func(ctx context.Context, pid uint32) error
+}
+
+// vacateTime is how long a start waits for the processes of a former container to leave its cgroup, which they do once they have ended.
+const vacateTime = 5 * time.Second
+
+// vacateCgroup removes the cgroup that is left of a container whose shim died. If it cannot be, the start goes on and may not succeed.
+func (e *Engine) vacateCgroup(ctx context.Context, id string, role Role) {
+	path := e.cgroups.GuestPath(id)
+	if role == Display {
+		path = e.cgroups.DisplayPath(id)
+	}
+	ctx, cancel := context.WithTimeout(ctx, vacateTime)
+	defer cancel()
+	if err := e.cgroups.Vacate(ctx, path); err != nil {
+		e.log.Warn("the cgroup of a former container is left, with its limits and rules", "phone", id, "role", role.String(), "error", err)
+	}
 }
 
 // launch makes the container's record, its task, and starts it. If one of these does not succeed, nothing is left.
@@ -146,6 +188,10 @@ func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (er
 	var mounts []mount.Mount
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.createRecord(gctx, id, role, m.record, m.spec) })
+	g.Go(func() error {
+		e.vacateCgroup(gctx, id, role)
+		return nil
+	})
 	g.Go(func() error {
 		if m.rootfs == nil {
 			return nil
@@ -158,7 +204,7 @@ func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (er
 	})
 	err = g.Wait()
 	if err == nil {
-		err = e.runTask(ctx, id, role, mounts, m.created)
+		err = e.runTask(ctx, id, role, mounts, m)
 	}
 	if err == nil {
 		return nil
@@ -195,13 +241,13 @@ func (e *Engine) createRecord(ctx context.Context, id string, role Role, record 
 	return nil
 }
 
-func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, created func(context.Context, uint32) error) error {
-	pid, err := e.createTask(ctx, id, role, mounts)
+func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, m making) error {
+	pid, err := e.createTask(ctx, id, role, mounts, m.terminal)
 	if err != nil {
 		return fmt.Errorf("create its task: %w", unavailable(err))
 	}
-	if created != nil {
-		if err := created(ctx, pid); err != nil {
+	if m.created != nil {
+		if err := m.created(ctx, pid); err != nil {
 			return err
 		}
 	}
@@ -213,9 +259,12 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 }
 
 // createTask has the shim make namespaces, mounts and the first process, which waits, and returns its pid.
-func (e *Engine) createTask(ctx context.Context, id string, role Role, mounts []mount.Mount) (pid uint32, err error) {
+func (e *Engine) createTask(ctx context.Context, id string, role Role, mounts []mount.Mount, terminal bool) (pid uint32, err error) {
 	output := e.logURI(id, role)
-	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output}
+	request := &tasks.CreateTaskRequest{ContainerID: containerID(id, role), Stdout: output, Stderr: output, Terminal: terminal}
+	if terminal {
+		request.Stderr = "" // all output comes by the terminal
+	}
 	for _, m := range mounts {
 		request.Rootfs = append(request.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
 	}

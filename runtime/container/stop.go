@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
@@ -18,11 +16,16 @@ import (
 // no error.
 func (e *Engine) Kill(ctx context.Context, id string, role Role) error {
 	// The first process is init of a pid namespace: the kernel kills the others with it.
-	_, err := e.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: containerID(id, role), Signal: uint32(unix.SIGKILL)})
+	return e.signal(ctx, id, role, unix.SIGKILL)
+}
+
+// signal sends a signal to a container's first process, from the host's pid namespace: init of another pid namespace sees no sender.
+func (e *Engine) signal(ctx context.Context, id string, role Role, signal unix.Signal) error {
+	_, err := e.client.TaskService().Kill(ctx, &tasks.KillRequest{ContainerID: containerID(id, role), Signal: uint32(signal)})
 	if err = errgrpc.ToNative(err); err == nil || errdefs.IsNotFound(err) {
 		return nil
 	}
-	return fmt.Errorf("kill the %s of %s: %w", role, id, unavailable(err))
+	return fmt.Errorf("send %v to the %s of %s: %w", signal, role, id, unavailable(err))
 }
 
 // RemoveGuest removes the guest's task and container, and kills it if it runs. Root snapshot and data stay.
@@ -67,8 +70,9 @@ func (e *Engine) removeTask(ctx context.Context, id string, role Role) error {
 	return nil
 }
 
-// KeepGeneration removes the root snapshots and data images of every other data generation of the phone than keep. The guest must
-// not run on one of those.
+// KeepGeneration removes the root snapshots and data volumes of every other data generation of the phone than keep, half-made ones
+// included. Nothing of them can be reached from then on, by anybody and after any crash. The guest must not run on one of those:
+// errdefs.ErrFailedPrecondition.
 func (e *Engine) KeepGeneration(ctx context.Context, id string, keep uint64) error {
 	if !validID(id) {
 		return fmt.Errorf("phone id %q: %w", id, errdefs.ErrInvalidArgument)
@@ -77,18 +81,7 @@ func (e *Engine) KeepGeneration(ctx context.Context, id string, keep uint64) err
 	if err != nil {
 		return err
 	}
-	entries, err := os.ReadDir(e.stateDir(id))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("data of %s: %w", id, err)
-	}
-	for _, entry := range entries {
-		if n, ok := dataGeneration(entry.Name()); ok && n != keep {
-			if err := os.Remove(filepath.Join(e.stateDir(id), entry.Name())); err != nil {
-				return fmt.Errorf("remove old data of %s: %w", id, err)
-			}
-		}
-	}
-	return nil
+	return e.removeData(ctx, id, func(n uint64) bool { return n != keep })
 }
 
 // Destroy kills what runs of a phone and removes everything of it that this package owns. A phone that does not exist, or of which
@@ -104,12 +97,13 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 		}
 	}
 	errs := []error{
+		e.unprotect(id), // while its cgroup says which it is
 		e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }),
 		e.cgroups.Remove(ctx, id),
 		e.removeLogs(id),
 	}
-	for _, dir := range []string{e.runDir(id), e.stateDir(id)} {
-		if err := os.RemoveAll(dir); err != nil {
+	for _, err := range []error{os.RemoveAll(e.runDir(id)), e.removeState(ctx, id)} {
+		if err != nil {
 			errs = append(errs, fmt.Errorf("remove a directory of %s: %w", id, err))
 		}
 	}

@@ -49,6 +49,17 @@ type Task struct {
 	ImageDigest                    string
 	// Version names what runs in the container: for a display the hash of its root directory, for a guest it is empty.
 	Version string
+	// Note is the Phone's when the container was created.
+	Note string
+	// MemoryBytes is, for a guest that runs, the limit of its memory as the kernel has it now; 0 when that is not known.
+	MemoryBytes uint64
+	// OOMKills counts, for a guest, the processes that the kernel has killed since its start because its memory was used up. It is known
+	// until the task is removed.
+	OOMKills uint64
+	// Cgroup is where the container's processes are: the path below each hierarchy that its spec names.
+	Cgroup string
+	// Outside tells that this is not where a start would put them now: an engine with another CgroupRoot made the container.
+	Outside bool
 	// HostStopped tells, for a guest, that it was ended because the host stops: its exit, if State shows one, means nothing.
 	HostStopped bool
 }

@@ -61,6 +61,25 @@ func TestVMBinder(t *testing.T) {
 	}, vm.Testphone(), vm.Programs("encoder/cmd/phone-display", "runtime/cmd/phone-log"), vm.Require("all"))
 }
 
+// TestVMLimits changes the limits of a guest, and looks at what its end leaves behind, on pure cgroup v2.
+func TestVMLimits(t *testing.T) {
+	vm.Run(t, vm.On("6.12").System(), func(t *testing.T) {
+		h := newHost(t)
+		h.setLimits(t)
+		h.endAndLook(t, "p2")
+	}, vm.Testphone(), vm.Programs("encoder/cmd/phone-display", "runtime/cmd/phone-log"), vm.Require("all"))
+}
+
+// TestVMDataGrows has the data of a running guest grow where the kernel lets the agent do that.
+func TestVMDataGrows(t *testing.T) {
+	vm.Run(t, vm.On("6.12").System().And(vm.On("6.1", "7.3").System().Nightly()), func(t *testing.T) {
+		if !mayResize(t) {
+			t.Fatal("root has no CAP_SYS_RESOURCE here")
+		}
+		dataGrows(t)
+	}, vm.Testphone(), vm.Programs("encoder/cmd/phone-display", "runtime/cmd/phone-log"), vm.Require("all"))
+}
+
 // answers waits for the phone's service manager and calls it from another process of the guest.
 func (h *host) answers(id string) {
 	h.t.Helper()

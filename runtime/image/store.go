@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,8 +15,14 @@ import (
 	"github.com/distribution/reference"
 )
 
-// ProfileLabel is the label of an image's configuration that names its profile.
-const ProfileLabel = "dev.phonehost.profile"
+// Labels of an image's configuration.
+const (
+	// ProfileLabel names its profile.
+	ProfileLabel = "dev.phonehost.profile"
+	// AndroidReleaseLabel and AndroidSDKLabel are its version of Android ("13") and the API level of that ("33").
+	AndroidReleaseLabel = "dev.phonehost.android-release"
+	AndroidSDKLabel     = "dev.phonehost.android-sdk"
+)
 
 // Image is one image of this host.
 type Image struct {
@@ -29,6 +36,9 @@ type Image struct {
 	CreatedAt time.Time
 	// Profile is what its label names, or empty.
 	Profile string
+	// AndroidRelease and AndroidSDK are the version of Android that its labels name, or empty and 0.
+	AndroidRelease string
+	AndroidSDK     uint32
 	// Platforms are those that it holds content for, such as "linux/arm64".
 	Platforms []string
 }
@@ -140,9 +150,14 @@ func (s *Store) describe(ctx context.Context, found images.Image) (Image, error)
 	if err != nil {
 		return Image{}, fmt.Errorf("platforms of image %s: %w", found.Name, err)
 	}
+	labels := spec.Config.Labels
+	sdk, err := strconv.ParseUint(labels[AndroidSDKLabel], 10, 32)
+	if err != nil {
+		sdk = 0 // it does not say
+	}
 	return Image{
 		Name: found.Name, Digest: found.Target.Digest.String(), SizeBytes: uint64(size), CreatedAt: found.CreatedAt,
-		Profile: spec.Config.Labels[ProfileLabel], Platforms: list,
+		Profile: labels[ProfileLabel], AndroidRelease: labels[AndroidReleaseLabel], AndroidSDK: uint32(sdk), Platforms: list,
 	}, nil
 }
 

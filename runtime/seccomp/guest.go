@@ -1,15 +1,20 @@
 package seccomp
 
 import (
+	"slices"
+
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
-// GuestOptions loosen the guest's filter for a profile.
+// GuestOptions fit the guest's filter to a profile.
 type GuestOptions struct {
-	// BPF lets the guest use bpf(2) for objects of its own. Commands that reach objects by id, or detach or replace what somebody
-	// attached, are refused all the same. Without BPF every command is refused.
+	// BPF lets the guest use bpf(2) for objects of its own. Commands that reach objects by id, detach or replace what somebody
+	// attached, or attach to what the whole kernel does, are refused all the same. Without BPF every command is refused. A guest that
+	// has CAP_SYS_ADMIN besides can have its programs read the kernel's memory.
 	BPF bool
+	// Android is for guests that run Android's own init, which has CAP_SYS_ADMIN: see android.go.
+	Android bool
 }
 
 // refused are the calls that no guest may make, whatever its capabilities. They fail with EPERM.
@@ -34,6 +39,8 @@ var bpfCommands = []uint32{
 	unix.BPF_PROG_DETACH, unix.BPF_PROG_GET_NEXT_ID, unix.BPF_MAP_GET_NEXT_ID, unix.BPF_PROG_GET_FD_BY_ID,
 	unix.BPF_MAP_GET_FD_BY_ID, unix.BPF_PROG_QUERY, unix.BPF_BTF_GET_FD_BY_ID, unix.BPF_TASK_FD_QUERY, unix.BPF_BTF_GET_NEXT_ID,
 	unix.BPF_LINK_UPDATE, unix.BPF_LINK_GET_FD_BY_ID, unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_DETACH,
+	// Links and raw tracepoints attach programs to tracing and to security hooks, which see every process of the host.
+	unix.BPF_RAW_TRACEPOINT_OPEN, unix.BPF_LINK_CREATE, unix.BPF_ITER_CREATE, unix.BPF_ENABLE_STATS,
 }
 
 // fsIOCShutdown is FS_IOC_SHUTDOWN, the same number in 32-bit and 64-bit programs and for ext4, f2fs and xfs.
@@ -46,8 +53,13 @@ func Guest(arch string, o GuestOptions) (*specs.LinuxSeccomp, error) {
 	if err != nil {
 		return nil, err
 	}
+	calls := refused
+	if o.Android {
+		// libseccomp takes one rule without a condition for a call.
+		calls = slices.DeleteFunc(slices.Clone(refused), func(call string) bool { return slices.Contains(pretended, call) })
+	}
 	rules := []specs.LinuxSyscall{
-		refuse(unix.EPERM, nil, refused...),
+		refuse(unix.EPERM, nil, calls...),
 		refuse(unix.EPERM, equal32(1, fsIOCShutdown), "ioctl"),
 		// A process in a user namespace of its own has every capability there.
 		refuse(unix.EPERM, bits(0, unix.CLONE_NEWUSER), "clone", "unshare"),
@@ -60,6 +72,9 @@ func Guest(arch string, o GuestOptions) (*specs.LinuxSeccomp, error) {
 		}
 	} else {
 		rules = append(rules, refuse(unix.EPERM, nil, "bpf"))
+	}
+	if o.Android {
+		rules = append(rules, androidRules()...)
 	}
 	return &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Architectures: arches, Syscalls: rules}, nil
 }

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,14 +26,23 @@ type Loop struct {
 // attempts bounds how often Attach tries again when others take the device that was free.
 const attempts = 64
 
-// Attach gives the volume at path a loop device. The caller closes it when somebody else, a mount, holds the device. It returns
-// errdefs.ErrResourceExhausted when no loop device can be had.
-func Attach(path string) (*Loop, error) {
-	back, err := os.OpenFile(path, os.O_RDWR, 0)
+// Attach gives the volume at path a loop device. The caller closes it when somebody else, a mount, holds the device. The volume stays
+// locked for as long as the device is attached (see the package comment): a second device for the same volume is refused.
+//
+// A device that is about to go, or a program that works on the volume, is waited for until ctx ends. Errors:
+// errdefs.ErrFailedPrecondition if another loop device has the volume and keeps it; errdefs.ErrResourceExhausted when no loop device
+// can be had.
+func Attach(ctx context.Context, path string) (*Loop, error) {
+	back, err := lockFree(ctx, path, unix.LOCK_EX, mountGrace)
 	if err != nil {
-		return nil, fmt.Errorf("attach volume: %w", err)
+		return nil, err
 	}
-	defer back.Close()
+	defer back.Close() // the device has it by then, and the lock with it
+	return attach(back, path)
+}
+
+// attach gives a locked volume a loop device.
+func attach(back *os.File, path string) (*Loop, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("attach volume %s: %w: is the loop module loaded?", path, err)
@@ -79,42 +89,81 @@ func (l *Loop) Close() error { return l.f.Close() }
 
 // Attached reports whether a loop device has the volume at path.
 func Attached(path string) (bool, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, fmt.Errorf("volume: %w", err)
-	}
-	st := info.Sys().(*syscall.Stat_t)
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		return false, err
-	}
-	for _, file := range files {
-		// The name is cheap to read and tells most devices apart; device and inode number decide.
-		name, err := os.ReadFile(file)
-		if err != nil || !strings.Contains(string(name), filepath.Base(path)) {
-			continue
-		}
-		dev, ino, err := backing("/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file))))
-		if err == nil && dev == uint64(st.Dev) && ino == st.Ino {
-			return true, nil
-		}
-	}
-	return false, nil
+	device, err := attachedTo(path)
+	return device != "", err
 }
 
-// backing returns the device and inode number of the file that a loop device has.
-func backing(device string) (dev, ino uint64, err error) {
-	f, err := os.Open(device)
-	if err != nil {
-		return 0, 0, err
+// attachedTo returns the path of the loop device that has the volume, or "". By the time it returns that may have changed.
+func attachedTo(path string) (device string, err error) {
+	l, err := share(path)
+	if l == nil || err != nil {
+		return "", err
 	}
-	defer f.Close()
-	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	return l.Path, l.Close()
+}
+
+// mounted reports whether an ext4 file system on the device is mounted, wherever that may be. The device alone does not tell: udev, for
+// one, opens each that appears.
+func mounted(device string) bool {
+	_, err := os.Stat("/sys/fs/ext4/" + filepath.Base(device))
+	return err == nil
+}
+
+// share opens the loop device that has the volume, or returns nil if none has it. While it is open the device stays what it is.
+func share(path string) (*Loop, error) {
+	d, err := listDevices()
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
-	return info.Device, info.Inode, nil
+	return d.share(path)
+}
+
+// devices are the loop devices of this host at one moment, by the name of the file that they have.
+type devices map[string][]string
+
+// nameOf is what devices are found by: the last two names of a path. All of it may look different from another mount namespace, and the
+// last name is the same for most volumes.
+func nameOf(path string) string {
+	return filepath.Join(filepath.Base(filepath.Dir(path)), filepath.Base(path))
+}
+
+func listDevices() (devices, error) {
+	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		return nil, err
+	}
+	found := make(devices)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue // it was detached meanwhile
+		}
+		name := nameOf(strings.TrimSuffix(strings.TrimSuffix(string(text), "\n"), " (deleted)"))
+		found[name] = append(found[name], "/dev/"+filepath.Base(filepath.Dir(filepath.Dir(file))))
+	}
+	return found, nil
+}
+
+func (d devices) share(path string) (*Loop, error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("volume: %w", err)
+	}
+	st := info.Sys().(*syscall.Stat_t)
+	for _, device := range d[nameOf(path)] {
+		// For reading only: when a writer closes a device, udev looks at what is on it.
+		f, err := os.Open(device)
+		if err != nil {
+			continue // it was detached meanwhile
+		}
+		// The name tells most devices apart; device and inode number decide.
+		if back, err := unix.IoctlLoopGetStatus64(int(f.Fd())); err == nil && back.Device == uint64(st.Dev) && back.Inode == st.Ino {
+			return &Loop{Path: device, f: f}, nil
+		}
+		f.Close()
+	}
+	return nil, nil
 }

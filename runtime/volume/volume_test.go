@@ -1,17 +1,17 @@
 package volume_test
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/containerd/errdefs"
-	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/volume"
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -101,100 +101,109 @@ func TestCreateRefusesSizes(t *testing.T) {
 	}
 }
 
-func TestAttachDetachesItself(t *testing.T) {
+func TestCreateWithFillsBeforeItAppears(t *testing.T) {
 	testenv.Root(t)
-	path := create(t)
-	loop, err := volume.Attach(path)
+	testenv.Tool(t, "mkfs.ext4")
+	path := filepath.Join(t.TempDir(), "data-1.img")
+	err := volume.CreateWith(t.Context(), path, size, func(_ context.Context, root *os.Root) error {
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the volume is there before it is complete: %v", err)
+		}
+		return root.WriteFile("kept", []byte("mine"), 0o600)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if used, err := volume.Attached(path); err != nil || !used {
-		t.Errorf("Attached = %v, %v while it is", used, err)
+	detached(t, path)
+	if err := fsck(t, path); err != nil {
+		t.Error(err)
 	}
-	if err := volume.Repair(t.Context(), path); err != nil {
-		t.Errorf("Repair of a clean volume in use: %v", err)
-	}
-	if err := loop.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if used, err := volume.Attached(path); err != nil || used {
-		t.Errorf("Attached = %v, %v after the last user left", used, err)
+	if got := read(t, path, "kept"); got != "mine" {
+		t.Errorf("kept = %q", got)
 	}
 }
 
-// TestAttachUnderContention has many attach at once, as a host does that starts all its phones.
-func TestAttachUnderContention(t *testing.T) {
+func TestCreateWithLeavesNothingOfAFailure(t *testing.T) {
 	testenv.Root(t)
-	path := create(t)
-	var g errgroup.Group
-	for range 16 {
-		g.Go(func() error {
-			for range 10 {
-				loop, err := volume.Attach(path)
-				if err != nil {
-					return err
-				}
-				if err := loop.Close(); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	testenv.Tool(t, "mkfs.ext4")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "data-1.img")
+	broken := errors.New("broken")
+	err := volume.CreateWith(t.Context(), path, size, func(context.Context, *os.Root) error { return broken })
+	if !errors.Is(err, broken) {
+		t.Errorf("CreateWith = %v", err)
 	}
-	if err := g.Wait(); err != nil {
+	if left, _ := os.ReadDir(dir); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestRemoveLeavesNothing(t *testing.T) {
+	path := create(t)
+	if err := os.WriteFile(path+".new", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := volume.Remove(t.Context(), path); err != nil {
+			t.Fatal(err)
+		}
+		if left, _ := os.ReadDir(filepath.Dir(path)); len(left) != 0 {
+			t.Errorf("left: %v", left)
+		}
+	}
+}
+
+// open mounts a volume for the test.
+func open(t *testing.T, path string, readOnly bool) *volume.Mount {
+	t.Helper()
+	m, err := volume.Open(t.Context(), path, readOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func closed(t *testing.T, m *volume.Mount) {
+	t.Helper()
+	if err := m.Close(); err != nil {
 		t.Error(err)
 	}
 }
 
-// damage marks the file system as damaged, as the kernel does when it finds an error, and breaks its root directory's link count.
-func damage(t *testing.T, path string) {
+// read returns the content of a file in a volume that is off.
+func read(t *testing.T, path, name string) string {
 	t.Helper()
-	debugfs := testenv.Tool(t, "debugfs")
-	for _, request := range []string{"set_super_value state 2", "set_inode_field <2> links_count 77"} {
-		if out, err := exec.CommandContext(t.Context(), debugfs, "-w", "-R", request, path).CombinedOutput(); err != nil {
-			t.Fatalf("debugfs %s: %v: %s", request, err, out)
-		}
+	m := open(t, path, true)
+	defer closed(t, m)
+	text, err := m.Root().ReadFile(name)
+	if err != nil {
+		t.Error(err)
 	}
-	if err := fsck(t, path); err == nil {
-		t.Fatal("the volume is not damaged")
-	}
+	return string(text)
 }
 
-func TestRepairMendsWhatTheKernelMarked(t *testing.T) {
-	path := create(t)
-	damage(t, path)
-	if err := volume.Repair(t.Context(), path); err != nil {
+// write makes a file in a volume that is off.
+func write(t *testing.T, path, name, text string) {
+	t.Helper()
+	m := open(t, path, false)
+	defer closed(t, m)
+	if err := m.Root().WriteFile(name, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := fsck(t, path); err != nil {
-		t.Errorf("after Repair: %v", err)
-	}
 }
 
-func TestRepairLeavesAVolumeInUse(t *testing.T) {
-	testenv.Root(t)
-	path := create(t)
-	damage(t, path)
-	loop, err := volume.Attach(path)
+// detached waits until no loop device has a volume: one keeps it locked, and goes by itself, perhaps not before udev has looked at it.
+func detached(t *testing.T, path string) {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer loop.Close()
-	if err := volume.Repair(t.Context(), path); !errdefs.IsFailedPrecondition(err) {
-		t.Errorf("Repair = %v, want a failed precondition", err)
-	}
-}
-
-func TestRepairTellsDataLoss(t *testing.T) {
-	path := create(t)
-	// Nothing of a file system is left.
-	if err := os.Truncate(path, 0); err != nil {
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, []byte(strings.Repeat("x", 1<<20)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := volume.Repair(t.Context(), path); !errdefs.IsDataLoss(err) {
-		t.Errorf("Repair = %v, want data loss", err)
+	if used, err := volume.Attached(path); err != nil || used {
+		t.Errorf("Attached = %v, %v for a volume that nobody has locked", used, err)
 	}
 }

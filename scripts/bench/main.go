@@ -62,6 +62,14 @@ func suites() []suite {
 		{"./scripts/e2e", "^BenchmarkPowerOn$", "20x", []row{
 			{"PowerOn", "power-on to init's first instruction : ctr", "ms", "ctr_ms", "ratio", 1.3, "ms"},
 		}},
+		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
+			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
+		}},
+		{"./runtime/volume/archive", "^BenchmarkExport$", "9x", []row{
+			{"Export", "export of a phone's data : tar --zstd", "export_s", "tar_export_s", "export_ratio", 1.3, "s"},
+			{"Export", "import of a phone's data : tar --zstd", "import_s", "tar_import_s", "import_ratio", 1.3, "s"},
+			{"Export", "size of the archive : tar --zstd", "MiB", "tar_MiB", "size_ratio", 1.05, "MiB"},
+		}},
 	}
 }
 

@@ -261,7 +261,7 @@ func decode(t *testing.T, file string, width, height int) []barcode.RGB24 {
 	return frames
 }
 
-func requireContains(t *testing.T, text string, words ...string) {
+func requireContains(t testing.TB, text string, words ...string) {
 	t.Helper()
 	for _, w := range words {
 		if !strings.Contains(text, w) {

@@ -31,3 +31,13 @@ func waitFile(t *testing.T, path string, limit time.Duration) {
 		}
 	}
 }
+
+// waitFor asks again and again until something is so that nothing tells of.
+func (d *door) waitFor(what string, is func() bool) {
+	d.t.Helper()
+	for deadline := time.Now().Add(d.patience()); !is(); {
+		if time.Now().After(deadline) {
+			d.t.Fatalf("waited %v for %s", d.patience(), what)
+		}
+	}
+}

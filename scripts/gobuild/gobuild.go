@@ -32,6 +32,13 @@ type Request struct {
 	Env, Flags []string
 }
 
+// Pure returns the request for a program without C for an architecture, as Go calls it.
+func Pure(pkg, arch string) Request {
+	return Request{
+		Package: pkg, Variant: arch, Env: []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch}, Flags: []string{"-ldflags=-s -w"},
+	}
+}
+
 // Build builds what r names and returns its path. ctx ends the compiler.
 func Build(ctx context.Context, r Request) (string, error) {
 	dir, err := Dir()
@@ -45,7 +52,8 @@ func Build(ctx context.Context, r Request) (string, error) {
 	name, args := filepath.Base(r.Package), []string{"build"}
 	if r.Test {
 		// Test binaries of packages with the same last element stay apart.
-		name, args = strings.ReplaceAll(r.Package, "/", "_")+".test", []string{"test", "-c"}
+		// They are vetted where they are tested at home, not once more for each architecture.
+		name, args = strings.ReplaceAll(r.Package, "/", "_")+".test", []string{"test", "-c", "-vet=off"}
 	}
 	path := filepath.Join(dir, name)
 	lock, err := os.OpenFile(filepath.Join(dir, "."+name+".lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)

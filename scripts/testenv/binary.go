@@ -15,7 +15,7 @@ import (
 // set nothing is built: the tests run in a machine without a go command.
 const BinariesEnv = "PHONEHOST_TEST_BINARIES"
 
-// builds remembers what this test process has built: import path to result.
+// builds remembers what this test process has built: package and architecture to result.
 var builds struct {
 	mu   sync.Mutex
 	done map[string]built
@@ -34,21 +34,46 @@ type built struct {
 // "binaries" is promised.
 func Binary(t testing.TB, pkg string) string {
 	t.Helper()
-	if path, ok := Prebuilt(filepath.Base(pkg)); ok {
+	return build(t, pkg, filepath.Base(pkg), func() (string, error) {
+		return gobuild.Build(context.Background(), gobuild.Request{Package: pkg})
+	})
+}
+
+// BinaryFor is Binary for an architecture whose programs this machine runs beside its own, without C: "386" on amd64, "arm" on arm64.
+// Among programs that were built before it is called NAME-ARCH.
+func BinaryFor(t testing.TB, pkg, arch string) string {
+	t.Helper()
+	return build(t, pkg+"-"+arch, filepath.Base(pkg)+"-"+arch, func() (string, error) {
+		return gobuild.Build(context.Background(), gobuild.Pure(pkg, arch))
+	})
+}
+
+// Testphone makes the image archive of testphone, of all its architectures, and returns its path. It is made once per test process.
+// Where programs were built before, it is testphone.tar among them, missing as in Binary.
+func Testphone(t testing.TB) string {
+	t.Helper()
+	const name = "testphone.tar"
+	return build(t, name, name, func() (string, error) { return gobuild.Testphone(context.Background()) })
+}
+
+// build returns the path of what was built before under the name, or of what this process builds, once.
+func build(t testing.TB, what, name string, now func() (string, error)) string {
+	t.Helper()
+	if path, ok := Prebuilt(name); ok {
 		if _, err := os.Stat(path); err != nil {
-			Missing(t, "binaries", fmt.Sprintf("%s is not among the programs that were built before this test: %s", pkg, path))
+			Missing(t, "binaries", fmt.Sprintf("%s is not among the programs that were built before this test: %s", what, path))
 		}
 		return path
 	}
 	builds.mu.Lock()
 	defer builds.mu.Unlock()
-	b, ok := builds.done[pkg]
+	b, ok := builds.done[what]
 	if !ok {
-		b.path, b.err = gobuild.Build(context.Background(), gobuild.Request{Package: pkg})
+		b.path, b.err = now()
 		if builds.done == nil {
 			builds.done = make(map[string]built)
 		}
-		builds.done[pkg] = b
+		builds.done[what] = b
 	}
 	if b.err != nil {
 		t.Fatal(b.err)

@@ -34,6 +34,7 @@ func Host(w io.Writer, h *phonehostv1.Host, now time.Time) error {
 	f.add("cpus", strconv.Itoa(int(h.GetCpus())))
 	f.add("memory", fmt.Sprintf("%s, %s available", Bytes(h.GetMemoryBytes()), Bytes(h.GetMemoryAvailableBytes())))
 	f.add("disk", fmt.Sprintf("%s, %s available", Bytes(h.GetDiskBytes()), Bytes(h.GetDiskAvailableBytes())))
+	f.add("binder", binder(h.GetBinder()))
 	f.add("phones", phonesByStatus(h.GetPhonesByStatus()))
 	f.add("viewers", strconv.Itoa(int(h.GetViewers())))
 	if err := f.write(w); err != nil {
@@ -50,6 +51,19 @@ func Host(w io.Writer, h *phonehostv1.Host, now time.Time) error {
 		t.Row(warning.GetName(), Severity(warning.GetSeverity()), Ago(warning.GetSince(), now), warning.GetMessage())
 	}
 	return t.Write(w)
+}
+
+// binder writes what the host has of binder: "pool, 1 of 2 triples free".
+func binder(b *phonehostv1.Binder) string {
+	switch b.GetKind() {
+	case phonehostv1.BinderKind_BINDER_KIND_NONE:
+		return "none"
+	case phonehostv1.BinderKind_BINDER_KIND_BINDERFS:
+		return "binderfs"
+	case phonehostv1.BinderKind_BINDER_KIND_POOL:
+		return fmt.Sprintf("pool, %d of %d triples free", b.GetTriplesFree(), b.GetTriples())
+	}
+	return "not known"
 }
 
 // Findings writes what the checks of the host found, each with its remedy under it.

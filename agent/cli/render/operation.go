@@ -40,7 +40,35 @@ func Operation(w io.Writer, op *phonehostv1.Operation, now time.Time) error {
 	for _, r := range op.GetResults() {
 		t.Row(r.GetPhoneId(), State(r.GetState()), ResultNote(r))
 	}
-	return t.Write(w)
+	if err := t.Write(w); err != nil {
+		return err
+	}
+	return outputs(w, op.GetResults())
+}
+
+// outputs writes what an operation's command printed in each phone.
+func outputs(w io.Writer, results []*phonehostv1.OperationResult) error {
+	for _, r := range results {
+		out := r.GetOutput()
+		if len(out.GetStdout())+len(out.GetStderr()) == 0 {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "\noutput of %s, exit code %s:\n", r.GetPhoneId(), exitCode(out)); err != nil {
+			return err
+		}
+		if err := commandOutput(w, "  ", out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// exitCode is a command's exit code, or that it has none.
+func exitCode(out *phonehostv1.CommandOutput) string {
+	if out.ExitCode == nil {
+		return "none"
+	}
+	return fmt.Sprint(out.GetExitCode())
 }
 
 // ResultNote says why a phone's part failed or was aborted, or what is being done now.
@@ -75,12 +103,28 @@ func (e *Events) Write(w io.Writer, ev *phonehostv1.Event) error {
 	}
 	text := ev.GetMessage()
 	attributes := maps.Clone(ev.GetAttributes())
+	if log := strings.TrimRight(attributes["log"], "\n"); log != "" {
+		// A guest's last words are many lines; JSON has them all.
+		text += "; last line: " + cut(log[strings.LastIndexByte(log, '\n')+1:], maxLogLine)
+	}
+	delete(attributes, "log")
 	maps.DeleteFunc(attributes, func(_, value string) bool { return strings.Contains(text, value) }) // the message has said it
 	if attrs := pairs(attributes); attrs != "" {
 		text = strings.TrimSpace(text + " (" + attrs + ")")
 	}
 	return e.table.Append(w, fmt.Sprint(ev.GetSeq()), ev.GetTime().AsTime().UTC().Format(time.DateTime),
 		EventKind(ev.GetKind()), ev.GetPhoneId(), text)
+}
+
+// maxLogLine is how many characters of a guest's last line a table shows.
+const maxLogLine = 120
+
+// cut shortens a text to n characters.
+func cut(text string, n int) string {
+	if runes := []rune(text); len(runes) > n {
+		return string(runes[:n]) + "…"
+	}
+	return text
 }
 
 // phoneIDs names an operation's phones, the first three at most.

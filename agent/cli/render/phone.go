@@ -68,11 +68,18 @@ func Phone(w io.Writer, p *phonehostv1.Phone, now time.Time) error {
 	f.add("status", Status(p.GetStatus()))
 	f.add("reason", p.GetReason())
 	f.add("operation", p.GetOperationId())
+	for _, fr := range p.GetFreezes() {
+		f.add("frozen", fmt.Sprintf("%s, %s, by %s: `%s`", Freeze(fr.GetReason()), Ago(fr.GetSince(), now), fr.GetRequestedBy(), thaw(fr, spec, now)))
+	}
+	f.add("lease", lease(spec.GetLease(), now))
+	if fields := p.GetPendingRestart(); len(fields) > 0 {
+		f.add("at next start", fmt.Sprintf("%s: `phonectl restart %s`", strings.Join(fields, ", "), spec.GetId()))
+	}
 	if h := p.GetHold(); h != nil {
 		f.add("held", fmt.Sprintf("%s, %s: `phonectl on %s` tries again", h.GetReason(), Ago(h.GetSince(), now), spec.GetId()))
 	}
 	if l := p.GetLastFailure(); l != nil {
-		f.add("last failure", fmt.Sprintf("%s, %s: %s", Kind(l.GetOperationKind()), Ago(l.GetTime(), now), failure(l)))
+		f.add("last failure", fmt.Sprintf("%s%s: %s", kindBefore(l, ", "), Ago(l.GetTime(), now), failure(l)))
 	}
 	f.add("image", spec.GetImage())
 	f.add("image digest", p.GetImageDigest())
@@ -80,6 +87,9 @@ func Phone(w io.Writer, p *phonehostv1.Phone, now time.Time) error {
 	f.add("vcpus", cores(spec.GetVcpus())+", weight "+strconv.Itoa(int(spec.GetCpuWeight())))
 	f.add("memory", Bytes(spec.GetMemoryBytes()))
 	f.add("data", fmt.Sprintf("%s, generation %d", Bytes(spec.GetDataBytes()), p.GetDataGeneration()))
+	if version := p.GetDataAndroidVersion(); version != "" {
+		f.add("data used with", "Android "+version)
+	}
 	f.add("display", Screen(spec.GetDisplay(), true))
 	f.add("screen", screenState(p.GetDisplay()))
 	f.add("viewers", strconv.Itoa(int(p.GetViewers())))
@@ -109,9 +119,42 @@ func note(p *phonehostv1.Phone) string {
 	case p.GetReason() != "":
 		return p.GetReason()
 	case p.GetLastFailure() != nil:
-		return Kind(p.GetLastFailure().GetOperationKind()) + ": " + failure(p.GetLastFailure())
+		return kindBefore(p.GetLastFailure(), ": ") + failure(p.GetLastFailure())
 	}
 	return ""
+}
+
+// kindBefore writes the kind of the operation that failed; nothing for a failure that was none's.
+func kindBefore(f *phonehostv1.Failure, separator string) string {
+	if f.GetOperationKind() == phonehostv1.OperationKind_OPERATION_KIND_UNSPECIFIED {
+		return ""
+	}
+	return Kind(f.GetOperationKind()) + separator
+}
+
+// thaw is the command that takes a reason to freeze away.
+func thaw(f *phonehostv1.Freeze, spec *phonehostv1.PhoneSpec, now time.Time) string {
+	over := spec.GetLease().GetExpiresAt() != nil && !now.Before(spec.GetLease().GetExpiresAt().AsTime())
+	if over && f.GetReason() == phonehostv1.FreezeReason_FREEZE_REASON_EXPIRED {
+		return fmt.Sprintf("phonectl renew %s --expires 24h", spec.GetId())
+	}
+	return fmt.Sprintf("phonectl unfreeze %s --reason %s", spec.GetId(), Freeze(f.GetReason()))
+}
+
+// lease writes until when a phone may be used, and how long its data is kept; empty without a lease.
+func lease(l *phonehostv1.Lease, now time.Time) string {
+	var parts []string
+	if at := l.GetExpiresAt(); at != nil {
+		word := "expires "
+		if !now.Before(at.AsTime()) {
+			word = "expired "
+		}
+		parts = append(parts, word+Moment(at, now))
+	}
+	if at := l.GetRetainUntil(); at != nil {
+		parts = append(parts, "data kept until "+Moment(at, now))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // failure writes why an operation did not succeed, reason first where there is one.

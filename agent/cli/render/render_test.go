@@ -160,6 +160,32 @@ boots           9
 	}
 }
 
+// TestPhoneThatIsFrozen shows what an operator can do about each reason.
+func TestPhoneThatIsFrozen(t *testing.T) {
+	p := &phonehostv1.Phone{
+		Spec: &phonehostv1.PhoneSpec{Id: "cp-1", Lease: &phonehostv1.Lease{ExpiresAt: ago(time.Hour * 3)}},
+		Freezes: []*phonehostv1.Freeze{
+			{Reason: phonehostv1.FreezeReason_FREEZE_REASON_EXPIRED, Since: ago(3 * time.Hour), RequestedBy: "lease"},
+			{Reason: phonehostv1.FreezeReason_FREEZE_REASON_POLICE, Since: ago(time.Minute), RequestedBy: "client/fleet"},
+		},
+		PendingRestart: []string{"display", "memory_bytes"}, DataAndroidVersion: "13",
+		LastFailure: &phonehostv1.Failure{Reason: "OUT_OF_MEMORY", Message: "init ended", Time: ago(time.Minute)},
+	}
+	got := printed(t, func(w io.Writer) error { return Phone(w, p, now) })
+	for _, want := range []string{
+		"frozen           expired, 3h ago, by lease: `phonectl renew cp-1 --expires 24h`\n",
+		"frozen           police, 1m ago, by client/fleet: `phonectl unfreeze cp-1 --reason police`\n",
+		"lease            expired 2026-01-02 12:04:05 UTC (3h ago)\n",
+		"at next start    display, memory_bytes: `phonectl restart cp-1`\n",
+		"last failure     1m ago: OUT_OF_MEMORY: init ended\n",
+		"data used with Android 13\n",
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(got), " "), strings.Join(strings.Fields(want), " ")) {
+			t.Errorf("%s\ndoes not have the line %q", got, want)
+		}
+	}
+}
+
 func TestNotes(t *testing.T) {
 	tests := []struct {
 		name string
@@ -171,6 +197,9 @@ func TestNotes(t *testing.T) {
 		{"hold alone", func(p *phonehostv1.Phone) { p.Reason = "" }, "CRASH_LOOP"},
 		{"reason", func(p *phonehostv1.Phone) { p.Hold = nil }, "5 crashes in 10 minutes"},
 		{"last failure", func(p *phonehostv1.Phone) { p.Hold, p.Reason = nil, "" }, "power-on: BOOT_TIMEOUT: last seen: init"},
+		{"want of memory, of no operation", func(p *phonehostv1.Phone) {
+			p.Hold, p.Reason, p.LastFailure = nil, "", &phonehostv1.Failure{Reason: "OUT_OF_MEMORY", Message: "init ended"}
+		}, "OUT_OF_MEMORY: init ended"},
 		{"nothing", func(p *phonehostv1.Phone) { p.Hold, p.Reason, p.LastFailure = nil, "", nil }, ""},
 	}
 	for _, tt := range tests {
@@ -195,6 +224,20 @@ func TestHostWithoutContainerd(t *testing.T) {
 	}
 	if strings.Contains(got, "WARNING") {
 		t.Errorf("a table of no warnings:\n%s", got)
+	}
+}
+
+func TestHostTellsOfBinder(t *testing.T) {
+	for want, b := range map[string]*phonehostv1.Binder{
+		"not known":                 nil, // an older agent's
+		"none":                      {Kind: phonehostv1.BinderKind_BINDER_KIND_NONE},
+		"binderfs":                  {Kind: phonehostv1.BinderKind_BINDER_KIND_BINDERFS},
+		"pool, 0 of 2 triples free": {Kind: phonehostv1.BinderKind_BINDER_KIND_POOL, Triples: 2},
+	} {
+		got := printed(t, func(w io.Writer) error { return Host(w, &phonehostv1.Host{Binder: b}, now) })
+		if !strings.Contains(got, "\nbinder      "+want+"\n") {
+			t.Errorf("no %q in\n%s", want, got)
+		}
 	}
 }
 

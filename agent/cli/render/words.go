@@ -108,6 +108,24 @@ func Policy(p phonehostv1.RestartPolicy) string {
 	return hyphened(word(p.String(), "RESTART_POLICY_"))
 }
 
+// Freeze writes a reason to freeze as the command line names it: "police".
+func Freeze(r phonehostv1.FreezeReason) string {
+	return hyphened(word(r.String(), "FREEZE_REASON_"))
+}
+
+// Moment writes a time, and how far it is away: "2026-01-02 15:04:05 (in 3h)", "(3h ago)"; empty for an absent time.
+func Moment(t *timestamppb.Timestamp, now time.Time) string {
+	if t == nil {
+		return ""
+	}
+	at := t.AsTime()
+	distance := Ago(t, now)
+	if ahead := at.Sub(now); ahead > 0 {
+		distance = "in " + Span(ahead)
+	}
+	return at.UTC().Format(time.DateTime) + " UTC (" + distance + ")"
+}
+
 // Screen writes a display as the command line names it, "720x1280@30/320dpi"; without the dpi when full is not set.
 func Screen(d *phonehostv1.DisplaySpec, full bool) string {
 	if d == nil {

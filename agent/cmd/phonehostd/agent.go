@@ -15,10 +15,14 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/app"
+	"github.com/phonehost/phonehost/agent/clock"
+	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -37,6 +41,7 @@ const (
 	warnContainerd = "containerd-lost"
 	warnDisk       = "disk-low"
 	warnGroup      = "socket-group-missing"
+	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
 	warnRoles      = "access-unknown"
 )
@@ -58,9 +63,17 @@ type agent struct {
 	images   *image.Store
 	displays *display.Registry
 	phones   *phone.Supervisor
+	commands *command.Runner
+	apps     *app.Manager
+	jobs     *job.Runner
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
 
+	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
+	unguarded error
+	// cgroupRoot is where phones get their cgroups, and delegated whether systemd leaves alone what is there.
+	cgroupRoot   string
+	delegated    bool
 	containerdUp atomic.Bool
 	// closers undo what was built, last first.
 	closers []func() error
@@ -133,14 +146,15 @@ func (a *agent) openState(context.Context) (err error) {
 // engineConfig is the engine's part of a configuration, and what was found out for it.
 func engineConfig(c config.Config, logger *slog.Logger) (container.Config, cgroup.Place, error) {
 	place, err := cgroup.Find()
-	root := c.Runtime.CgroupRoot
+	root, former := c.Runtime.CgroupRoot, []string(nil)
 	if root == "" {
-		root = place.Root
+		root, former = place.Root, []string{place.Former}
 	}
 	return container.Config{
 		Address: c.Containerd.Address, Namespace: c.Containerd.Namespace, Snapshotter: c.Runtime.Snapshotter,
-		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root,
+		StateDir: c.StateDir, RunDir: c.RunDir, LogDir: c.LogDir, NetNSDir: netnsDir(c), CgroupRoot: root, FormerCgroupRoots: former,
 		DisplayUIDBase: c.Display.UIDBase, DisplayBinary: c.Display.Binary, DisplayArgs: c.Display.Args, LogBinary: c.Runtime.LogBinary,
+		RenderNode: c.Runtime.RenderNode, AllowUnguarded: c.Runtime.AllowUnguarded,
 		Logger: logger,
 	}, place, err
 }
@@ -152,11 +166,13 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	a.logger.Info("cgroups of phones", "root", engine.CgroupRoot, "delegated", place.Delegated)
+	a.cgroupRoot, a.delegated = engine.CgroupRoot, place.Delegated && engine.CgroupRoot == place.Root
+	a.logger.Info("cgroups of phones", "root", a.cgroupRoot, "delegated", a.delegated)
 	if place.Systemd && !place.Delegated && c.Runtime.CgroupRoot == "" {
 		a.health.Set(warnCgroup, health.Warning, "systemd runs this host and has delegated no cgroup to phones: it does not promise to leave "+
 			"their limits alone, and guests are not shut down when the host stops; start "+cgroup.Service+" (systemctl start "+cgroup.Service+") and restart the agent")
 	}
+	a.openGuard(&engine)
 	a.engine, err = container.New(engine)
 	if errdefs.IsUnavailable(err) {
 		return fmt.Errorf("%w\ncontainerd does not answer at %s. Install it (apt-get install containerd runc) or start it "+
@@ -191,10 +207,16 @@ func (a *agent) openPhones(context.Context) (err error) {
 		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
-		Timing: phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
-		Logger: a.logger,
+		Volumes: a.engine, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
+		OnAdmitted: func(waited time.Duration) { a.metrics.BootAdmitted(waited) },
+		Timing:     phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
+		Logger:     a.logger,
 	})
 	if err != nil {
+		return err
+	}
+	a.commands = &command.Runner{Guests: a.engine, Phones: a.phones}
+	if err := a.openJobs(); err != nil {
 		return err
 	}
 	a.hub, err = stream.NewHub(stream.Config{Displays: a.displays, Phones: a.phones, Logger: a.logger, OnViewer: a.onViewer})
@@ -205,8 +227,45 @@ func (a *agent) openPhones(context.Context) (err error) {
 	a.metrics, err = metrics.New(metrics.Config{
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
+		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue,
 	})
 	return err
+}
+
+// clockSet reports steps of the host's wall clock. Without them a lease is judged at its time and every few minutes all the same.
+func (a *agent) clockSet(ctx context.Context) <-chan struct{} {
+	steps, err := clock.Steps(ctx)
+	if err != nil {
+		a.logger.Warn("steps of the wall clock are not noticed at once", "error", err)
+		none := make(chan struct{})
+		close(none)
+		return none
+	}
+	return steps
+}
+
+// openJobs makes what works in running guests.
+func (a *agent) openJobs() error {
+	spool, err := app.NewSpool(filepath.Join(a.cfg.StateDir, "spool", "apps"), a.diskFree, a.cfg.Limits.DiskReserveBytes)
+	if err != nil {
+		return err
+	}
+	a.apps = &app.Manager{Guests: a.engine, Phones: a.phones, Spool: spool}
+	a.jobs, err = job.New(job.Config{
+		DB: a.db, Operations: a.ops, Phones: a.phones, Logger: a.logger,
+		Handlers: map[operation.Kind]job.Handler{
+			operation.Command: a.commands.Handler(), operation.InstallApp: a.apps.Installer(), operation.UninstallApp: a.apps.Uninstaller(),
+			operation.StartApp: a.apps.Starter(), operation.StopApp: a.apps.Stopper(),
+		},
+	})
+	if err != nil {
+		return err
+	}
+	named, err := a.jobs.Payloads(operation.InstallApp)
+	if err != nil {
+		return err
+	}
+	return spool.Collect(app.Names(named))
 }
 
 // adopt starts the controllers over what runs already.
@@ -220,7 +279,11 @@ func (a *agent) adopt(ctx context.Context) error {
 		return err
 	}
 	a.logger.Info("phones adopted", "phones", len(a.phones.List()))
-	return nil
+	a.defers(func() error { a.jobs.Close(); return nil })
+	if err := a.jobs.Resume(); err != nil {
+		return err
+	}
+	return a.watchOutside(ctx)
 }
 
 // imageSource is the image store in the words of package phone.
@@ -229,7 +292,7 @@ type imageSource struct{ store *image.Store }
 // Image implements phone.Images.
 func (s imageSource) Image(ctx context.Context, ref string) (phone.Image, error) {
 	img, err := s.store.Get(ctx, ref)
-	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile}, err
+	return phone.Image{Name: img.Name, Digest: img.Digest, Profile: img.Profile, AndroidVersion: img.AndroidRelease}, err
 }
 
 // hostCapacity returns what phones may be given at most.

@@ -149,15 +149,10 @@ func (h *host) finish(id string) *phonehostv1.Operation {
 	}
 }
 
-// importImage builds and imports the testphone image.
+// importImage imports the testphone image.
 func (h *host) importImage() {
 	h.t.Helper()
-	archive := h.path("testphone.tar")
-	out, err := exec.Command("go", "run", "github.com/phonehost/phonehost/scripts/testphone/cmd/mkimage", "-arch", "amd64,arm64", "-o", archive).CombinedOutput()
-	if err != nil {
-		h.t.Fatalf("build the testphone image: %v\n%s", err, out)
-	}
-	data, err := os.ReadFile(archive)
+	data, err := os.ReadFile(testenv.Testphone(h.t))
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/doctor"
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/guestfile"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/tunnel"
 )
@@ -124,6 +125,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		StateDir: a.cfg.StateDir, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes, DisplayBinary: a.cfg.Display.Binary,
 		SocketGroup: a.cfg.Socket.Group, Cert: a.cfg.TLS.Cert, Key: a.cfg.TLS.Key, CA: a.cfg.TLS.CA,
 		Containerd: a.engine.Version, ContainerdAddress: a.cfg.Containerd.Address, Health: a.health,
+		Guard: a.unguarded,
 	})
 	return api.NewServer(access.Config{Roles: roles, Denied: a.denied}, api.Services{
 		Phones: api.NewPhoneServer(api.PhoneConfig{
@@ -135,11 +137,15 @@ func (a *agent) newServer() (*api.Server, error) {
 		Hosts: api.NewHostServer(api.HostConfig{
 			Name: name, Version: version, Start: a.start, StateDir: a.cfg.StateDir, PhonesByStatus: a.phones.CountByStatus,
 			Viewers: func() int { return int(a.hub.Totals().Viewers) }, ContainerdVersion: a.engine.Version,
-			Health: a.health, Doctor: check,
+			Binder: a.phones.Binder, Health: a.health, Doctor: check, Logger: a.logger,
 		}),
 		Images: api.NewImageServer(api.ImageConfig{
 			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
+			SpoolDir: a.cfg.StateDir,
 		}),
+		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
+		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
+		Files:    api.NewFileServer(&guestfile.Copier{Guests: a.engine, Phones: a.phones}),
 	}), nil
 }
 

@@ -1,7 +1,7 @@
 // Package phonetest provides a host in memory for tests of what drives phones.
 //
-// A World holds what containerd, the kernel and the disk would hold. It keeps the promises of phone.Runtime, phone.Networks and
-// phone.Displays, outlives the supervisors of a test as a real host outlives its agents, and notes when a caller breaks a rule: the
+// A World holds what containerd, the kernel and the disk would hold. It keeps the promises of phone.Runtime, phone.Volumes,
+// phone.Networks and phone.Displays, outlives the supervisors of a test as a real host outlives its agents, and notes when a caller breaks a rule: the
 // order of a start, and one changing call per phone at a time. Its times are those of package time, so that a test in a synctest
 // bubble needs no others.
 package phonetest
@@ -9,7 +9,9 @@ package phonetest
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -41,6 +43,8 @@ type World struct {
 type Manner struct {
 	// AsksToBoot is how many questions it takes until boot completed; negative: for ever.
 	AsksToBoot int
+	// AnswerAfter is how long an answer to such a question takes.
+	AnswerAfter time.Duration
 	// IgnoreShutdown goes on after Shutdown.
 	IgnoreShutdown bool
 	// ExitAfter ends a guest so long after its start, with ExitCode; zero: never.
@@ -54,8 +58,17 @@ type Manner struct {
 type Body struct {
 	// Generations are the data generations on disk.
 	Generations map[uint64]bool
+	// Volumes are their data volumes.
+	Volumes map[uint64]Volume
+	// Roots are the root file systems on disk: the digest of the image that each was made from, by data generation.
+	Roots map[uint64][]string
 	// Guest and Display are the phone's tasks.
 	Guest, Display container.Task
+	// VCPUs and CPUWeight are what the guest may use now; its memory is in Guest.
+	VCPUs     float64
+	CPUWeight uint32
+	// Log is what the present guest has printed.
+	Log string
 
 	asks  int // questions to the present guest
 	lives int // counts starts of guests
@@ -93,7 +106,7 @@ func (w *World) do(ctx context.Context, name, id string, fn func(b *Body) error)
 	err := w.check()
 	if err == nil {
 		if b == nil {
-			b = &Body{Generations: map[uint64]bool{}}
+			b = &Body{Generations: map[uint64]bool{}, Volumes: map[uint64]Volume{}}
 		}
 		err = fn(b)
 	}
@@ -117,6 +130,13 @@ func (w *World) Prepare(ctx context.Context, p container.Phone) error {
 	return w.do(ctx, "Prepare", p.ID, func(b *Body) error {
 		w.Bodies[p.ID] = b
 		b.Generations[p.DataGeneration] = true
+		if _, there := b.Volumes[p.DataGeneration]; !there {
+			if b.Volumes == nil {
+				b.Volumes = map[uint64]Volume{}
+			}
+			b.Volumes[p.DataGeneration] = Volume{Bytes: p.DataBytes}
+		}
+		b.root(p)
 		return nil
 	})
 }
@@ -130,7 +150,7 @@ func (w *World) StartDisplay(ctx context.Context, p container.Phone) error {
 		if b.Display.State == container.TaskRunning {
 			return nil
 		}
-		b.Display = container.Task{Container: true, State: container.TaskRunning, PID: 7}
+		b.Display = container.Task{Container: true, State: container.TaskRunning, PID: 7, Note: p.Note}
 		if w.Manner.DisplayExits {
 			time.AfterFunc(time.Millisecond, func() { w.Exit(p.ID, container.Display, 1) })
 		}
@@ -144,6 +164,9 @@ func (w *World) StartGuest(ctx context.Context, p container.Phone) error {
 		if b.Display.State != container.TaskRunning {
 			w.Violation = "StartGuest without a display"
 		}
+		if !slices.Contains(b.Roots[p.DataGeneration], p.ImageDigest) {
+			w.Violation = "StartGuest without a root file system of its image"
+		}
 		if b.Guest.State == container.TaskRunning {
 			return nil
 		}
@@ -152,7 +175,9 @@ func (w *World) StartGuest(ctx context.Context, p container.Phone) error {
 		b.Guest = container.Task{
 			Container: true, State: container.TaskRunning, PID: uint32(100 + b.lives), StartedAt: time.Now(),
 			BootGeneration: p.BootGeneration, DataGeneration: p.DataGeneration, ImageDigest: p.ImageDigest,
+			Note: p.Note, MemoryBytes: p.MemoryBytes,
 		}
+		b.VCPUs, b.CPUWeight, b.Log = p.VCPUs, p.CPUWeight, ""
 		if m := w.Manner; m.ExitAfter > 0 {
 			w.exitLater(m.ExitAfter, p.ID, b, m.ExitCode)
 		}
@@ -217,8 +242,34 @@ func (w *World) KeepGeneration(ctx context.Context, id string, keep uint64) erro
 			w.Violation = "KeepGeneration without that generation"
 		}
 		b.Generations = map[uint64]bool{keep: true}
+		maps.DeleteFunc(b.Volumes, func(generation uint64, _ Volume) bool { return generation != keep })
+		maps.DeleteFunc(b.Roots, func(generation uint64, _ []string) bool { return generation != keep })
 		return nil
 	})
+}
+
+// SetLimits implements phone.Runtime.
+func (w *World) SetLimits(ctx context.Context, p container.Phone) error {
+	return w.do(ctx, "SetLimits", p.ID, func(b *Body) error {
+		if b.Guest.State != container.TaskRunning {
+			return nil
+		}
+		b.VCPUs, b.CPUWeight = p.VCPUs, p.CPUWeight
+		b.Guest.MemoryBytes = max(b.Guest.MemoryBytes, p.MemoryBytes)
+		return nil
+	})
+}
+
+// LogTail implements phone.Runtime.
+func (w *World) LogTail(_ context.Context, id string, role container.Role, _ time.Time, limit int) (string, error) {
+	w.Lock()
+	defer w.Unlock()
+	b := w.Bodies[id]
+	if b == nil || role != container.Guest {
+		return "", nil
+	}
+	text := strings.ToValidUTF8(b.Log, "\uFFFD")
+	return strings.ToValidUTF8(text[max(0, len(text)-limit):], ""), nil
 }
 
 // Destroy implements phone.Runtime.
@@ -270,6 +321,16 @@ func (w *World) Events(ctx context.Context) <-chan container.Event {
 // BootCompleted implements phone.Runtime.
 func (w *World) BootCompleted(ctx context.Context, id string) (bool, string, error) {
 	w.Lock()
+	after := w.Manner.AnswerAfter
+	w.Unlock()
+	if after > 0 {
+		select {
+		case <-time.After(after):
+		case <-ctx.Done():
+			return false, "", fmt.Errorf("ask guest %s: %w", id, ctx.Err())
+		}
+	}
+	w.Lock()
 	defer w.Unlock()
 	if err := w.check(); err != nil {
 		return false, "", err
@@ -300,6 +361,23 @@ func (w *World) Exit(id string, role container.Role, code uint32) {
 	}
 	task.State, task.PID, task.ExitCode, task.ExitedAt, task.StartedAt = container.TaskStopped, 0, code, time.Now(), time.Time{}
 	w.send(container.Event{Kind: container.Exited, PhoneID: id, Role: role, ExitCode: code, Time: time.Now()})
+}
+
+// OOM has the kernel kill a process of the guest that runs, and reports it if told is set.
+func (w *World) OOM(id string, told bool) {
+	w.Lock()
+	defer w.Unlock()
+	w.Bodies[id].Guest.OOMKills++
+	if told {
+		w.send(container.Event{Kind: container.OOM, PhoneID: id, Role: container.Guest, Time: time.Now()})
+	}
+}
+
+// Print has the guest print a text.
+func (w *World) Print(id, text string) {
+	w.Lock()
+	defer w.Unlock()
+	w.Bodies[id].Log += text
 }
 
 // send reports an event. w is locked.
@@ -351,58 +429,4 @@ func (w *World) RestartHost() {
 			t.State, t.PID, t.StartedAt = container.TaskNone, 0, time.Time{}
 		}
 	}
-}
-
-// Networks is the world's phone.Networks. Its calls have no context of their own: Life ends them.
-type Networks struct {
-	*World
-	Life context.Context
-}
-
-// Create implements phone.Networks.
-func (n Networks) Create(id string) (string, error) {
-	err := n.do(n.Life, "CreateNetwork", id, func(*Body) error { n.Nets[id] = true; return nil })
-	return "/netns/" + id, err
-}
-
-// Delete implements phone.Networks.
-func (n Networks) Delete(id string) error {
-	return n.do(n.Life, "DeleteNetwork", id, func(*Body) error { delete(n.Nets, id); return nil })
-}
-
-// List implements phone.Networks.
-func (n Networks) List() ([]string, error) {
-	n.Lock()
-	defer n.Unlock()
-	var ids []string
-	for id := range n.Nets {
-		ids = append(ids, id)
-	}
-	return ids, nil
-}
-
-// Displays is the world's phone.Displays.
-type Displays struct{ *World }
-
-// Track implements phone.Displays.
-func (d Displays) Track(string) error { return nil }
-
-// Close implements phone.Displays.
-func (d Displays) Close(string) {}
-
-// WaitReady implements phone.Displays.
-func (d Displays) WaitReady(ctx context.Context, id string) error {
-	d.Lock()
-	exits := d.Manner.DisplayExits
-	d.Unlock()
-	if exits {
-		<-ctx.Done()
-		return ctx.Err()
-	}
-	return d.do(ctx, "WaitReady", id, func(b *Body) error {
-		if b.Display.State != container.TaskRunning {
-			return fmt.Errorf("connect: %w", errdefs.ErrUnavailable)
-		}
-		return nil
-	})
 }

@@ -38,7 +38,8 @@ const (
 	EventKind_EVENT_KIND_GUEST_STARTED EventKind = 4
 	// A guest reported boot completed; attributes: "boot_ms".
 	EventKind_EVENT_KIND_GUEST_BOOTED EventKind = 5
-	// A guest's init ended; attributes: "exit_code", "meaning" (requested, reboot, power_off, crash).
+	// A guest's init ended; attributes: "exit_code", "meaning" (requested, reboot, power_off, crash, oom, host_restart), and "log",
+	// the last lines that the guest printed, at most 4 KiB.
 	EventKind_EVENT_KIND_GUEST_EXITED EventKind = 6
 	// A display was started.
 	EventKind_EVENT_KIND_DISPLAY_STARTED EventKind = 7
@@ -68,6 +69,12 @@ const (
 	EventKind_EVENT_KIND_VIEWER_DETACHED EventKind = 19
 	// Something that no phone owns was found and removed; attributes: "object".
 	EventKind_EVENT_KIND_ORPHAN_REMOVED EventKind = 20
+	// A reason was added to those for which a phone is frozen; attributes: "reason", "requested_by".
+	EventKind_EVENT_KIND_PHONE_FROZEN EventKind = 21
+	// Reasons were removed; attributes: "reasons", separated by commas, and "frozen", whether any is left.
+	EventKind_EVENT_KIND_PHONE_UNFROZEN EventKind = 22
+	// A phone's spec was changed; attributes: "fields", separated by commas.
+	EventKind_EVENT_KIND_PHONE_UPDATED EventKind = 23
 )
 
 // Enum value maps for EventKind.
@@ -94,6 +101,9 @@ var (
 		18: "EVENT_KIND_VIEWER_ATTACHED",
 		19: "EVENT_KIND_VIEWER_DETACHED",
 		20: "EVENT_KIND_ORPHAN_REMOVED",
+		21: "EVENT_KIND_PHONE_FROZEN",
+		22: "EVENT_KIND_PHONE_UNFROZEN",
+		23: "EVENT_KIND_PHONE_UPDATED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":       0,
@@ -117,6 +127,9 @@ var (
 		"EVENT_KIND_VIEWER_ATTACHED":   18,
 		"EVENT_KIND_VIEWER_DETACHED":   19,
 		"EVENT_KIND_ORPHAN_REMOVED":    20,
+		"EVENT_KIND_PHONE_FROZEN":      21,
+		"EVENT_KIND_PHONE_UNFROZEN":    22,
+		"EVENT_KIND_PHONE_UPDATED":     23,
 	}
 )
 
@@ -390,7 +403,7 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\x93\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xed\x05\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_CREATED\x10\x01\x12\x1c\n" +
@@ -413,7 +426,10 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"\x1aEVENT_KIND_SESSION_REFUSED\x10\x11\x12\x1e\n" +
 	"\x1aEVENT_KIND_VIEWER_ATTACHED\x10\x12\x12\x1e\n" +
 	"\x1aEVENT_KIND_VIEWER_DETACHED\x10\x13\x12\x1d\n" +
-	"\x19EVENT_KIND_ORPHAN_REMOVED\x10\x142j\n" +
+	"\x19EVENT_KIND_ORPHAN_REMOVED\x10\x14\x12\x1b\n" +
+	"\x17EVENT_KIND_PHONE_FROZEN\x10\x15\x12\x1d\n" +
+	"\x19EVENT_KIND_PHONE_UNFROZEN\x10\x16\x12\x1c\n" +
+	"\x18EVENT_KIND_PHONE_UPDATED\x10\x172j\n" +
 	"\fEventService\x12Z\n" +
 	"\x05Watch\x12&.phonehost.v1.EventServiceWatchRequest\x1a'.phonehost.v1.EventServiceWatchResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 

@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// BinderKind is a way in which a kernel offers the binder driver.
+type BinderKind int32
+
+const (
+	// Not known: the kernel's files could not be read, or the agent is older than this field.
+	BinderKind_BINDER_KIND_UNSPECIFIED BinderKind = 0
+	// No binder. Phones whose profile requires it are refused.
+	BinderKind_BINDER_KIND_NONE BinderKind = 1
+	// binderfs: every phone gets devices of its own.
+	BinderKind_BINDER_KIND_BINDERFS BinderKind = 2
+	// A fixed number of device nodes. Every phone that uses binder has a triple of them to itself.
+	BinderKind_BINDER_KIND_POOL BinderKind = 3
+)
+
+// Enum value maps for BinderKind.
+var (
+	BinderKind_name = map[int32]string{
+		0: "BINDER_KIND_UNSPECIFIED",
+		1: "BINDER_KIND_NONE",
+		2: "BINDER_KIND_BINDERFS",
+		3: "BINDER_KIND_POOL",
+	}
+	BinderKind_value = map[string]int32{
+		"BINDER_KIND_UNSPECIFIED": 0,
+		"BINDER_KIND_NONE":        1,
+		"BINDER_KIND_BINDERFS":    2,
+		"BINDER_KIND_POOL":        3,
+	}
+)
+
+func (x BinderKind) Enum() *BinderKind {
+	p := new(BinderKind)
+	*p = x
+	return p
+}
+
+func (x BinderKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BinderKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_phonehost_v1_host_service_proto_enumTypes[0].Descriptor()
+}
+
+func (BinderKind) Type() protoreflect.EnumType {
+	return &file_phonehost_v1_host_service_proto_enumTypes[0]
+}
+
+func (x BinderKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BinderKind.Descriptor instead.
+func (BinderKind) EnumDescriptor() ([]byte, []int) {
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{0}
+}
+
 // Severity says how bad a finding is.
 type Severity int32
 
@@ -63,11 +120,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_phonehost_v1_host_service_proto_enumTypes[0].Descriptor()
+	return file_phonehost_v1_host_service_proto_enumTypes[1].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_phonehost_v1_host_service_proto_enumTypes[0]
+	return &file_phonehost_v1_host_service_proto_enumTypes[1]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -76,7 +133,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{0}
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{1}
 }
 
 // GetHostRequest asks for the host.
@@ -192,7 +249,9 @@ type Host struct {
 	// Attached viewers.
 	Viewers uint32 `protobuf:"varint,13,opt,name=viewers,proto3" json:"viewers,omitempty"`
 	// Standing warnings of the health registry.
-	Warnings      []*Warning `protobuf:"bytes,14,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*Warning `protobuf:"bytes,14,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// What its kernel offers phones of Android's binder driver.
+	Binder        *Binder `protobuf:"bytes,15,opt,name=binder,proto3" json:"binder,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +384,77 @@ func (x *Host) GetWarnings() []*Warning {
 	return nil
 }
 
+func (x *Host) GetBinder() *Binder {
+	if x != nil {
+		return x.Binder
+	}
+	return nil
+}
+
+// Binder is what a host has of the binder driver.
+type Binder struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the kernel offers it.
+	Kind BinderKind `protobuf:"varint,1,opt,name=kind,proto3,enum=phonehost.v1.BinderKind" json:"kind,omitempty"`
+	// Complete triples (binder, hwbinder, vndbinder) among the device nodes; 0 unless kind is POOL.
+	Triples uint32 `protobuf:"varint,2,opt,name=triples,proto3" json:"triples,omitempty"`
+	// Triples that a PowerOn could have now: phones that use binder and are on, or still end, have one each.
+	TriplesFree   uint32 `protobuf:"varint,3,opt,name=triples_free,json=triplesFree,proto3" json:"triples_free,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Binder) Reset() {
+	*x = Binder{}
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Binder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Binder) ProtoMessage() {}
+
+func (x *Binder) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Binder.ProtoReflect.Descriptor instead.
+func (*Binder) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Binder) GetKind() BinderKind {
+	if x != nil {
+		return x.Kind
+	}
+	return BinderKind_BINDER_KIND_UNSPECIFIED
+}
+
+func (x *Binder) GetTriples() uint32 {
+	if x != nil {
+		return x.Triples
+	}
+	return 0
+}
+
+func (x *Binder) GetTriplesFree() uint32 {
+	if x != nil {
+		return x.TriplesFree
+	}
+	return 0
+}
+
 // Warning is a named state of ill health that lasts until its cause is gone.
 type Warning struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -342,7 +472,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[3]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +484,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[3]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +497,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{3}
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Warning) GetName() string {
@@ -407,7 +537,7 @@ type RunDoctorRequest struct {
 
 func (x *RunDoctorRequest) Reset() {
 	*x = RunDoctorRequest{}
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[4]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -419,7 +549,7 @@ func (x *RunDoctorRequest) String() string {
 func (*RunDoctorRequest) ProtoMessage() {}
 
 func (x *RunDoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[4]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -432,7 +562,7 @@ func (x *RunDoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDoctorRequest.ProtoReflect.Descriptor instead.
 func (*RunDoctorRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{4}
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{5}
 }
 
 // RunDoctorResponse returns the findings.
@@ -446,7 +576,7 @@ type RunDoctorResponse struct {
 
 func (x *RunDoctorResponse) Reset() {
 	*x = RunDoctorResponse{}
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[5]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +588,7 @@ func (x *RunDoctorResponse) String() string {
 func (*RunDoctorResponse) ProtoMessage() {}
 
 func (x *RunDoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[5]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +601,7 @@ func (x *RunDoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunDoctorResponse.ProtoReflect.Descriptor instead.
 func (*RunDoctorResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{5}
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RunDoctorResponse) GetFindings() []*Finding {
@@ -498,7 +628,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[6]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +640,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_host_service_proto_msgTypes[6]
+	mi := &file_phonehost_v1_host_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +653,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{6}
+	return file_phonehost_v1_host_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Finding) GetCheck() string {
@@ -561,7 +691,7 @@ const file_phonehost_v1_host_service_proto_rawDesc = "" +
 	"\x1fphonehost/v1/host_service.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x10\n" +
 	"\x0eGetHostRequest\"9\n" +
 	"\x0fGetHostResponse\x12&\n" +
-	"\x04host\x18\x01 \x01(\v2\x12.phonehost.v1.HostR\x04host\"\xff\x03\n" +
+	"\x04host\x18\x01 \x01(\v2\x12.phonehost.v1.HostR\x04host\"\xad\x04\n" +
 	"\x04Host\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x16\n" +
@@ -579,7 +709,12 @@ const file_phonehost_v1_host_service_proto_rawDesc = "" +
 	"start_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12(\n" +
 	"\x10phones_by_status\x18\f \x03(\rR\x0ephonesByStatus\x12\x18\n" +
 	"\aviewers\x18\r \x01(\rR\aviewers\x121\n" +
-	"\bwarnings\x18\x0e \x03(\v2\x15.phonehost.v1.WarningR\bwarnings\"\x9d\x01\n" +
+	"\bwarnings\x18\x0e \x03(\v2\x15.phonehost.v1.WarningR\bwarnings\x12,\n" +
+	"\x06binder\x18\x0f \x01(\v2\x14.phonehost.v1.BinderR\x06binder\"s\n" +
+	"\x06Binder\x12,\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x18.phonehost.v1.BinderKindR\x04kind\x12\x18\n" +
+	"\atriples\x18\x02 \x01(\rR\atriples\x12!\n" +
+	"\ftriples_free\x18\x03 \x01(\rR\vtriplesFree\"\x9d\x01\n" +
 	"\aWarning\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
 	"\bseverity\x18\x02 \x01(\x0e2\x16.phonehost.v1.SeverityR\bseverity\x12\x18\n" +
@@ -592,7 +727,13 @@ const file_phonehost_v1_host_service_proto_rawDesc = "" +
 	"\x05check\x18\x01 \x01(\tR\x05check\x122\n" +
 	"\bseverity\x18\x02 \x01(\x0e2\x16.phonehost.v1.SeverityR\bseverity\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12\x16\n" +
-	"\x06remedy\x18\x04 \x01(\tR\x06remedy*_\n" +
+	"\x06remedy\x18\x04 \x01(\tR\x06remedy*o\n" +
+	"\n" +
+	"BinderKind\x12\x1b\n" +
+	"\x17BINDER_KIND_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10BINDER_KIND_NONE\x10\x01\x12\x18\n" +
+	"\x14BINDER_KIND_BINDERFS\x10\x02\x12\x14\n" +
+	"\x10BINDER_KIND_POOL\x10\x03*_\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vSEVERITY_OK\x10\x01\x12\x14\n" +
@@ -614,36 +755,40 @@ func file_phonehost_v1_host_service_proto_rawDescGZIP() []byte {
 	return file_phonehost_v1_host_service_proto_rawDescData
 }
 
-var file_phonehost_v1_host_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_phonehost_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_phonehost_v1_host_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_phonehost_v1_host_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_phonehost_v1_host_service_proto_goTypes = []any{
-	(Severity)(0),                 // 0: phonehost.v1.Severity
-	(*GetHostRequest)(nil),        // 1: phonehost.v1.GetHostRequest
-	(*GetHostResponse)(nil),       // 2: phonehost.v1.GetHostResponse
-	(*Host)(nil),                  // 3: phonehost.v1.Host
-	(*Warning)(nil),               // 4: phonehost.v1.Warning
-	(*RunDoctorRequest)(nil),      // 5: phonehost.v1.RunDoctorRequest
-	(*RunDoctorResponse)(nil),     // 6: phonehost.v1.RunDoctorResponse
-	(*Finding)(nil),               // 7: phonehost.v1.Finding
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(BinderKind)(0),               // 0: phonehost.v1.BinderKind
+	(Severity)(0),                 // 1: phonehost.v1.Severity
+	(*GetHostRequest)(nil),        // 2: phonehost.v1.GetHostRequest
+	(*GetHostResponse)(nil),       // 3: phonehost.v1.GetHostResponse
+	(*Host)(nil),                  // 4: phonehost.v1.Host
+	(*Binder)(nil),                // 5: phonehost.v1.Binder
+	(*Warning)(nil),               // 6: phonehost.v1.Warning
+	(*RunDoctorRequest)(nil),      // 7: phonehost.v1.RunDoctorRequest
+	(*RunDoctorResponse)(nil),     // 8: phonehost.v1.RunDoctorResponse
+	(*Finding)(nil),               // 9: phonehost.v1.Finding
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
 }
 var file_phonehost_v1_host_service_proto_depIdxs = []int32{
-	3, // 0: phonehost.v1.GetHostResponse.host:type_name -> phonehost.v1.Host
-	8, // 1: phonehost.v1.Host.start_time:type_name -> google.protobuf.Timestamp
-	4, // 2: phonehost.v1.Host.warnings:type_name -> phonehost.v1.Warning
-	0, // 3: phonehost.v1.Warning.severity:type_name -> phonehost.v1.Severity
-	8, // 4: phonehost.v1.Warning.since:type_name -> google.protobuf.Timestamp
-	7, // 5: phonehost.v1.RunDoctorResponse.findings:type_name -> phonehost.v1.Finding
-	0, // 6: phonehost.v1.Finding.severity:type_name -> phonehost.v1.Severity
-	1, // 7: phonehost.v1.HostService.GetHost:input_type -> phonehost.v1.GetHostRequest
-	5, // 8: phonehost.v1.HostService.RunDoctor:input_type -> phonehost.v1.RunDoctorRequest
-	2, // 9: phonehost.v1.HostService.GetHost:output_type -> phonehost.v1.GetHostResponse
-	6, // 10: phonehost.v1.HostService.RunDoctor:output_type -> phonehost.v1.RunDoctorResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	4,  // 0: phonehost.v1.GetHostResponse.host:type_name -> phonehost.v1.Host
+	10, // 1: phonehost.v1.Host.start_time:type_name -> google.protobuf.Timestamp
+	6,  // 2: phonehost.v1.Host.warnings:type_name -> phonehost.v1.Warning
+	5,  // 3: phonehost.v1.Host.binder:type_name -> phonehost.v1.Binder
+	0,  // 4: phonehost.v1.Binder.kind:type_name -> phonehost.v1.BinderKind
+	1,  // 5: phonehost.v1.Warning.severity:type_name -> phonehost.v1.Severity
+	10, // 6: phonehost.v1.Warning.since:type_name -> google.protobuf.Timestamp
+	9,  // 7: phonehost.v1.RunDoctorResponse.findings:type_name -> phonehost.v1.Finding
+	1,  // 8: phonehost.v1.Finding.severity:type_name -> phonehost.v1.Severity
+	2,  // 9: phonehost.v1.HostService.GetHost:input_type -> phonehost.v1.GetHostRequest
+	7,  // 10: phonehost.v1.HostService.RunDoctor:input_type -> phonehost.v1.RunDoctorRequest
+	3,  // 11: phonehost.v1.HostService.GetHost:output_type -> phonehost.v1.GetHostResponse
+	8,  // 12: phonehost.v1.HostService.RunDoctor:output_type -> phonehost.v1.RunDoctorResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_host_service_proto_init() }
@@ -656,8 +801,8 @@ func file_phonehost_v1_host_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_host_service_proto_rawDesc), len(file_phonehost_v1_host_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   7,
+			NumEnums:      2,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// WaydroidPart is one of the two images that a Waydroid is made of.
+type WaydroidPart int32
+
+const (
+	// The part is not said.
+	WaydroidPart_WAYDROID_PART_UNSPECIFIED WaydroidPart = 0
+	// system.img, the root file system.
+	WaydroidPart_WAYDROID_PART_SYSTEM WaydroidPart = 1
+	// vendor.img, which is at /vendor.
+	WaydroidPart_WAYDROID_PART_VENDOR WaydroidPart = 2
+)
+
+// Enum value maps for WaydroidPart.
+var (
+	WaydroidPart_name = map[int32]string{
+		0: "WAYDROID_PART_UNSPECIFIED",
+		1: "WAYDROID_PART_SYSTEM",
+		2: "WAYDROID_PART_VENDOR",
+	}
+	WaydroidPart_value = map[string]int32{
+		"WAYDROID_PART_UNSPECIFIED": 0,
+		"WAYDROID_PART_SYSTEM":      1,
+		"WAYDROID_PART_VENDOR":      2,
+	}
+)
+
+func (x WaydroidPart) Enum() *WaydroidPart {
+	p := new(WaydroidPart)
+	*p = x
+	return p
+}
+
+func (x WaydroidPart) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (WaydroidPart) Descriptor() protoreflect.EnumDescriptor {
+	return file_phonehost_v1_image_service_proto_enumTypes[0].Descriptor()
+}
+
+func (WaydroidPart) Type() protoreflect.EnumType {
+	return &file_phonehost_v1_image_service_proto_enumTypes[0]
+}
+
+func (x WaydroidPart) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use WaydroidPart.Descriptor instead.
+func (WaydroidPart) EnumDescriptor() ([]byte, []int) {
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{0}
+}
+
 // Image is one image of this host.
 type Image struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -38,7 +91,11 @@ type Image struct {
 	// Platforms it holds, such as "linux/arm64".
 	Platforms []string `protobuf:"bytes,6,rep,name=platforms,proto3" json:"platforms,omitempty"`
 	// Number of phones that name it.
-	Phones        uint32 `protobuf:"varint,7,opt,name=phones,proto3" json:"phones,omitempty"`
+	Phones uint32 `protobuf:"varint,7,opt,name=phones,proto3" json:"phones,omitempty"`
+	// Version of Android that its label dev.phonehost.android-release names, such as "13", or empty.
+	AndroidRelease string `protobuf:"bytes,8,opt,name=android_release,json=androidRelease,proto3" json:"android_release,omitempty"`
+	// API level of that version, from its label dev.phonehost.android-sdk, or 0.
+	AndroidSdk    uint32 `protobuf:"varint,9,opt,name=android_sdk,json=androidSdk,proto3" json:"android_sdk,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -118,6 +175,20 @@ func (x *Image) GetPlatforms() []string {
 func (x *Image) GetPhones() uint32 {
 	if x != nil {
 		return x.Phones
+	}
+	return 0
+}
+
+func (x *Image) GetAndroidRelease() string {
+	if x != nil {
+		return x.AndroidRelease
+	}
+	return ""
+}
+
+func (x *Image) GetAndroidSdk() uint32 {
+	if x != nil {
+		return x.AndroidSdk
 	}
 	return 0
 }
@@ -342,6 +413,116 @@ func (x *ImportImageResponse) GetImage() *Image {
 	return nil
 }
 
+// ImportWaydroidRequest is one message of an import of Waydroid's images.
+type ImportWaydroidRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name to give the image; first message only.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Which of the two the chunk belongs to. No message of the system's comes after one of the vendor's.
+	Part WaydroidPart `protobuf:"varint,2,opt,name=part,proto3,enum=phonehost.v1.WaydroidPart" json:"part,omitempty"`
+	// Bytes of the image file, at most 64 KiB.
+	Chunk         []byte `protobuf:"bytes,3,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportWaydroidRequest) Reset() {
+	*x = ImportWaydroidRequest{}
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportWaydroidRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportWaydroidRequest) ProtoMessage() {}
+
+func (x *ImportWaydroidRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportWaydroidRequest.ProtoReflect.Descriptor instead.
+func (*ImportWaydroidRequest) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ImportWaydroidRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ImportWaydroidRequest) GetPart() WaydroidPart {
+	if x != nil {
+		return x.Part
+	}
+	return WaydroidPart_WAYDROID_PART_UNSPECIFIED
+}
+
+func (x *ImportWaydroidRequest) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+// ImportWaydroidResponse returns what was imported.
+type ImportWaydroidResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The image.
+	Image         *Image `protobuf:"bytes,1,opt,name=image,proto3" json:"image,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportWaydroidResponse) Reset() {
+	*x = ImportWaydroidResponse{}
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportWaydroidResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportWaydroidResponse) ProtoMessage() {}
+
+func (x *ImportWaydroidResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportWaydroidResponse.ProtoReflect.Descriptor instead.
+func (*ImportWaydroidResponse) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ImportWaydroidResponse) GetImage() *Image {
+	if x != nil {
+		return x.Image
+	}
+	return nil
+}
+
 // ListImagesRequest asks for the images.
 type ListImagesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -351,7 +532,7 @@ type ListImagesRequest struct {
 
 func (x *ListImagesRequest) Reset() {
 	*x = ListImagesRequest{}
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[5]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +544,7 @@ func (x *ListImagesRequest) String() string {
 func (*ListImagesRequest) ProtoMessage() {}
 
 func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[5]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +557,7 @@ func (x *ListImagesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesRequest.ProtoReflect.Descriptor instead.
 func (*ListImagesRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{5}
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{7}
 }
 
 // ListImagesResponse returns the images.
@@ -390,7 +571,7 @@ type ListImagesResponse struct {
 
 func (x *ListImagesResponse) Reset() {
 	*x = ListImagesResponse{}
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[6]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -402,7 +583,7 @@ func (x *ListImagesResponse) String() string {
 func (*ListImagesResponse) ProtoMessage() {}
 
 func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[6]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -415,7 +596,7 @@ func (x *ListImagesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListImagesResponse.ProtoReflect.Descriptor instead.
 func (*ListImagesResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{6}
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListImagesResponse) GetImages() []*Image {
@@ -436,7 +617,7 @@ type RemoveImageRequest struct {
 
 func (x *RemoveImageRequest) Reset() {
 	*x = RemoveImageRequest{}
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[7]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -448,7 +629,7 @@ func (x *RemoveImageRequest) String() string {
 func (*RemoveImageRequest) ProtoMessage() {}
 
 func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[7]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -461,7 +642,7 @@ func (x *RemoveImageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageRequest.ProtoReflect.Descriptor instead.
 func (*RemoveImageRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{7}
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RemoveImageRequest) GetName() string {
@@ -480,7 +661,7 @@ type RemoveImageResponse struct {
 
 func (x *RemoveImageResponse) Reset() {
 	*x = RemoveImageResponse{}
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[8]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -492,7 +673,7 @@ func (x *RemoveImageResponse) String() string {
 func (*RemoveImageResponse) ProtoMessage() {}
 
 func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_image_service_proto_msgTypes[8]
+	mi := &file_phonehost_v1_image_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -505,14 +686,14 @@ func (x *RemoveImageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveImageResponse.ProtoReflect.Descriptor instead.
 func (*RemoveImageResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{8}
+	return file_phonehost_v1_image_service_proto_rawDescGZIP(), []int{10}
 }
 
 var File_phonehost_v1_image_service_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_image_service_proto_rawDesc = "" +
 	"\n" +
-	" phonehost/v1/image_service.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdf\x01\n" +
+	" phonehost/v1/image_service.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa9\x02\n" +
 	"\x05Image\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x1d\n" +
@@ -522,7 +703,10 @@ const file_phonehost_v1_image_service_proto_rawDesc = "" +
 	"createTime\x12\x18\n" +
 	"\aprofile\x18\x05 \x01(\tR\aprofile\x12\x1c\n" +
 	"\tplatforms\x18\x06 \x03(\tR\tplatforms\x12\x16\n" +
-	"\x06phones\x18\a \x01(\rR\x06phones\"&\n" +
+	"\x06phones\x18\a \x01(\rR\x06phones\x12'\n" +
+	"\x0fandroid_release\x18\b \x01(\tR\x0eandroidRelease\x12\x1f\n" +
+	"\vandroid_sdk\x18\t \x01(\rR\n" +
+	"androidSdk\"&\n" +
 	"\x10PullImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\xa0\x01\n" +
 	"\x11PullImageResponse\x12\x1a\n" +
@@ -535,16 +719,27 @@ const file_phonehost_v1_image_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05chunk\x18\x02 \x01(\fR\x05chunk\"@\n" +
 	"\x13ImportImageResponse\x12)\n" +
+	"\x05image\x18\x01 \x01(\v2\x13.phonehost.v1.ImageR\x05image\"q\n" +
+	"\x15ImportWaydroidRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
+	"\x04part\x18\x02 \x01(\x0e2\x1a.phonehost.v1.WaydroidPartR\x04part\x12\x14\n" +
+	"\x05chunk\x18\x03 \x01(\fR\x05chunk\"C\n" +
+	"\x16ImportWaydroidResponse\x12)\n" +
 	"\x05image\x18\x01 \x01(\v2\x13.phonehost.v1.ImageR\x05image\"\x13\n" +
 	"\x11ListImagesRequest\"A\n" +
 	"\x12ListImagesResponse\x12+\n" +
 	"\x06images\x18\x01 \x03(\v2\x13.phonehost.v1.ImageR\x06images\"(\n" +
 	"\x12RemoveImageRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13RemoveImageResponse2\xd9\x02\n" +
+	"\x13RemoveImageResponse*a\n" +
+	"\fWaydroidPart\x12\x1d\n" +
+	"\x19WAYDROID_PART_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14WAYDROID_PART_SYSTEM\x10\x01\x12\x18\n" +
+	"\x14WAYDROID_PART_VENDOR\x10\x022\xb8\x03\n" +
 	"\fImageService\x12N\n" +
 	"\tPullImage\x12\x1e.phonehost.v1.PullImageRequest\x1a\x1f.phonehost.v1.PullImageResponse0\x01\x12T\n" +
-	"\vImportImage\x12 .phonehost.v1.ImportImageRequest\x1a!.phonehost.v1.ImportImageResponse(\x01\x12O\n" +
+	"\vImportImage\x12 .phonehost.v1.ImportImageRequest\x1a!.phonehost.v1.ImportImageResponse(\x01\x12]\n" +
+	"\x0eImportWaydroid\x12#.phonehost.v1.ImportWaydroidRequest\x1a$.phonehost.v1.ImportWaydroidResponse(\x01\x12O\n" +
 	"\n" +
 	"ListImages\x12\x1f.phonehost.v1.ListImagesRequest\x1a .phonehost.v1.ListImagesResponse\x12R\n" +
 	"\vRemoveImage\x12 .phonehost.v1.RemoveImageRequest\x1a!.phonehost.v1.RemoveImageResponseB?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
@@ -561,37 +756,45 @@ func file_phonehost_v1_image_service_proto_rawDescGZIP() []byte {
 	return file_phonehost_v1_image_service_proto_rawDescData
 }
 
-var file_phonehost_v1_image_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_phonehost_v1_image_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_phonehost_v1_image_service_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_phonehost_v1_image_service_proto_goTypes = []any{
-	(*Image)(nil),                 // 0: phonehost.v1.Image
-	(*PullImageRequest)(nil),      // 1: phonehost.v1.PullImageRequest
-	(*PullImageResponse)(nil),     // 2: phonehost.v1.PullImageResponse
-	(*ImportImageRequest)(nil),    // 3: phonehost.v1.ImportImageRequest
-	(*ImportImageResponse)(nil),   // 4: phonehost.v1.ImportImageResponse
-	(*ListImagesRequest)(nil),     // 5: phonehost.v1.ListImagesRequest
-	(*ListImagesResponse)(nil),    // 6: phonehost.v1.ListImagesResponse
-	(*RemoveImageRequest)(nil),    // 7: phonehost.v1.RemoveImageRequest
-	(*RemoveImageResponse)(nil),   // 8: phonehost.v1.RemoveImageResponse
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(WaydroidPart)(0),              // 0: phonehost.v1.WaydroidPart
+	(*Image)(nil),                  // 1: phonehost.v1.Image
+	(*PullImageRequest)(nil),       // 2: phonehost.v1.PullImageRequest
+	(*PullImageResponse)(nil),      // 3: phonehost.v1.PullImageResponse
+	(*ImportImageRequest)(nil),     // 4: phonehost.v1.ImportImageRequest
+	(*ImportImageResponse)(nil),    // 5: phonehost.v1.ImportImageResponse
+	(*ImportWaydroidRequest)(nil),  // 6: phonehost.v1.ImportWaydroidRequest
+	(*ImportWaydroidResponse)(nil), // 7: phonehost.v1.ImportWaydroidResponse
+	(*ListImagesRequest)(nil),      // 8: phonehost.v1.ListImagesRequest
+	(*ListImagesResponse)(nil),     // 9: phonehost.v1.ListImagesResponse
+	(*RemoveImageRequest)(nil),     // 10: phonehost.v1.RemoveImageRequest
+	(*RemoveImageResponse)(nil),    // 11: phonehost.v1.RemoveImageResponse
+	(*timestamppb.Timestamp)(nil),  // 12: google.protobuf.Timestamp
 }
 var file_phonehost_v1_image_service_proto_depIdxs = []int32{
-	9, // 0: phonehost.v1.Image.create_time:type_name -> google.protobuf.Timestamp
-	0, // 1: phonehost.v1.PullImageResponse.image:type_name -> phonehost.v1.Image
-	0, // 2: phonehost.v1.ImportImageResponse.image:type_name -> phonehost.v1.Image
-	0, // 3: phonehost.v1.ListImagesResponse.images:type_name -> phonehost.v1.Image
-	1, // 4: phonehost.v1.ImageService.PullImage:input_type -> phonehost.v1.PullImageRequest
-	3, // 5: phonehost.v1.ImageService.ImportImage:input_type -> phonehost.v1.ImportImageRequest
-	5, // 6: phonehost.v1.ImageService.ListImages:input_type -> phonehost.v1.ListImagesRequest
-	7, // 7: phonehost.v1.ImageService.RemoveImage:input_type -> phonehost.v1.RemoveImageRequest
-	2, // 8: phonehost.v1.ImageService.PullImage:output_type -> phonehost.v1.PullImageResponse
-	4, // 9: phonehost.v1.ImageService.ImportImage:output_type -> phonehost.v1.ImportImageResponse
-	6, // 10: phonehost.v1.ImageService.ListImages:output_type -> phonehost.v1.ListImagesResponse
-	8, // 11: phonehost.v1.ImageService.RemoveImage:output_type -> phonehost.v1.RemoveImageResponse
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	12, // 0: phonehost.v1.Image.create_time:type_name -> google.protobuf.Timestamp
+	1,  // 1: phonehost.v1.PullImageResponse.image:type_name -> phonehost.v1.Image
+	1,  // 2: phonehost.v1.ImportImageResponse.image:type_name -> phonehost.v1.Image
+	0,  // 3: phonehost.v1.ImportWaydroidRequest.part:type_name -> phonehost.v1.WaydroidPart
+	1,  // 4: phonehost.v1.ImportWaydroidResponse.image:type_name -> phonehost.v1.Image
+	1,  // 5: phonehost.v1.ListImagesResponse.images:type_name -> phonehost.v1.Image
+	2,  // 6: phonehost.v1.ImageService.PullImage:input_type -> phonehost.v1.PullImageRequest
+	4,  // 7: phonehost.v1.ImageService.ImportImage:input_type -> phonehost.v1.ImportImageRequest
+	6,  // 8: phonehost.v1.ImageService.ImportWaydroid:input_type -> phonehost.v1.ImportWaydroidRequest
+	8,  // 9: phonehost.v1.ImageService.ListImages:input_type -> phonehost.v1.ListImagesRequest
+	10, // 10: phonehost.v1.ImageService.RemoveImage:input_type -> phonehost.v1.RemoveImageRequest
+	3,  // 11: phonehost.v1.ImageService.PullImage:output_type -> phonehost.v1.PullImageResponse
+	5,  // 12: phonehost.v1.ImageService.ImportImage:output_type -> phonehost.v1.ImportImageResponse
+	7,  // 13: phonehost.v1.ImageService.ImportWaydroid:output_type -> phonehost.v1.ImportWaydroidResponse
+	9,  // 14: phonehost.v1.ImageService.ListImages:output_type -> phonehost.v1.ListImagesResponse
+	11, // 15: phonehost.v1.ImageService.RemoveImage:output_type -> phonehost.v1.RemoveImageResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_image_service_proto_init() }
@@ -604,13 +807,14 @@ func file_phonehost_v1_image_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_image_service_proto_rawDesc), len(file_phonehost_v1_image_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   9,
+			NumEnums:      1,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_phonehost_v1_image_service_proto_goTypes,
 		DependencyIndexes: file_phonehost_v1_image_service_proto_depIdxs,
+		EnumInfos:         file_phonehost_v1_image_service_proto_enumTypes,
 		MessageInfos:      file_phonehost_v1_image_service_proto_msgTypes,
 	}.Build()
 	File_phonehost_v1_image_service_proto = out.File

@@ -19,10 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	ImageService_PullImage_FullMethodName   = "/phonehost.v1.ImageService/PullImage"
-	ImageService_ImportImage_FullMethodName = "/phonehost.v1.ImageService/ImportImage"
-	ImageService_ListImages_FullMethodName  = "/phonehost.v1.ImageService/ListImages"
-	ImageService_RemoveImage_FullMethodName = "/phonehost.v1.ImageService/RemoveImage"
+	ImageService_PullImage_FullMethodName      = "/phonehost.v1.ImageService/PullImage"
+	ImageService_ImportImage_FullMethodName    = "/phonehost.v1.ImageService/ImportImage"
+	ImageService_ImportWaydroid_FullMethodName = "/phonehost.v1.ImageService/ImportWaydroid"
+	ImageService_ListImages_FullMethodName     = "/phonehost.v1.ImageService/ListImages"
+	ImageService_RemoveImage_FullMethodName    = "/phonehost.v1.ImageService/RemoveImage"
 )
 
 // ImageServiceClient is the client API for ImageService service.
@@ -38,6 +39,12 @@ type ImageServiceClient interface {
 	// unpacks it. Nothing stays behind when the archive is damaged.
 	// Errors: INVALID_ARGUMENT when it is not an OCI archive, or has no image for this host's platform.
 	ImportImage(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse], error)
+	// ImportWaydroid makes an image, of profile waydroid, out of Waydroid's system.img and vendor.img: ext4 images, raw or as Android's
+	// sparse images. First comes all of the system's, then all of the vendor's, in chunks of at most 64 KiB. Nothing stays behind when
+	// they are refused.
+	// Errors: INVALID_ARGUMENT when one is not what it should be, and says what it is instead; RESOURCE_EXHAUSTED with reason DISK_LOW
+	// when the disk's reserve is reached.
+	ImportWaydroid(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportWaydroidRequest, ImportWaydroidResponse], error)
 	// ListImages returns the images of this host in order of their names.
 	ListImages(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error)
 	// RemoveImage removes an image. Errors: NOT_FOUND; FAILED_PRECONDITION with reason IMAGE_IN_USE while a phone names it.
@@ -84,6 +91,19 @@ func (c *imageServiceClient) ImportImage(ctx context.Context, opts ...grpc.CallO
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageService_ImportImageClient = grpc.ClientStreamingClient[ImportImageRequest, ImportImageResponse]
 
+func (c *imageServiceClient) ImportWaydroid(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ImportWaydroidRequest, ImportWaydroidResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ImageService_ServiceDesc.Streams[2], ImageService_ImportWaydroid_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ImportWaydroidRequest, ImportWaydroidResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportWaydroidClient = grpc.ClientStreamingClient[ImportWaydroidRequest, ImportWaydroidResponse]
+
 func (c *imageServiceClient) ListImages(ctx context.Context, in *ListImagesRequest, opts ...grpc.CallOption) (*ListImagesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListImagesResponse)
@@ -117,6 +137,12 @@ type ImageServiceServer interface {
 	// unpacks it. Nothing stays behind when the archive is damaged.
 	// Errors: INVALID_ARGUMENT when it is not an OCI archive, or has no image for this host's platform.
 	ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error
+	// ImportWaydroid makes an image, of profile waydroid, out of Waydroid's system.img and vendor.img: ext4 images, raw or as Android's
+	// sparse images. First comes all of the system's, then all of the vendor's, in chunks of at most 64 KiB. Nothing stays behind when
+	// they are refused.
+	// Errors: INVALID_ARGUMENT when one is not what it should be, and says what it is instead; RESOURCE_EXHAUSTED with reason DISK_LOW
+	// when the disk's reserve is reached.
+	ImportWaydroid(grpc.ClientStreamingServer[ImportWaydroidRequest, ImportWaydroidResponse]) error
 	// ListImages returns the images of this host in order of their names.
 	ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error)
 	// RemoveImage removes an image. Errors: NOT_FOUND; FAILED_PRECONDITION with reason IMAGE_IN_USE while a phone names it.
@@ -136,6 +162,9 @@ func (UnimplementedImageServiceServer) PullImage(*PullImageRequest, grpc.ServerS
 }
 func (UnimplementedImageServiceServer) ImportImage(grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]) error {
 	return status.Error(codes.Unimplemented, "method ImportImage not implemented")
+}
+func (UnimplementedImageServiceServer) ImportWaydroid(grpc.ClientStreamingServer[ImportWaydroidRequest, ImportWaydroidResponse]) error {
+	return status.Error(codes.Unimplemented, "method ImportWaydroid not implemented")
 }
 func (UnimplementedImageServiceServer) ListImages(context.Context, *ListImagesRequest) (*ListImagesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListImages not implemented")
@@ -181,6 +210,13 @@ func _ImageService_ImportImage_Handler(srv interface{}, stream grpc.ServerStream
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ImageService_ImportImageServer = grpc.ClientStreamingServer[ImportImageRequest, ImportImageResponse]
+
+func _ImageService_ImportWaydroid_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ImageServiceServer).ImportWaydroid(&grpc.GenericServerStream[ImportWaydroidRequest, ImportWaydroidResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ImageService_ImportWaydroidServer = grpc.ClientStreamingServer[ImportWaydroidRequest, ImportWaydroidResponse]
 
 func _ImageService_ListImages_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListImagesRequest)
@@ -243,6 +279,11 @@ var ImageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ImportImage",
 			Handler:       _ImageService_ImportImage_Handler,
+			ClientStreams: true,
+		},
+		{
+			StreamName:    "ImportWaydroid",
+			Handler:       _ImageService_ImportWaydroid_Handler,
 			ClientStreams: true,
 		},
 	},

@@ -9,6 +9,7 @@ package phonehostv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -95,7 +96,9 @@ type OperationResult struct {
 	// Why it failed or was aborted.
 	Failure *Failure `protobuf:"bytes,4,opt,name=failure,proto3" json:"failure,omitempty"`
 	// When this part ended.
-	EndTime       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	EndTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=end_time,json=endTime,proto3" json:"end_time,omitempty"`
+	// What a command printed, and its exit code; OPERATION_KIND_COMMAND only, also where it failed.
+	Output        *CommandOutput `protobuf:"bytes,6,opt,name=output,proto3" json:"output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +168,104 @@ func (x *OperationResult) GetEndTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *OperationResult) GetOutput() *CommandOutput {
+	if x != nil {
+		return x.Output
+	}
+	return nil
+}
+
+// CommandOutput is what a command in a guest left.
+type CommandOutput struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exit code, 0..255: 128 + n after signal n. Absent where it did not end by itself.
+	ExitCode *int32 `protobuf:"varint,1,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
+	// The beginning of its standard output.
+	Stdout []byte `protobuf:"bytes,2,opt,name=stdout,proto3" json:"stdout,omitempty"`
+	// The beginning of its standard error.
+	Stderr []byte `protobuf:"bytes,3,opt,name=stderr,proto3" json:"stderr,omitempty"`
+	// Bytes of the standard output that were cut off.
+	StdoutDroppedBytes uint64 `protobuf:"varint,4,opt,name=stdout_dropped_bytes,json=stdoutDroppedBytes,proto3" json:"stdout_dropped_bytes,omitempty"`
+	// Bytes of the standard error that were cut off.
+	StderrDroppedBytes uint64 `protobuf:"varint,5,opt,name=stderr_dropped_bytes,json=stderrDroppedBytes,proto3" json:"stderr_dropped_bytes,omitempty"`
+	// How long it ran.
+	Duration      *durationpb.Duration `protobuf:"bytes,6,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CommandOutput) Reset() {
+	*x = CommandOutput{}
+	mi := &file_phonehost_v1_operation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CommandOutput) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CommandOutput) ProtoMessage() {}
+
+func (x *CommandOutput) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_operation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CommandOutput.ProtoReflect.Descriptor instead.
+func (*CommandOutput) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_operation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CommandOutput) GetExitCode() int32 {
+	if x != nil && x.ExitCode != nil {
+		return *x.ExitCode
+	}
+	return 0
+}
+
+func (x *CommandOutput) GetStdout() []byte {
+	if x != nil {
+		return x.Stdout
+	}
+	return nil
+}
+
+func (x *CommandOutput) GetStderr() []byte {
+	if x != nil {
+		return x.Stderr
+	}
+	return nil
+}
+
+func (x *CommandOutput) GetStdoutDroppedBytes() uint64 {
+	if x != nil {
+		return x.StdoutDroppedBytes
+	}
+	return 0
+}
+
+func (x *CommandOutput) GetStderrDroppedBytes() uint64 {
+	if x != nil {
+		return x.StderrDroppedBytes
+	}
+	return 0
+}
+
+func (x *CommandOutput) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
 // Operation is one accepted request that takes time. It is durable and kept for 24 hours after its end.
 type Operation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -190,7 +291,7 @@ type Operation struct {
 
 func (x *Operation) Reset() {
 	*x = Operation{}
-	mi := &file_phonehost_v1_operation_proto_msgTypes[1]
+	mi := &file_phonehost_v1_operation_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +303,7 @@ func (x *Operation) String() string {
 func (*Operation) ProtoMessage() {}
 
 func (x *Operation) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_operation_proto_msgTypes[1]
+	mi := &file_phonehost_v1_operation_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +316,7 @@ func (x *Operation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Operation.ProtoReflect.Descriptor instead.
 func (*Operation) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_operation_proto_rawDescGZIP(), []int{1}
+	return file_phonehost_v1_operation_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Operation) GetId() string {
@@ -278,13 +379,23 @@ var File_phonehost_v1_operation_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_operation_proto_rawDesc = "" +
 	"\n" +
-	"\x1cphonehost/v1/operation.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18phonehost/v1/phone.proto\"\xe4\x01\n" +
+	"\x1cphonehost/v1/operation.proto\x12\fphonehost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18phonehost/v1/phone.proto\"\x99\x02\n" +
 	"\x0fOperationResult\x12\x19\n" +
 	"\bphone_id\x18\x01 \x01(\tR\aphoneId\x122\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x1c.phonehost.v1.OperationStateR\x05state\x12\x1a\n" +
 	"\bprogress\x18\x03 \x01(\tR\bprogress\x12/\n" +
 	"\afailure\x18\x04 \x01(\v2\x15.phonehost.v1.FailureR\afailure\x125\n" +
-	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\"\xef\x02\n" +
+	"\bend_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aendTime\x123\n" +
+	"\x06output\x18\x06 \x01(\v2\x1b.phonehost.v1.CommandOutputR\x06output\"\x8a\x02\n" +
+	"\rCommandOutput\x12 \n" +
+	"\texit_code\x18\x01 \x01(\x05H\x00R\bexitCode\x88\x01\x01\x12\x16\n" +
+	"\x06stdout\x18\x02 \x01(\fR\x06stdout\x12\x16\n" +
+	"\x06stderr\x18\x03 \x01(\fR\x06stderr\x120\n" +
+	"\x14stdout_dropped_bytes\x18\x04 \x01(\x04R\x12stdoutDroppedBytes\x120\n" +
+	"\x14stderr_dropped_bytes\x18\x05 \x01(\x04R\x12stderrDroppedBytes\x125\n" +
+	"\bduration\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bdurationB\f\n" +
+	"\n" +
+	"_exit_code\"\xef\x02\n" +
 	"\tOperation\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12/\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1b.phonehost.v1.OperationKindR\x04kind\x12\x1d\n" +
@@ -316,29 +427,33 @@ func file_phonehost_v1_operation_proto_rawDescGZIP() []byte {
 }
 
 var file_phonehost_v1_operation_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_phonehost_v1_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_phonehost_v1_operation_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_phonehost_v1_operation_proto_goTypes = []any{
 	(OperationState)(0),           // 0: phonehost.v1.OperationState
 	(*OperationResult)(nil),       // 1: phonehost.v1.OperationResult
-	(*Operation)(nil),             // 2: phonehost.v1.Operation
-	(*Failure)(nil),               // 3: phonehost.v1.Failure
-	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
-	(OperationKind)(0),            // 5: phonehost.v1.OperationKind
+	(*CommandOutput)(nil),         // 2: phonehost.v1.CommandOutput
+	(*Operation)(nil),             // 3: phonehost.v1.Operation
+	(*Failure)(nil),               // 4: phonehost.v1.Failure
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 6: google.protobuf.Duration
+	(OperationKind)(0),            // 7: phonehost.v1.OperationKind
 }
 var file_phonehost_v1_operation_proto_depIdxs = []int32{
-	0, // 0: phonehost.v1.OperationResult.state:type_name -> phonehost.v1.OperationState
-	3, // 1: phonehost.v1.OperationResult.failure:type_name -> phonehost.v1.Failure
-	4, // 2: phonehost.v1.OperationResult.end_time:type_name -> google.protobuf.Timestamp
-	5, // 3: phonehost.v1.Operation.kind:type_name -> phonehost.v1.OperationKind
-	0, // 4: phonehost.v1.Operation.state:type_name -> phonehost.v1.OperationState
-	1, // 5: phonehost.v1.Operation.results:type_name -> phonehost.v1.OperationResult
-	4, // 6: phonehost.v1.Operation.create_time:type_name -> google.protobuf.Timestamp
-	4, // 7: phonehost.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	0,  // 0: phonehost.v1.OperationResult.state:type_name -> phonehost.v1.OperationState
+	4,  // 1: phonehost.v1.OperationResult.failure:type_name -> phonehost.v1.Failure
+	5,  // 2: phonehost.v1.OperationResult.end_time:type_name -> google.protobuf.Timestamp
+	2,  // 3: phonehost.v1.OperationResult.output:type_name -> phonehost.v1.CommandOutput
+	6,  // 4: phonehost.v1.CommandOutput.duration:type_name -> google.protobuf.Duration
+	7,  // 5: phonehost.v1.Operation.kind:type_name -> phonehost.v1.OperationKind
+	0,  // 6: phonehost.v1.Operation.state:type_name -> phonehost.v1.OperationState
+	1,  // 7: phonehost.v1.Operation.results:type_name -> phonehost.v1.OperationResult
+	5,  // 8: phonehost.v1.Operation.create_time:type_name -> google.protobuf.Timestamp
+	5,  // 9: phonehost.v1.Operation.end_time:type_name -> google.protobuf.Timestamp
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_operation_proto_init() }
@@ -347,13 +462,14 @@ func file_phonehost_v1_operation_proto_init() {
 		return
 	}
 	file_phonehost_v1_phone_proto_init()
+	file_phonehost_v1_operation_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_operation_proto_rawDesc), len(file_phonehost_v1_operation_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -146,6 +146,71 @@ func (RestartPolicy) EnumDescriptor() ([]byte, []int) {
 	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{1}
 }
 
+// FreezeReason says why a phone is frozen. The numbers are stable.
+type FreezeReason int32
+
+const (
+	// Not a reason; refused where one is asked for.
+	FreezeReason_FREEZE_REASON_UNSPECIFIED FreezeReason = 0
+	// The lease is over. Set by the agent itself; renewing the lease removes it.
+	FreezeReason_FREEZE_REASON_EXPIRED FreezeReason = 1
+	// A bill is overdue.
+	FreezeReason_FREEZE_REASON_OVERDUE FreezeReason = 2
+	// The user broke the owner's rules.
+	FreezeReason_FREEZE_REASON_VIOLATION FreezeReason = 3
+	// An authority asked for it.
+	FreezeReason_FREEZE_REASON_POLICE FreezeReason = 4
+	// An operator asked for it.
+	FreezeReason_FREEZE_REASON_ADMIN FreezeReason = 5
+)
+
+// Enum value maps for FreezeReason.
+var (
+	FreezeReason_name = map[int32]string{
+		0: "FREEZE_REASON_UNSPECIFIED",
+		1: "FREEZE_REASON_EXPIRED",
+		2: "FREEZE_REASON_OVERDUE",
+		3: "FREEZE_REASON_VIOLATION",
+		4: "FREEZE_REASON_POLICE",
+		5: "FREEZE_REASON_ADMIN",
+	}
+	FreezeReason_value = map[string]int32{
+		"FREEZE_REASON_UNSPECIFIED": 0,
+		"FREEZE_REASON_EXPIRED":     1,
+		"FREEZE_REASON_OVERDUE":     2,
+		"FREEZE_REASON_VIOLATION":   3,
+		"FREEZE_REASON_POLICE":      4,
+		"FREEZE_REASON_ADMIN":       5,
+	}
+)
+
+func (x FreezeReason) Enum() *FreezeReason {
+	p := new(FreezeReason)
+	*p = x
+	return p
+}
+
+func (x FreezeReason) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FreezeReason) Descriptor() protoreflect.EnumDescriptor {
+	return file_phonehost_v1_phone_proto_enumTypes[2].Descriptor()
+}
+
+func (FreezeReason) Type() protoreflect.EnumType {
+	return &file_phonehost_v1_phone_proto_enumTypes[2]
+}
+
+func (x FreezeReason) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FreezeReason.Descriptor instead.
+func (FreezeReason) EnumDescriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{2}
+}
+
 // OperationKind names what an operation does.
 type OperationKind int32
 
@@ -162,25 +227,61 @@ const (
 	OperationKind_OPERATION_KIND_RESET OperationKind = 4
 	// PhoneService.Delete.
 	OperationKind_OPERATION_KIND_DELETE OperationKind = 5
+	// PhoneService.Freeze.
+	OperationKind_OPERATION_KIND_FREEZE OperationKind = 6
+	// PhoneService.Unfreeze.
+	OperationKind_OPERATION_KIND_UNFREEZE OperationKind = 7
+	// PhoneService.Update.
+	OperationKind_OPERATION_KIND_UPDATE OperationKind = 8
+	// CommandService.StartCommand.
+	OperationKind_OPERATION_KIND_COMMAND OperationKind = 9
+	// AppService.InstallApp.
+	OperationKind_OPERATION_KIND_INSTALL_APP OperationKind = 10
+	// AppService.UninstallApp.
+	OperationKind_OPERATION_KIND_UNINSTALL_APP OperationKind = 11
+	// AppService.StartApp.
+	OperationKind_OPERATION_KIND_START_APP OperationKind = 12
+	// AppService.StopApp.
+	OperationKind_OPERATION_KIND_STOP_APP OperationKind = 13
+	// PhoneService.CreatePhone with clone_from.
+	OperationKind_OPERATION_KIND_CLONE OperationKind = 15
 )
 
 // Enum value maps for OperationKind.
 var (
 	OperationKind_name = map[int32]string{
-		0: "OPERATION_KIND_UNSPECIFIED",
-		1: "OPERATION_KIND_POWER_ON",
-		2: "OPERATION_KIND_POWER_OFF",
-		3: "OPERATION_KIND_RESTART",
-		4: "OPERATION_KIND_RESET",
-		5: "OPERATION_KIND_DELETE",
+		0:  "OPERATION_KIND_UNSPECIFIED",
+		1:  "OPERATION_KIND_POWER_ON",
+		2:  "OPERATION_KIND_POWER_OFF",
+		3:  "OPERATION_KIND_RESTART",
+		4:  "OPERATION_KIND_RESET",
+		5:  "OPERATION_KIND_DELETE",
+		6:  "OPERATION_KIND_FREEZE",
+		7:  "OPERATION_KIND_UNFREEZE",
+		8:  "OPERATION_KIND_UPDATE",
+		9:  "OPERATION_KIND_COMMAND",
+		10: "OPERATION_KIND_INSTALL_APP",
+		11: "OPERATION_KIND_UNINSTALL_APP",
+		12: "OPERATION_KIND_START_APP",
+		13: "OPERATION_KIND_STOP_APP",
+		15: "OPERATION_KIND_CLONE",
 	}
 	OperationKind_value = map[string]int32{
-		"OPERATION_KIND_UNSPECIFIED": 0,
-		"OPERATION_KIND_POWER_ON":    1,
-		"OPERATION_KIND_POWER_OFF":   2,
-		"OPERATION_KIND_RESTART":     3,
-		"OPERATION_KIND_RESET":       4,
-		"OPERATION_KIND_DELETE":      5,
+		"OPERATION_KIND_UNSPECIFIED":   0,
+		"OPERATION_KIND_POWER_ON":      1,
+		"OPERATION_KIND_POWER_OFF":     2,
+		"OPERATION_KIND_RESTART":       3,
+		"OPERATION_KIND_RESET":         4,
+		"OPERATION_KIND_DELETE":        5,
+		"OPERATION_KIND_FREEZE":        6,
+		"OPERATION_KIND_UNFREEZE":      7,
+		"OPERATION_KIND_UPDATE":        8,
+		"OPERATION_KIND_COMMAND":       9,
+		"OPERATION_KIND_INSTALL_APP":   10,
+		"OPERATION_KIND_UNINSTALL_APP": 11,
+		"OPERATION_KIND_START_APP":     12,
+		"OPERATION_KIND_STOP_APP":      13,
+		"OPERATION_KIND_CLONE":         15,
 	}
 )
 
@@ -195,11 +296,11 @@ func (x OperationKind) String() string {
 }
 
 func (OperationKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_phonehost_v1_phone_proto_enumTypes[2].Descriptor()
+	return file_phonehost_v1_phone_proto_enumTypes[3].Descriptor()
 }
 
 func (OperationKind) Type() protoreflect.EnumType {
-	return &file_phonehost_v1_phone_proto_enumTypes[2]
+	return &file_phonehost_v1_phone_proto_enumTypes[3]
 }
 
 func (x OperationKind) Number() protoreflect.EnumNumber {
@@ -208,7 +309,7 @@ func (x OperationKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use OperationKind.Descriptor instead.
 func (OperationKind) EnumDescriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{2}
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{3}
 }
 
 // DisplaySpec is the virtual screen of a phone.
@@ -284,7 +385,7 @@ func (x *DisplaySpec) GetMaxFps() uint32 {
 	return 0
 }
 
-// PhoneSpec is what a phone should be. It is given at creation.
+// PhoneSpec is what a phone should be. It is given at creation; PhoneService.Update says what can be changed later.
 type PhoneSpec struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the phone on this host: 1..32 characters of [a-z0-9-], first and last a letter or a digit, no two hyphens together.
@@ -309,6 +410,8 @@ type PhoneSpec struct {
 	Labels map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// What follows when the guest ends without a request.
 	RestartPolicy RestartPolicy `protobuf:"varint,11,opt,name=restart_policy,json=restartPolicy,proto3,enum=phonehost.v1.RestartPolicy" json:"restart_policy,omitempty"`
+	// Until when the phone may be used; absent means for ever.
+	Lease         *Lease `protobuf:"bytes,12,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,6 +523,133 @@ func (x *PhoneSpec) GetRestartPolicy() RestartPolicy {
 	return RestartPolicy_RESTART_POLICY_UNSPECIFIED
 }
 
+func (x *PhoneSpec) GetLease() *Lease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// Lease says until when a phone may be used. The agent acts on it by itself, whether or not a control plane can be reached.
+type Lease struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// When the phone is powered off and frozen with FREEZE_REASON_EXPIRED, by the host's wall clock. Absent means never. A time
+	// that is not ahead is refused.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Until when the owner promises to keep the data after that. It is only reported: deletion is the control plane's word.
+	RetainUntil   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=retain_until,json=retainUntil,proto3" json:"retain_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Lease) Reset() {
+	*x = Lease{}
+	mi := &file_phonehost_v1_phone_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Lease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Lease) ProtoMessage() {}
+
+func (x *Lease) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Lease.ProtoReflect.Descriptor instead.
+func (*Lease) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Lease) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *Lease) GetRetainUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetainUntil
+	}
+	return nil
+}
+
+// Freeze is one of the reasons for which a phone is frozen. A frozen phone is off and does not start; its data is kept.
+type Freeze struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Why.
+	Reason FreezeReason `protobuf:"varint,1,opt,name=reason,proto3,enum=phonehost.v1.FreezeReason" json:"reason,omitempty"`
+	// Since when.
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// Who asked: an identity such as "client/fleet", or "lease" where the agent did it by itself.
+	RequestedBy   string `protobuf:"bytes,3,opt,name=requested_by,json=requestedBy,proto3" json:"requested_by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Freeze) Reset() {
+	*x = Freeze{}
+	mi := &file_phonehost_v1_phone_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Freeze) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Freeze) ProtoMessage() {}
+
+func (x *Freeze) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
+func (*Freeze) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Freeze) GetReason() FreezeReason {
+	if x != nil {
+		return x.Reason
+	}
+	return FreezeReason_FREEZE_REASON_UNSPECIFIED
+}
+
+func (x *Freeze) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Freeze) GetRequestedBy() string {
+	if x != nil {
+		return x.RequestedBy
+	}
+	return ""
+}
+
 // Failure is why an operation on a phone did not succeed.
 type Failure struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -439,7 +669,7 @@ type Failure struct {
 
 func (x *Failure) Reset() {
 	*x = Failure{}
-	mi := &file_phonehost_v1_phone_proto_msgTypes[2]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -451,7 +681,7 @@ func (x *Failure) String() string {
 func (*Failure) ProtoMessage() {}
 
 func (x *Failure) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_proto_msgTypes[2]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -464,7 +694,7 @@ func (x *Failure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Failure.ProtoReflect.Descriptor instead.
 func (*Failure) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{2}
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Failure) GetOperationKind() OperationKind {
@@ -515,7 +745,7 @@ type Hold struct {
 
 func (x *Hold) Reset() {
 	*x = Hold{}
-	mi := &file_phonehost_v1_phone_proto_msgTypes[3]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -527,7 +757,7 @@ func (x *Hold) String() string {
 func (*Hold) ProtoMessage() {}
 
 func (x *Hold) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_proto_msgTypes[3]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -540,7 +770,7 @@ func (x *Hold) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hold.ProtoReflect.Descriptor instead.
 func (*Hold) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{3}
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Hold) GetReason() string {
@@ -578,7 +808,7 @@ type DisplayState struct {
 
 func (x *DisplayState) Reset() {
 	*x = DisplayState{}
-	mi := &file_phonehost_v1_phone_proto_msgTypes[4]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -590,7 +820,7 @@ func (x *DisplayState) String() string {
 func (*DisplayState) ProtoMessage() {}
 
 func (x *DisplayState) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_proto_msgTypes[4]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -603,7 +833,7 @@ func (x *DisplayState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DisplayState.ProtoReflect.Descriptor instead.
 func (*DisplayState) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{4}
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DisplayState) GetConnected() bool {
@@ -673,11 +903,12 @@ type Phone struct {
 	DataGeneration uint64 `protobuf:"varint,10,opt,name=data_generation,json=dataGeneration,proto3" json:"data_generation,omitempty"`
 	// Digest of the image that the next boot uses, "sha256:...".
 	ImageDigest string `protobuf:"bytes,11,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
-	// The last operation that failed, kept until one of the same kind succeeds.
+	// The last operation that failed, kept until one of the same kind succeeds; or that the guest ran out of memory (reason
+	// OUT_OF_MEMORY and no operation kind), kept until a PowerOn, Restart or Reset succeeds.
 	LastFailure *Failure `protobuf:"bytes,12,opt,name=last_failure,json=lastFailure,proto3" json:"last_failure,omitempty"`
 	// Set while the agent will not start the phone by itself.
 	Hold *Hold `protobuf:"bytes,13,opt,name=hold,proto3" json:"hold,omitempty"`
-	// Operation that is under way, or empty.
+	// Operation that is under way, or empty. An Update goes on beside another operation, and is named here while it is alone.
 	OperationId string `protobuf:"bytes,14,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
 	// Process id of the guest's init in the host's pid namespace, 0 when it does not run.
 	InitPid uint32 `protobuf:"varint,15,opt,name=init_pid,json=initPid,proto3" json:"init_pid,omitempty"`
@@ -685,15 +916,25 @@ type Phone struct {
 	Display *DisplayState `protobuf:"bytes,16,opt,name=display,proto3" json:"display,omitempty"`
 	// How long the last completed boot took from the start of init to boot completed.
 	LastBootDuration *durationpb.Duration `protobuf:"bytes,17,opt,name=last_boot_duration,json=lastBootDuration,proto3" json:"last_boot_duration,omitempty"`
-	// Grows with every change of this message on one agent; 0 is never used.
-	Revision      uint64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Grows with every change of this message on one agent, but for those of queue_position alone; 0 is never used.
+	Revision uint64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Why the phone is frozen, in order of the reasons' numbers; it is frozen while there is any.
+	Freezes []*Freeze `protobuf:"bytes,19,rep,name=freezes,proto3" json:"freezes,omitempty"`
+	// Fields of spec that were changed and take effect at the next start only, because the running guest still has the former
+	// values, such as "display", "properties" or "memory_bytes". Empty when the phone is off.
+	PendingRestart []string `protobuf:"bytes,20,rep,name=pending_restart,json=pendingRestart,proto3" json:"pending_restart,omitempty"`
+	// Place among the phones that wait for a boot slot, from 1; 0 when the phone does not wait. The reason then begins with QUEUED.
+	QueuePosition uint32 `protobuf:"varint,21,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
+	// Newest Android version that the guest was started with on the present data volume, as the image's label
+	// dev.phonehost.android-version had it; empty where it is not known.
+	DataAndroidVersion string `protobuf:"bytes,22,opt,name=data_android_version,json=dataAndroidVersion,proto3" json:"data_android_version,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *Phone) Reset() {
 	*x = Phone{}
-	mi := &file_phonehost_v1_phone_proto_msgTypes[5]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +946,7 @@ func (x *Phone) String() string {
 func (*Phone) ProtoMessage() {}
 
 func (x *Phone) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_proto_msgTypes[5]
+	mi := &file_phonehost_v1_phone_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +959,7 @@ func (x *Phone) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phone.ProtoReflect.Descriptor instead.
 func (*Phone) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{5}
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Phone) GetSpec() *PhoneSpec {
@@ -847,6 +1088,34 @@ func (x *Phone) GetRevision() uint64 {
 	return 0
 }
 
+func (x *Phone) GetFreezes() []*Freeze {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
+}
+
+func (x *Phone) GetPendingRestart() []string {
+	if x != nil {
+		return x.PendingRestart
+	}
+	return nil
+}
+
+func (x *Phone) GetQueuePosition() uint32 {
+	if x != nil {
+		return x.QueuePosition
+	}
+	return 0
+}
+
+func (x *Phone) GetDataAndroidVersion() string {
+	if x != nil {
+		return x.DataAndroidVersion
+	}
+	return ""
+}
+
 var File_phonehost_v1_phone_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_phone_proto_rawDesc = "" +
@@ -856,7 +1125,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\x12\x10\n" +
 	"\x03dpi\x18\x03 \x01(\rR\x03dpi\x12\x17\n" +
-	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\xbb\x04\n" +
+	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\xe6\x04\n" +
 	"\tPhoneSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -873,13 +1142,22 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"properties\x12;\n" +
 	"\x06labels\x18\n" +
 	" \x03(\v2#.phonehost.v1.PhoneSpec.LabelsEntryR\x06labels\x12B\n" +
-	"\x0erestart_policy\x18\v \x01(\x0e2\x1b.phonehost.v1.RestartPolicyR\rrestartPolicy\x1a=\n" +
+	"\x0erestart_policy\x18\v \x01(\x0e2\x1b.phonehost.v1.RestartPolicyR\rrestartPolicy\x12)\n" +
+	"\x05lease\x18\f \x01(\v2\x13.phonehost.v1.LeaseR\x05lease\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc3\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x81\x01\n" +
+	"\x05Lease\x129\n" +
+	"\n" +
+	"expires_at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12=\n" +
+	"\fretain_until\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vretainUntil\"\x91\x01\n" +
+	"\x06Freeze\x122\n" +
+	"\x06reason\x18\x01 \x01(\x0e2\x1a.phonehost.v1.FreezeReasonR\x06reason\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12!\n" +
+	"\frequested_by\x18\x03 \x01(\tR\vrequestedBy\"\xc3\x01\n" +
 	"\aFailure\x12B\n" +
 	"\x0eoperation_kind\x18\x01 \x01(\x0e2\x1b.phonehost.v1.OperationKindR\roperationKind\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\x05R\x04code\x12\x16\n" +
@@ -896,7 +1174,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x10frames_committed\x18\x03 \x01(\x04R\x0fframesCommitted\x12%\n" +
 	"\x0eframes_changed\x18\x04 \x01(\x04R\rframesChanged\x12%\n" +
 	"\x0eframes_encoded\x18\x05 \x01(\x04R\rframesEncoded\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\x98\x06\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\xca\a\n" +
 	"\x05Phone\x12+\n" +
 	"\x04spec\x18\x01 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\x121\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x19.phonehost.v1.PhoneStatusR\x06status\x12\x16\n" +
@@ -918,7 +1196,11 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\binit_pid\x18\x0f \x01(\rR\ainitPid\x124\n" +
 	"\adisplay\x18\x10 \x01(\v2\x1a.phonehost.v1.DisplayStateR\adisplay\x12G\n" +
 	"\x12last_boot_duration\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\x10lastBootDuration\x12\x1a\n" +
-	"\brevision\x18\x12 \x01(\x04R\brevision*\xaf\x01\n" +
+	"\brevision\x18\x12 \x01(\x04R\brevision\x12.\n" +
+	"\afreezes\x18\x13 \x03(\v2\x14.phonehost.v1.FreezeR\afreezes\x12'\n" +
+	"\x0fpending_restart\x18\x14 \x03(\tR\x0ependingRestart\x12%\n" +
+	"\x0equeue_position\x18\x15 \x01(\rR\rqueuePosition\x120\n" +
+	"\x14data_android_version\x18\x16 \x01(\tR\x12dataAndroidVersion*\xaf\x01\n" +
 	"\vPhoneStatus\x12\x18\n" +
 	"\x14PHONE_STATUS_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14PHONE_STATUS_STOPPED\x10\x01\x12\x18\n" +
@@ -930,14 +1212,31 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x1aRESTART_POLICY_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15RESTART_POLICY_ALWAYS\x10\x01\x12\"\n" +
 	"\x1eRESTART_POLICY_ON_GUEST_REBOOT\x10\x02\x12\x18\n" +
-	"\x14RESTART_POLICY_NEVER\x10\x03*\xbb\x01\n" +
+	"\x14RESTART_POLICY_NEVER\x10\x03*\xb3\x01\n" +
+	"\fFreezeReason\x12\x1d\n" +
+	"\x19FREEZE_REASON_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15FREEZE_REASON_EXPIRED\x10\x01\x12\x19\n" +
+	"\x15FREEZE_REASON_OVERDUE\x10\x02\x12\x1b\n" +
+	"\x17FREEZE_REASON_VIOLATION\x10\x03\x12\x18\n" +
+	"\x14FREEZE_REASON_POLICE\x10\x04\x12\x17\n" +
+	"\x13FREEZE_REASON_ADMIN\x10\x05*\xc1\x03\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_KIND_POWER_ON\x10\x01\x12\x1c\n" +
 	"\x18OPERATION_KIND_POWER_OFF\x10\x02\x12\x1a\n" +
 	"\x16OPERATION_KIND_RESTART\x10\x03\x12\x18\n" +
 	"\x14OPERATION_KIND_RESET\x10\x04\x12\x19\n" +
-	"\x15OPERATION_KIND_DELETE\x10\x05B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
+	"\x15OPERATION_KIND_DELETE\x10\x05\x12\x19\n" +
+	"\x15OPERATION_KIND_FREEZE\x10\x06\x12\x1b\n" +
+	"\x17OPERATION_KIND_UNFREEZE\x10\a\x12\x19\n" +
+	"\x15OPERATION_KIND_UPDATE\x10\b\x12\x1a\n" +
+	"\x16OPERATION_KIND_COMMAND\x10\t\x12\x1e\n" +
+	"\x1aOPERATION_KIND_INSTALL_APP\x10\n" +
+	"\x12 \n" +
+	"\x1cOPERATION_KIND_UNINSTALL_APP\x10\v\x12\x1c\n" +
+	"\x18OPERATION_KIND_START_APP\x10\f\x12\x1b\n" +
+	"\x17OPERATION_KIND_STOP_APP\x10\r\x12\x18\n" +
+	"\x14OPERATION_KIND_CLONE\x10\x0fB?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 
 var (
 	file_phonehost_v1_phone_proto_rawDescOnce sync.Once
@@ -951,45 +1250,54 @@ func file_phonehost_v1_phone_proto_rawDescGZIP() []byte {
 	return file_phonehost_v1_phone_proto_rawDescData
 }
 
-var file_phonehost_v1_phone_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_phonehost_v1_phone_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_phonehost_v1_phone_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_phonehost_v1_phone_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_phonehost_v1_phone_proto_goTypes = []any{
 	(PhoneStatus)(0),              // 0: phonehost.v1.PhoneStatus
 	(RestartPolicy)(0),            // 1: phonehost.v1.RestartPolicy
-	(OperationKind)(0),            // 2: phonehost.v1.OperationKind
-	(*DisplaySpec)(nil),           // 3: phonehost.v1.DisplaySpec
-	(*PhoneSpec)(nil),             // 4: phonehost.v1.PhoneSpec
-	(*Failure)(nil),               // 5: phonehost.v1.Failure
-	(*Hold)(nil),                  // 6: phonehost.v1.Hold
-	(*DisplayState)(nil),          // 7: phonehost.v1.DisplayState
-	(*Phone)(nil),                 // 8: phonehost.v1.Phone
-	nil,                           // 9: phonehost.v1.PhoneSpec.PropertiesEntry
-	nil,                           // 10: phonehost.v1.PhoneSpec.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 12: google.protobuf.Duration
+	(FreezeReason)(0),             // 2: phonehost.v1.FreezeReason
+	(OperationKind)(0),            // 3: phonehost.v1.OperationKind
+	(*DisplaySpec)(nil),           // 4: phonehost.v1.DisplaySpec
+	(*PhoneSpec)(nil),             // 5: phonehost.v1.PhoneSpec
+	(*Lease)(nil),                 // 6: phonehost.v1.Lease
+	(*Freeze)(nil),                // 7: phonehost.v1.Freeze
+	(*Failure)(nil),               // 8: phonehost.v1.Failure
+	(*Hold)(nil),                  // 9: phonehost.v1.Hold
+	(*DisplayState)(nil),          // 10: phonehost.v1.DisplayState
+	(*Phone)(nil),                 // 11: phonehost.v1.Phone
+	nil,                           // 12: phonehost.v1.PhoneSpec.PropertiesEntry
+	nil,                           // 13: phonehost.v1.PhoneSpec.LabelsEntry
+	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
 }
 var file_phonehost_v1_phone_proto_depIdxs = []int32{
-	3,  // 0: phonehost.v1.PhoneSpec.display:type_name -> phonehost.v1.DisplaySpec
-	9,  // 1: phonehost.v1.PhoneSpec.properties:type_name -> phonehost.v1.PhoneSpec.PropertiesEntry
-	10, // 2: phonehost.v1.PhoneSpec.labels:type_name -> phonehost.v1.PhoneSpec.LabelsEntry
+	4,  // 0: phonehost.v1.PhoneSpec.display:type_name -> phonehost.v1.DisplaySpec
+	12, // 1: phonehost.v1.PhoneSpec.properties:type_name -> phonehost.v1.PhoneSpec.PropertiesEntry
+	13, // 2: phonehost.v1.PhoneSpec.labels:type_name -> phonehost.v1.PhoneSpec.LabelsEntry
 	1,  // 3: phonehost.v1.PhoneSpec.restart_policy:type_name -> phonehost.v1.RestartPolicy
-	2,  // 4: phonehost.v1.Failure.operation_kind:type_name -> phonehost.v1.OperationKind
-	11, // 5: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	11, // 6: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
-	4,  // 7: phonehost.v1.Phone.spec:type_name -> phonehost.v1.PhoneSpec
-	0,  // 8: phonehost.v1.Phone.status:type_name -> phonehost.v1.PhoneStatus
-	11, // 9: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
-	11, // 10: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
-	11, // 11: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
-	5,  // 12: phonehost.v1.Phone.last_failure:type_name -> phonehost.v1.Failure
-	6,  // 13: phonehost.v1.Phone.hold:type_name -> phonehost.v1.Hold
-	7,  // 14: phonehost.v1.Phone.display:type_name -> phonehost.v1.DisplayState
-	12, // 15: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	6,  // 4: phonehost.v1.PhoneSpec.lease:type_name -> phonehost.v1.Lease
+	14, // 5: phonehost.v1.Lease.expires_at:type_name -> google.protobuf.Timestamp
+	14, // 6: phonehost.v1.Lease.retain_until:type_name -> google.protobuf.Timestamp
+	2,  // 7: phonehost.v1.Freeze.reason:type_name -> phonehost.v1.FreezeReason
+	14, // 8: phonehost.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	3,  // 9: phonehost.v1.Failure.operation_kind:type_name -> phonehost.v1.OperationKind
+	14, // 10: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	14, // 11: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	5,  // 12: phonehost.v1.Phone.spec:type_name -> phonehost.v1.PhoneSpec
+	0,  // 13: phonehost.v1.Phone.status:type_name -> phonehost.v1.PhoneStatus
+	14, // 14: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
+	14, // 15: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
+	14, // 16: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
+	8,  // 17: phonehost.v1.Phone.last_failure:type_name -> phonehost.v1.Failure
+	9,  // 18: phonehost.v1.Phone.hold:type_name -> phonehost.v1.Hold
+	10, // 19: phonehost.v1.Phone.display:type_name -> phonehost.v1.DisplayState
+	15, // 20: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
+	7,  // 21: phonehost.v1.Phone.freezes:type_name -> phonehost.v1.Freeze
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_phone_proto_init() }
@@ -1002,8 +1310,8 @@ func file_phonehost_v1_phone_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_phone_proto_rawDesc), len(file_phonehost_v1_phone_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   8,
+			NumEnums:      4,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

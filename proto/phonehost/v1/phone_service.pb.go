@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	fieldmaskpb "google.golang.org/protobuf/types/known/fieldmaskpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -79,8 +80,13 @@ func (LogSource) EnumDescriptor() ([]byte, []int) {
 // CreatePhoneRequest describes the new phone.
 type CreatePhoneRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The phone. Fields left at 0 get the defaults that PhoneSpec names.
-	Spec          *PhoneSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// The phone. Fields left at 0 get the defaults that PhoneSpec names, with clone_from those of the phone that is copied, but
+	// for labels and lease.
+	Spec *PhoneSpec `protobuf:"bytes,1,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Id of a phone that is STOPPED or POWERED_OFF, whose data the new phone gets a copy of. Until that is done neither of the two
+	// can be started (BUSY). spec.data_bytes must not be less than the other's. A copy that fails leaves no phone behind. Empty
+	// means that the new phone's data is fresh.
+	CloneFrom     string `protobuf:"bytes,2,opt,name=clone_from,json=cloneFrom,proto3" json:"clone_from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -122,11 +128,20 @@ func (x *CreatePhoneRequest) GetSpec() *PhoneSpec {
 	return nil
 }
 
+func (x *CreatePhoneRequest) GetCloneFrom() string {
+	if x != nil {
+		return x.CloneFrom
+	}
+	return ""
+}
+
 // CreatePhoneResponse returns the new phone.
 type CreatePhoneResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The phone, STOPPED.
-	Phone         *Phone `protobuf:"bytes,1,opt,name=phone,proto3" json:"phone,omitempty"`
+	Phone *Phone `protobuf:"bytes,1,opt,name=phone,proto3" json:"phone,omitempty"`
+	// With clone_from the operation that copies the data; otherwise absent.
+	Operation     *Operation `protobuf:"bytes,2,opt,name=operation,proto3" json:"operation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -164,6 +179,13 @@ func (*CreatePhoneResponse) Descriptor() ([]byte, []int) {
 func (x *CreatePhoneResponse) GetPhone() *Phone {
 	if x != nil {
 		return x.Phone
+	}
+	return nil
+}
+
+func (x *CreatePhoneResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
 	}
 	return nil
 }
@@ -502,6 +524,225 @@ func (*WatchResponse_DeletedPhoneId) isWatchResponse_Change() {}
 
 func (*WatchResponse_Synced) isWatchResponse_Change() {}
 
+// BatchGetStatusRequest names phones.
+type BatchGetStatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1..1000 ids.
+	PhoneIds      []string `protobuf:"bytes,1,rep,name=phone_ids,json=phoneIds,proto3" json:"phone_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchGetStatusRequest) Reset() {
+	*x = BatchGetStatusRequest{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchGetStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchGetStatusRequest) ProtoMessage() {}
+
+func (x *BatchGetStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchGetStatusRequest.ProtoReflect.Descriptor instead.
+func (*BatchGetStatusRequest) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *BatchGetStatusRequest) GetPhoneIds() []string {
+	if x != nil {
+		return x.PhoneIds
+	}
+	return nil
+}
+
+// BatchGetStatusResponse tells what phones are doing.
+type BatchGetStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// An entry for every id, in the request's order.
+	Entries       []*PhoneStatusEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BatchGetStatusResponse) Reset() {
+	*x = BatchGetStatusResponse{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BatchGetStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BatchGetStatusResponse) ProtoMessage() {}
+
+func (x *BatchGetStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BatchGetStatusResponse.ProtoReflect.Descriptor instead.
+func (*BatchGetStatusResponse) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BatchGetStatusResponse) GetEntries() []*PhoneStatusEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+// PhoneStatusEntry is what one phone is doing.
+type PhoneStatusEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The id that was asked for.
+	PhoneId string `protobuf:"bytes,1,opt,name=phone_id,json=phoneId,proto3" json:"phone_id,omitempty"`
+	// Whether this host has a phone of this id; otherwise all that follows is 0.
+	Exists bool `protobuf:"varint,2,opt,name=exists,proto3" json:"exists,omitempty"`
+	// As in Phone.
+	Status PhoneStatus `protobuf:"varint,3,opt,name=status,proto3,enum=phonehost.v1.PhoneStatus" json:"status,omitempty"`
+	// As in Phone.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why the phone is frozen, in order of the numbers; empty when it is not.
+	Freezes []FreezeReason `protobuf:"varint,5,rep,packed,name=freezes,proto3,enum=phonehost.v1.FreezeReason" json:"freezes,omitempty"`
+	// Reason of the hold, or empty.
+	Hold string `protobuf:"bytes,6,opt,name=hold,proto3" json:"hold,omitempty"`
+	// As in Phone.
+	OperationId string `protobuf:"bytes,7,opt,name=operation_id,json=operationId,proto3" json:"operation_id,omitempty"`
+	// As in Phone.
+	Streaming bool `protobuf:"varint,8,opt,name=streaming,proto3" json:"streaming,omitempty"`
+	// As in Phone.
+	QueuePosition uint32 `protobuf:"varint,9,opt,name=queue_position,json=queuePosition,proto3" json:"queue_position,omitempty"`
+	// As in Phone.
+	Revision      uint64 `protobuf:"varint,10,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PhoneStatusEntry) Reset() {
+	*x = PhoneStatusEntry{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PhoneStatusEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PhoneStatusEntry) ProtoMessage() {}
+
+func (x *PhoneStatusEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PhoneStatusEntry.ProtoReflect.Descriptor instead.
+func (*PhoneStatusEntry) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *PhoneStatusEntry) GetPhoneId() string {
+	if x != nil {
+		return x.PhoneId
+	}
+	return ""
+}
+
+func (x *PhoneStatusEntry) GetExists() bool {
+	if x != nil {
+		return x.Exists
+	}
+	return false
+}
+
+func (x *PhoneStatusEntry) GetStatus() PhoneStatus {
+	if x != nil {
+		return x.Status
+	}
+	return PhoneStatus_PHONE_STATUS_UNKNOWN
+}
+
+func (x *PhoneStatusEntry) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PhoneStatusEntry) GetFreezes() []FreezeReason {
+	if x != nil {
+		return x.Freezes
+	}
+	return nil
+}
+
+func (x *PhoneStatusEntry) GetHold() string {
+	if x != nil {
+		return x.Hold
+	}
+	return ""
+}
+
+func (x *PhoneStatusEntry) GetOperationId() string {
+	if x != nil {
+		return x.OperationId
+	}
+	return ""
+}
+
+func (x *PhoneStatusEntry) GetStreaming() bool {
+	if x != nil {
+		return x.Streaming
+	}
+	return false
+}
+
+func (x *PhoneStatusEntry) GetQueuePosition() uint32 {
+	if x != nil {
+		return x.QueuePosition
+	}
+	return 0
+}
+
+func (x *PhoneStatusEntry) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 // PowerOnRequest names phones to start.
 type PowerOnRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -516,7 +757,7 @@ type PowerOnRequest struct {
 
 func (x *PowerOnRequest) Reset() {
 	*x = PowerOnRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[8]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +769,7 @@ func (x *PowerOnRequest) String() string {
 func (*PowerOnRequest) ProtoMessage() {}
 
 func (x *PowerOnRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[8]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +782,7 @@ func (x *PowerOnRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOnRequest.ProtoReflect.Descriptor instead.
 func (*PowerOnRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{8}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PowerOnRequest) GetPhoneIds() []string {
@@ -569,7 +810,7 @@ type PowerOnResponse struct {
 
 func (x *PowerOnResponse) Reset() {
 	*x = PowerOnResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[9]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -581,7 +822,7 @@ func (x *PowerOnResponse) String() string {
 func (*PowerOnResponse) ProtoMessage() {}
 
 func (x *PowerOnResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[9]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -594,7 +835,7 @@ func (x *PowerOnResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOnResponse.ProtoReflect.Descriptor instead.
 func (*PowerOnResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{9}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PowerOnResponse) GetOperation() *Operation {
@@ -621,7 +862,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[10]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -633,7 +874,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[10]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -646,7 +887,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{10}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PowerOffRequest) GetPhoneIds() []string {
@@ -688,7 +929,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[11]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +941,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[11]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +954,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{11}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PowerOffResponse) GetOperation() *Operation {
@@ -733,14 +974,17 @@ type RestartRequest struct {
 	// As in PowerOffRequest.
 	Grace *durationpb.Duration `protobuf:"bytes,3,opt,name=grace,proto3" json:"grace,omitempty"`
 	// Kill at once instead of a graceful shutdown.
-	Force         bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,4,opt,name=force,proto3" json:"force,omitempty"`
+	// Reference of an image that the host has, whose present content the phones are started from; empty means that they keep
+	// theirs.
+	Image         string `protobuf:"bytes,5,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestartRequest) Reset() {
 	*x = RestartRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[12]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -752,7 +996,7 @@ func (x *RestartRequest) String() string {
 func (*RestartRequest) ProtoMessage() {}
 
 func (x *RestartRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[12]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -765,7 +1009,7 @@ func (x *RestartRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartRequest.ProtoReflect.Descriptor instead.
 func (*RestartRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{12}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RestartRequest) GetPhoneIds() []string {
@@ -796,6 +1040,13 @@ func (x *RestartRequest) GetForce() bool {
 	return false
 }
 
+func (x *RestartRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
 // RestartResponse returns the accepted operation.
 type RestartResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -807,7 +1058,7 @@ type RestartResponse struct {
 
 func (x *RestartResponse) Reset() {
 	*x = RestartResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[13]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1070,7 @@ func (x *RestartResponse) String() string {
 func (*RestartResponse) ProtoMessage() {}
 
 func (x *RestartResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[13]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1083,7 @@ func (x *RestartResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestartResponse.ProtoReflect.Descriptor instead.
 func (*RestartResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{13}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RestartResponse) GetOperation() *Operation {
@@ -848,14 +1099,16 @@ type ResetRequest struct {
 	// 1..100 ids.
 	PhoneIds []string `protobuf:"bytes,1,rep,name=phone_ids,json=phoneIds,proto3" json:"phone_ids,omitempty"`
 	// As in PowerOnRequest.
-	RequestId     string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Reference of an image that the host has; empty means the phones' own. Either way its present content is used.
+	Image         string `protobuf:"bytes,3,opt,name=image,proto3" json:"image,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ResetRequest) Reset() {
 	*x = ResetRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[14]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -867,7 +1120,7 @@ func (x *ResetRequest) String() string {
 func (*ResetRequest) ProtoMessage() {}
 
 func (x *ResetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[14]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -880,7 +1133,7 @@ func (x *ResetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetRequest.ProtoReflect.Descriptor instead.
 func (*ResetRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{14}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ResetRequest) GetPhoneIds() []string {
@@ -897,6 +1150,13 @@ func (x *ResetRequest) GetRequestId() string {
 	return ""
 }
 
+func (x *ResetRequest) GetImage() string {
+	if x != nil {
+		return x.Image
+	}
+	return ""
+}
+
 // ResetResponse returns the accepted operation.
 type ResetResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -908,7 +1168,7 @@ type ResetResponse struct {
 
 func (x *ResetResponse) Reset() {
 	*x = ResetResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[15]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1180,7 @@ func (x *ResetResponse) String() string {
 func (*ResetResponse) ProtoMessage() {}
 
 func (x *ResetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[15]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1193,7 @@ func (x *ResetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResetResponse.ProtoReflect.Descriptor instead.
 func (*ResetResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{15}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ResetResponse) GetOperation() *Operation {
@@ -958,7 +1218,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[16]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1230,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[16]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1243,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{16}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DeleteRequest) GetPhoneIds() []string {
@@ -1018,7 +1278,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[17]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1290,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[17]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,10 +1303,369 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{17}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DeleteResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// FreezeRequest names phones to freeze.
+type FreezeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1..100 ids.
+	PhoneIds []string `protobuf:"bytes,1,rep,name=phone_ids,json=phoneIds,proto3" json:"phone_ids,omitempty"`
+	// As in PowerOnRequest.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Why. A phone that is frozen for this reason already stays so.
+	Reason FreezeReason `protobuf:"varint,3,opt,name=reason,proto3,enum=phonehost.v1.FreezeReason" json:"reason,omitempty"`
+	// As in PowerOffRequest.
+	Grace *durationpb.Duration `protobuf:"bytes,4,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Kill at once.
+	Force         bool `protobuf:"varint,5,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeRequest) Reset() {
+	*x = FreezeRequest{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeRequest) ProtoMessage() {}
+
+func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
+func (*FreezeRequest) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *FreezeRequest) GetPhoneIds() []string {
+	if x != nil {
+		return x.PhoneIds
+	}
+	return nil
+}
+
+func (x *FreezeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *FreezeRequest) GetReason() FreezeReason {
+	if x != nil {
+		return x.Reason
+	}
+	return FreezeReason_FREEZE_REASON_UNSPECIFIED
+}
+
+func (x *FreezeRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *FreezeRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// FreezeResponse returns the accepted operation.
+type FreezeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation; it ends when the phones are off.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FreezeResponse) Reset() {
+	*x = FreezeResponse{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FreezeResponse) ProtoMessage() {}
+
+func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
+func (*FreezeResponse) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *FreezeResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// UnfreezeRequest names phones to unfreeze.
+type UnfreezeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1..100 ids.
+	PhoneIds []string `protobuf:"bytes,1,rep,name=phone_ids,json=phoneIds,proto3" json:"phone_ids,omitempty"`
+	// As in PowerOnRequest.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The reasons to remove; empty means all. Those for which a phone is not frozen are left out.
+	Reasons       []FreezeReason `protobuf:"varint,3,rep,packed,name=reasons,proto3,enum=phonehost.v1.FreezeReason" json:"reasons,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeRequest) Reset() {
+	*x = UnfreezeRequest{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeRequest) ProtoMessage() {}
+
+func (x *UnfreezeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeRequest.ProtoReflect.Descriptor instead.
+func (*UnfreezeRequest) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UnfreezeRequest) GetPhoneIds() []string {
+	if x != nil {
+		return x.PhoneIds
+	}
+	return nil
+}
+
+func (x *UnfreezeRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UnfreezeRequest) GetReasons() []FreezeReason {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+// UnfreezeResponse returns the accepted operation.
+type UnfreezeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnfreezeResponse) Reset() {
+	*x = UnfreezeResponse{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnfreezeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnfreezeResponse) ProtoMessage() {}
+
+func (x *UnfreezeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnfreezeResponse.ProtoReflect.Descriptor instead.
+func (*UnfreezeResponse) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *UnfreezeResponse) GetOperation() *Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return nil
+}
+
+// UpdateRequest changes fields of phones' specs.
+type UpdateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1..100 ids.
+	PhoneIds []string `protobuf:"bytes,1,rep,name=phone_ids,json=phoneIds,proto3" json:"phone_ids,omitempty"`
+	// As in PowerOnRequest.
+	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// The new values.
+	Spec *PhoneSpec `protobuf:"bytes,3,opt,name=spec,proto3" json:"spec,omitempty"`
+	// Which fields of spec count, by their names in PhoneSpec; at least one. A message is named whole ("display", "lease") or by
+	// a field ("display.dpi", "lease.expires_at"), a map whole ("labels": it is replaced) or by a key ("labels.user": set, or
+	// removed where spec.labels does not have it). A number that is named and 0 gets its default.
+	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,4,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateRequest) Reset() {
+	*x = UpdateRequest{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateRequest) ProtoMessage() {}
+
+func (x *UpdateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateRequest.ProtoReflect.Descriptor instead.
+func (*UpdateRequest) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *UpdateRequest) GetPhoneIds() []string {
+	if x != nil {
+		return x.PhoneIds
+	}
+	return nil
+}
+
+func (x *UpdateRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *UpdateRequest) GetSpec() *PhoneSpec {
+	if x != nil {
+		return x.Spec
+	}
+	return nil
+}
+
+func (x *UpdateRequest) GetUpdateMask() *fieldmaskpb.FieldMask {
+	if x != nil {
+		return x.UpdateMask
+	}
+	return nil
+}
+
+// UpdateResponse returns the accepted operation.
+type UpdateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The operation; it has ended already where nothing but the record had to change.
+	Operation     *Operation `protobuf:"bytes,1,opt,name=operation,proto3" json:"operation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateResponse) Reset() {
+	*x = UpdateResponse{}
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateResponse) ProtoMessage() {}
+
+func (x *UpdateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateResponse.ProtoReflect.Descriptor instead.
+func (*UpdateResponse) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *UpdateResponse) GetOperation() *Operation {
 	if x != nil {
 		return x.Operation
 	}
@@ -1064,7 +1683,7 @@ type GetSpecRequest struct {
 
 func (x *GetSpecRequest) Reset() {
 	*x = GetSpecRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[18]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1695,7 @@ func (x *GetSpecRequest) String() string {
 func (*GetSpecRequest) ProtoMessage() {}
 
 func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[18]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1708,7 @@ func (x *GetSpecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecRequest.ProtoReflect.Descriptor instead.
 func (*GetSpecRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{18}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *GetSpecRequest) GetPhoneId() string {
@@ -1112,7 +1731,7 @@ type GetSpecResponse struct {
 
 func (x *GetSpecResponse) Reset() {
 	*x = GetSpecResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[19]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1124,7 +1743,7 @@ func (x *GetSpecResponse) String() string {
 func (*GetSpecResponse) ProtoMessage() {}
 
 func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[19]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1756,7 @@ func (x *GetSpecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSpecResponse.ProtoReflect.Descriptor instead.
 func (*GetSpecResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{19}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GetSpecResponse) GetGuest() string {
@@ -1172,7 +1791,7 @@ type ExecRequest struct {
 
 func (x *ExecRequest) Reset() {
 	*x = ExecRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[20]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1803,7 @@ func (x *ExecRequest) String() string {
 func (*ExecRequest) ProtoMessage() {}
 
 func (x *ExecRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[20]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1816,7 @@ func (x *ExecRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecRequest.ProtoReflect.Descriptor instead.
 func (*ExecRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{20}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExecRequest) GetMessage() isExecRequest_Message {
@@ -1299,7 +1918,7 @@ type ExecStart struct {
 
 func (x *ExecStart) Reset() {
 	*x = ExecStart{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[21]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1930,7 @@ func (x *ExecStart) String() string {
 func (*ExecStart) ProtoMessage() {}
 
 func (x *ExecStart) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[21]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1943,7 @@ func (x *ExecStart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecStart.ProtoReflect.Descriptor instead.
 func (*ExecStart) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{21}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ExecStart) GetPhoneId() string {
@@ -1389,7 +2008,7 @@ type TerminalSize struct {
 
 func (x *TerminalSize) Reset() {
 	*x = TerminalSize{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[22]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +2020,7 @@ func (x *TerminalSize) String() string {
 func (*TerminalSize) ProtoMessage() {}
 
 func (x *TerminalSize) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[22]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +2033,7 @@ func (x *TerminalSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TerminalSize.ProtoReflect.Descriptor instead.
 func (*TerminalSize) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{22}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *TerminalSize) GetColumns() uint32 {
@@ -1448,7 +2067,7 @@ type ExecResponse struct {
 
 func (x *ExecResponse) Reset() {
 	*x = ExecResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[23]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1460,7 +2079,7 @@ func (x *ExecResponse) String() string {
 func (*ExecResponse) ProtoMessage() {}
 
 func (x *ExecResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[23]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1473,7 +2092,7 @@ func (x *ExecResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExecResponse.ProtoReflect.Descriptor instead.
 func (*ExecResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{23}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ExecResponse) GetMessage() isExecResponse_Message {
@@ -1552,7 +2171,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[24]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1564,7 +2183,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[24]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1577,7 +2196,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{24}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LogsRequest) GetPhoneId() string {
@@ -1619,7 +2238,7 @@ type LogsResponse struct {
 
 func (x *LogsResponse) Reset() {
 	*x = LogsResponse{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[25]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1631,7 +2250,7 @@ func (x *LogsResponse) String() string {
 func (*LogsResponse) ProtoMessage() {}
 
 func (x *LogsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[25]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1644,7 +2263,7 @@ func (x *LogsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsResponse.ProtoReflect.Descriptor instead.
 func (*LogsResponse) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{25}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LogsResponse) GetLines() []*LogLine {
@@ -1669,7 +2288,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[26]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +2300,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_phonehost_v1_phone_service_proto_msgTypes[26]
+	mi := &file_phonehost_v1_phone_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +2313,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{26}
+	return file_phonehost_v1_phone_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LogLine) GetTime() *timestamppb.Timestamp {
@@ -1722,11 +2341,14 @@ var File_phonehost_v1_phone_service_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_phone_service_proto_rawDesc = "" +
 	"\n" +
-	" phonehost/v1/phone_service.proto\x12\fphonehost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cphonehost/v1/operation.proto\x1a\x18phonehost/v1/phone.proto\"A\n" +
+	" phonehost/v1/phone_service.proto\x12\fphonehost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cphonehost/v1/operation.proto\x1a\x18phonehost/v1/phone.proto\"`\n" +
 	"\x12CreatePhoneRequest\x12+\n" +
-	"\x04spec\x18\x01 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\"@\n" +
+	"\x04spec\x18\x01 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\x12\x1d\n" +
+	"\n" +
+	"clone_from\x18\x02 \x01(\tR\tcloneFrom\"w\n" +
 	"\x13CreatePhoneResponse\x12)\n" +
-	"\x05phone\x18\x01 \x01(\v2\x13.phonehost.v1.PhoneR\x05phone\",\n" +
+	"\x05phone\x18\x01 \x01(\v2\x13.phonehost.v1.PhoneR\x05phone\x125\n" +
+	"\toperation\x18\x02 \x01(\v2\x17.phonehost.v1.OperationR\toperation\",\n" +
 	"\x0fGetPhoneRequest\x12\x19\n" +
 	"\bphone_id\x18\x01 \x01(\tR\aphoneId\"=\n" +
 	"\x10GetPhoneResponse\x12)\n" +
@@ -1741,7 +2363,23 @@ const file_phonehost_v1_phone_service_proto_rawDesc = "" +
 	"\x05phone\x18\x01 \x01(\v2\x13.phonehost.v1.PhoneH\x00R\x05phone\x12*\n" +
 	"\x10deleted_phone_id\x18\x02 \x01(\tH\x00R\x0edeletedPhoneId\x12\x18\n" +
 	"\x06synced\x18\x03 \x01(\bH\x00R\x06syncedB\b\n" +
-	"\x06change\"L\n" +
+	"\x06change\"4\n" +
+	"\x15BatchGetStatusRequest\x12\x1b\n" +
+	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\"R\n" +
+	"\x16BatchGetStatusResponse\x128\n" +
+	"\aentries\x18\x01 \x03(\v2\x1e.phonehost.v1.PhoneStatusEntryR\aentries\"\xde\x02\n" +
+	"\x10PhoneStatusEntry\x12\x19\n" +
+	"\bphone_id\x18\x01 \x01(\tR\aphoneId\x12\x16\n" +
+	"\x06exists\x18\x02 \x01(\bR\x06exists\x121\n" +
+	"\x06status\x18\x03 \x01(\x0e2\x19.phonehost.v1.PhoneStatusR\x06status\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x124\n" +
+	"\afreezes\x18\x05 \x03(\x0e2\x1a.phonehost.v1.FreezeReasonR\afreezes\x12\x12\n" +
+	"\x04hold\x18\x06 \x01(\tR\x04hold\x12!\n" +
+	"\foperation_id\x18\a \x01(\tR\voperationId\x12\x1c\n" +
+	"\tstreaming\x18\b \x01(\bR\tstreaming\x12%\n" +
+	"\x0equeue_position\x18\t \x01(\rR\rqueuePosition\x12\x1a\n" +
+	"\brevision\x18\n" +
+	" \x01(\x04R\brevision\"L\n" +
 	"\x0ePowerOnRequest\x12\x1b\n" +
 	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
 	"\n" +
@@ -1755,19 +2393,21 @@ const file_phonehost_v1_phone_service_proto_rawDesc = "" +
 	"\x05grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12\x14\n" +
 	"\x05force\x18\x04 \x01(\bR\x05force\"I\n" +
 	"\x10PowerOffResponse\x125\n" +
-	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"\x93\x01\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"\xa9\x01\n" +
 	"\x0eRestartRequest\x12\x1b\n" +
 	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x02 \x01(\tR\trequestId\x12/\n" +
 	"\x05grace\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12\x14\n" +
-	"\x05force\x18\x04 \x01(\bR\x05force\"H\n" +
+	"\x05force\x18\x04 \x01(\bR\x05force\x12\x14\n" +
+	"\x05image\x18\x05 \x01(\tR\x05image\"H\n" +
 	"\x0fRestartResponse\x125\n" +
-	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"J\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"`\n" +
 	"\fResetRequest\x12\x1b\n" +
 	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\x02 \x01(\tR\trequestId\"F\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x12\x14\n" +
+	"\x05image\x18\x03 \x01(\tR\x05image\"F\n" +
 	"\rResetResponse\x125\n" +
 	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"a\n" +
 	"\rDeleteRequest\x12\x1b\n" +
@@ -1776,6 +2416,31 @@ const file_phonehost_v1_phone_service_proto_rawDesc = "" +
 	"request_id\x18\x02 \x01(\tR\trequestId\x12\x14\n" +
 	"\x05force\x18\x03 \x01(\bR\x05force\"G\n" +
 	"\x0eDeleteResponse\x125\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"\xc6\x01\n" +
+	"\rFreezeRequest\x12\x1b\n" +
+	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x122\n" +
+	"\x06reason\x18\x03 \x01(\x0e2\x1a.phonehost.v1.FreezeReasonR\x06reason\x12/\n" +
+	"\x05grace\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12\x14\n" +
+	"\x05force\x18\x05 \x01(\bR\x05force\"G\n" +
+	"\x0eFreezeResponse\x125\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"\x83\x01\n" +
+	"\x0fUnfreezeRequest\x12\x1b\n" +
+	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x124\n" +
+	"\areasons\x18\x03 \x03(\x0e2\x1a.phonehost.v1.FreezeReasonR\areasons\"I\n" +
+	"\x10UnfreezeResponse\x125\n" +
+	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"\xb5\x01\n" +
+	"\rUpdateRequest\x12\x1b\n" +
+	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tR\trequestId\x12+\n" +
+	"\x04spec\x18\x03 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\x12;\n" +
+	"\vupdate_mask\x18\x04 \x01(\v2\x1a.google.protobuf.FieldMaskR\n" +
+	"updateMask\"G\n" +
+	"\x0eUpdateResponse\x125\n" +
 	"\toperation\x18\x01 \x01(\v2\x17.phonehost.v1.OperationR\toperation\"+\n" +
 	"\x0eGetSpecRequest\x12\x19\n" +
 	"\bphone_id\x18\x01 \x01(\tR\aphoneId\"A\n" +
@@ -1819,18 +2484,22 @@ const file_phonehost_v1_phone_service_proto_rawDesc = "" +
 	"\tLogSource\x12\x1a\n" +
 	"\x16LOG_SOURCE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10LOG_SOURCE_GUEST\x10\x01\x12\x16\n" +
-	"\x12LOG_SOURCE_DISPLAY\x10\x022\xf0\x06\n" +
+	"\x12LOG_SOURCE_DISPLAY\x10\x022\xa2\t\n" +
 	"\fPhoneService\x12R\n" +
 	"\vCreatePhone\x12 .phonehost.v1.CreatePhoneRequest\x1a!.phonehost.v1.CreatePhoneResponse\x12I\n" +
 	"\bGetPhone\x12\x1d.phonehost.v1.GetPhoneRequest\x1a\x1e.phonehost.v1.GetPhoneResponse\x12O\n" +
 	"\n" +
 	"ListPhones\x12\x1f.phonehost.v1.ListPhonesRequest\x1a .phonehost.v1.ListPhonesResponse\x12B\n" +
-	"\x05Watch\x12\x1a.phonehost.v1.WatchRequest\x1a\x1b.phonehost.v1.WatchResponse0\x01\x12F\n" +
+	"\x05Watch\x12\x1a.phonehost.v1.WatchRequest\x1a\x1b.phonehost.v1.WatchResponse0\x01\x12[\n" +
+	"\x0eBatchGetStatus\x12#.phonehost.v1.BatchGetStatusRequest\x1a$.phonehost.v1.BatchGetStatusResponse\x12F\n" +
 	"\aPowerOn\x12\x1c.phonehost.v1.PowerOnRequest\x1a\x1d.phonehost.v1.PowerOnResponse\x12I\n" +
 	"\bPowerOff\x12\x1d.phonehost.v1.PowerOffRequest\x1a\x1e.phonehost.v1.PowerOffResponse\x12F\n" +
 	"\aRestart\x12\x1c.phonehost.v1.RestartRequest\x1a\x1d.phonehost.v1.RestartResponse\x12@\n" +
 	"\x05Reset\x12\x1a.phonehost.v1.ResetRequest\x1a\x1b.phonehost.v1.ResetResponse\x12C\n" +
-	"\x06Delete\x12\x1b.phonehost.v1.DeleteRequest\x1a\x1c.phonehost.v1.DeleteResponse\x12F\n" +
+	"\x06Delete\x12\x1b.phonehost.v1.DeleteRequest\x1a\x1c.phonehost.v1.DeleteResponse\x12C\n" +
+	"\x06Freeze\x12\x1b.phonehost.v1.FreezeRequest\x1a\x1c.phonehost.v1.FreezeResponse\x12I\n" +
+	"\bUnfreeze\x12\x1d.phonehost.v1.UnfreezeRequest\x1a\x1e.phonehost.v1.UnfreezeResponse\x12C\n" +
+	"\x06Update\x12\x1b.phonehost.v1.UpdateRequest\x1a\x1c.phonehost.v1.UpdateResponse\x12F\n" +
 	"\aGetSpec\x12\x1c.phonehost.v1.GetSpecRequest\x1a\x1d.phonehost.v1.GetSpecResponse\x12A\n" +
 	"\x04Exec\x12\x19.phonehost.v1.ExecRequest\x1a\x1a.phonehost.v1.ExecResponse(\x010\x01\x12?\n" +
 	"\x04Logs\x12\x19.phonehost.v1.LogsRequest\x1a\x1a.phonehost.v1.LogsResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
@@ -1848,90 +2517,122 @@ func file_phonehost_v1_phone_service_proto_rawDescGZIP() []byte {
 }
 
 var file_phonehost_v1_phone_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_phonehost_v1_phone_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_phonehost_v1_phone_service_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
 var file_phonehost_v1_phone_service_proto_goTypes = []any{
-	(LogSource)(0),                // 0: phonehost.v1.LogSource
-	(*CreatePhoneRequest)(nil),    // 1: phonehost.v1.CreatePhoneRequest
-	(*CreatePhoneResponse)(nil),   // 2: phonehost.v1.CreatePhoneResponse
-	(*GetPhoneRequest)(nil),       // 3: phonehost.v1.GetPhoneRequest
-	(*GetPhoneResponse)(nil),      // 4: phonehost.v1.GetPhoneResponse
-	(*ListPhonesRequest)(nil),     // 5: phonehost.v1.ListPhonesRequest
-	(*ListPhonesResponse)(nil),    // 6: phonehost.v1.ListPhonesResponse
-	(*WatchRequest)(nil),          // 7: phonehost.v1.WatchRequest
-	(*WatchResponse)(nil),         // 8: phonehost.v1.WatchResponse
-	(*PowerOnRequest)(nil),        // 9: phonehost.v1.PowerOnRequest
-	(*PowerOnResponse)(nil),       // 10: phonehost.v1.PowerOnResponse
-	(*PowerOffRequest)(nil),       // 11: phonehost.v1.PowerOffRequest
-	(*PowerOffResponse)(nil),      // 12: phonehost.v1.PowerOffResponse
-	(*RestartRequest)(nil),        // 13: phonehost.v1.RestartRequest
-	(*RestartResponse)(nil),       // 14: phonehost.v1.RestartResponse
-	(*ResetRequest)(nil),          // 15: phonehost.v1.ResetRequest
-	(*ResetResponse)(nil),         // 16: phonehost.v1.ResetResponse
-	(*DeleteRequest)(nil),         // 17: phonehost.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 18: phonehost.v1.DeleteResponse
-	(*GetSpecRequest)(nil),        // 19: phonehost.v1.GetSpecRequest
-	(*GetSpecResponse)(nil),       // 20: phonehost.v1.GetSpecResponse
-	(*ExecRequest)(nil),           // 21: phonehost.v1.ExecRequest
-	(*ExecStart)(nil),             // 22: phonehost.v1.ExecStart
-	(*TerminalSize)(nil),          // 23: phonehost.v1.TerminalSize
-	(*ExecResponse)(nil),          // 24: phonehost.v1.ExecResponse
-	(*LogsRequest)(nil),           // 25: phonehost.v1.LogsRequest
-	(*LogsResponse)(nil),          // 26: phonehost.v1.LogsResponse
-	(*LogLine)(nil),               // 27: phonehost.v1.LogLine
-	(*PhoneSpec)(nil),             // 28: phonehost.v1.PhoneSpec
-	(*Phone)(nil),                 // 29: phonehost.v1.Phone
-	(*Operation)(nil),             // 30: phonehost.v1.Operation
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(LogSource)(0),                 // 0: phonehost.v1.LogSource
+	(*CreatePhoneRequest)(nil),     // 1: phonehost.v1.CreatePhoneRequest
+	(*CreatePhoneResponse)(nil),    // 2: phonehost.v1.CreatePhoneResponse
+	(*GetPhoneRequest)(nil),        // 3: phonehost.v1.GetPhoneRequest
+	(*GetPhoneResponse)(nil),       // 4: phonehost.v1.GetPhoneResponse
+	(*ListPhonesRequest)(nil),      // 5: phonehost.v1.ListPhonesRequest
+	(*ListPhonesResponse)(nil),     // 6: phonehost.v1.ListPhonesResponse
+	(*WatchRequest)(nil),           // 7: phonehost.v1.WatchRequest
+	(*WatchResponse)(nil),          // 8: phonehost.v1.WatchResponse
+	(*BatchGetStatusRequest)(nil),  // 9: phonehost.v1.BatchGetStatusRequest
+	(*BatchGetStatusResponse)(nil), // 10: phonehost.v1.BatchGetStatusResponse
+	(*PhoneStatusEntry)(nil),       // 11: phonehost.v1.PhoneStatusEntry
+	(*PowerOnRequest)(nil),         // 12: phonehost.v1.PowerOnRequest
+	(*PowerOnResponse)(nil),        // 13: phonehost.v1.PowerOnResponse
+	(*PowerOffRequest)(nil),        // 14: phonehost.v1.PowerOffRequest
+	(*PowerOffResponse)(nil),       // 15: phonehost.v1.PowerOffResponse
+	(*RestartRequest)(nil),         // 16: phonehost.v1.RestartRequest
+	(*RestartResponse)(nil),        // 17: phonehost.v1.RestartResponse
+	(*ResetRequest)(nil),           // 18: phonehost.v1.ResetRequest
+	(*ResetResponse)(nil),          // 19: phonehost.v1.ResetResponse
+	(*DeleteRequest)(nil),          // 20: phonehost.v1.DeleteRequest
+	(*DeleteResponse)(nil),         // 21: phonehost.v1.DeleteResponse
+	(*FreezeRequest)(nil),          // 22: phonehost.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 23: phonehost.v1.FreezeResponse
+	(*UnfreezeRequest)(nil),        // 24: phonehost.v1.UnfreezeRequest
+	(*UnfreezeResponse)(nil),       // 25: phonehost.v1.UnfreezeResponse
+	(*UpdateRequest)(nil),          // 26: phonehost.v1.UpdateRequest
+	(*UpdateResponse)(nil),         // 27: phonehost.v1.UpdateResponse
+	(*GetSpecRequest)(nil),         // 28: phonehost.v1.GetSpecRequest
+	(*GetSpecResponse)(nil),        // 29: phonehost.v1.GetSpecResponse
+	(*ExecRequest)(nil),            // 30: phonehost.v1.ExecRequest
+	(*ExecStart)(nil),              // 31: phonehost.v1.ExecStart
+	(*TerminalSize)(nil),           // 32: phonehost.v1.TerminalSize
+	(*ExecResponse)(nil),           // 33: phonehost.v1.ExecResponse
+	(*LogsRequest)(nil),            // 34: phonehost.v1.LogsRequest
+	(*LogsResponse)(nil),           // 35: phonehost.v1.LogsResponse
+	(*LogLine)(nil),                // 36: phonehost.v1.LogLine
+	(*PhoneSpec)(nil),              // 37: phonehost.v1.PhoneSpec
+	(*Phone)(nil),                  // 38: phonehost.v1.Phone
+	(*Operation)(nil),              // 39: phonehost.v1.Operation
+	(PhoneStatus)(0),               // 40: phonehost.v1.PhoneStatus
+	(FreezeReason)(0),              // 41: phonehost.v1.FreezeReason
+	(*durationpb.Duration)(nil),    // 42: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),  // 43: google.protobuf.FieldMask
+	(*timestamppb.Timestamp)(nil),  // 44: google.protobuf.Timestamp
 }
 var file_phonehost_v1_phone_service_proto_depIdxs = []int32{
-	28, // 0: phonehost.v1.CreatePhoneRequest.spec:type_name -> phonehost.v1.PhoneSpec
-	29, // 1: phonehost.v1.CreatePhoneResponse.phone:type_name -> phonehost.v1.Phone
-	29, // 2: phonehost.v1.GetPhoneResponse.phone:type_name -> phonehost.v1.Phone
-	29, // 3: phonehost.v1.ListPhonesResponse.phones:type_name -> phonehost.v1.Phone
-	29, // 4: phonehost.v1.WatchResponse.phone:type_name -> phonehost.v1.Phone
-	30, // 5: phonehost.v1.PowerOnResponse.operation:type_name -> phonehost.v1.Operation
-	31, // 6: phonehost.v1.PowerOffRequest.grace:type_name -> google.protobuf.Duration
-	30, // 7: phonehost.v1.PowerOffResponse.operation:type_name -> phonehost.v1.Operation
-	31, // 8: phonehost.v1.RestartRequest.grace:type_name -> google.protobuf.Duration
-	30, // 9: phonehost.v1.RestartResponse.operation:type_name -> phonehost.v1.Operation
-	30, // 10: phonehost.v1.ResetResponse.operation:type_name -> phonehost.v1.Operation
-	30, // 11: phonehost.v1.DeleteResponse.operation:type_name -> phonehost.v1.Operation
-	22, // 12: phonehost.v1.ExecRequest.start:type_name -> phonehost.v1.ExecStart
-	23, // 13: phonehost.v1.ExecRequest.resize:type_name -> phonehost.v1.TerminalSize
-	23, // 14: phonehost.v1.ExecStart.size:type_name -> phonehost.v1.TerminalSize
-	0,  // 15: phonehost.v1.LogsRequest.source:type_name -> phonehost.v1.LogSource
-	27, // 16: phonehost.v1.LogsResponse.lines:type_name -> phonehost.v1.LogLine
-	32, // 17: phonehost.v1.LogLine.time:type_name -> google.protobuf.Timestamp
-	1,  // 18: phonehost.v1.PhoneService.CreatePhone:input_type -> phonehost.v1.CreatePhoneRequest
-	3,  // 19: phonehost.v1.PhoneService.GetPhone:input_type -> phonehost.v1.GetPhoneRequest
-	5,  // 20: phonehost.v1.PhoneService.ListPhones:input_type -> phonehost.v1.ListPhonesRequest
-	7,  // 21: phonehost.v1.PhoneService.Watch:input_type -> phonehost.v1.WatchRequest
-	9,  // 22: phonehost.v1.PhoneService.PowerOn:input_type -> phonehost.v1.PowerOnRequest
-	11, // 23: phonehost.v1.PhoneService.PowerOff:input_type -> phonehost.v1.PowerOffRequest
-	13, // 24: phonehost.v1.PhoneService.Restart:input_type -> phonehost.v1.RestartRequest
-	15, // 25: phonehost.v1.PhoneService.Reset:input_type -> phonehost.v1.ResetRequest
-	17, // 26: phonehost.v1.PhoneService.Delete:input_type -> phonehost.v1.DeleteRequest
-	19, // 27: phonehost.v1.PhoneService.GetSpec:input_type -> phonehost.v1.GetSpecRequest
-	21, // 28: phonehost.v1.PhoneService.Exec:input_type -> phonehost.v1.ExecRequest
-	25, // 29: phonehost.v1.PhoneService.Logs:input_type -> phonehost.v1.LogsRequest
-	2,  // 30: phonehost.v1.PhoneService.CreatePhone:output_type -> phonehost.v1.CreatePhoneResponse
-	4,  // 31: phonehost.v1.PhoneService.GetPhone:output_type -> phonehost.v1.GetPhoneResponse
-	6,  // 32: phonehost.v1.PhoneService.ListPhones:output_type -> phonehost.v1.ListPhonesResponse
-	8,  // 33: phonehost.v1.PhoneService.Watch:output_type -> phonehost.v1.WatchResponse
-	10, // 34: phonehost.v1.PhoneService.PowerOn:output_type -> phonehost.v1.PowerOnResponse
-	12, // 35: phonehost.v1.PhoneService.PowerOff:output_type -> phonehost.v1.PowerOffResponse
-	14, // 36: phonehost.v1.PhoneService.Restart:output_type -> phonehost.v1.RestartResponse
-	16, // 37: phonehost.v1.PhoneService.Reset:output_type -> phonehost.v1.ResetResponse
-	18, // 38: phonehost.v1.PhoneService.Delete:output_type -> phonehost.v1.DeleteResponse
-	20, // 39: phonehost.v1.PhoneService.GetSpec:output_type -> phonehost.v1.GetSpecResponse
-	24, // 40: phonehost.v1.PhoneService.Exec:output_type -> phonehost.v1.ExecResponse
-	26, // 41: phonehost.v1.PhoneService.Logs:output_type -> phonehost.v1.LogsResponse
-	30, // [30:42] is the sub-list for method output_type
-	18, // [18:30] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	37, // 0: phonehost.v1.CreatePhoneRequest.spec:type_name -> phonehost.v1.PhoneSpec
+	38, // 1: phonehost.v1.CreatePhoneResponse.phone:type_name -> phonehost.v1.Phone
+	39, // 2: phonehost.v1.CreatePhoneResponse.operation:type_name -> phonehost.v1.Operation
+	38, // 3: phonehost.v1.GetPhoneResponse.phone:type_name -> phonehost.v1.Phone
+	38, // 4: phonehost.v1.ListPhonesResponse.phones:type_name -> phonehost.v1.Phone
+	38, // 5: phonehost.v1.WatchResponse.phone:type_name -> phonehost.v1.Phone
+	11, // 6: phonehost.v1.BatchGetStatusResponse.entries:type_name -> phonehost.v1.PhoneStatusEntry
+	40, // 7: phonehost.v1.PhoneStatusEntry.status:type_name -> phonehost.v1.PhoneStatus
+	41, // 8: phonehost.v1.PhoneStatusEntry.freezes:type_name -> phonehost.v1.FreezeReason
+	39, // 9: phonehost.v1.PowerOnResponse.operation:type_name -> phonehost.v1.Operation
+	42, // 10: phonehost.v1.PowerOffRequest.grace:type_name -> google.protobuf.Duration
+	39, // 11: phonehost.v1.PowerOffResponse.operation:type_name -> phonehost.v1.Operation
+	42, // 12: phonehost.v1.RestartRequest.grace:type_name -> google.protobuf.Duration
+	39, // 13: phonehost.v1.RestartResponse.operation:type_name -> phonehost.v1.Operation
+	39, // 14: phonehost.v1.ResetResponse.operation:type_name -> phonehost.v1.Operation
+	39, // 15: phonehost.v1.DeleteResponse.operation:type_name -> phonehost.v1.Operation
+	41, // 16: phonehost.v1.FreezeRequest.reason:type_name -> phonehost.v1.FreezeReason
+	42, // 17: phonehost.v1.FreezeRequest.grace:type_name -> google.protobuf.Duration
+	39, // 18: phonehost.v1.FreezeResponse.operation:type_name -> phonehost.v1.Operation
+	41, // 19: phonehost.v1.UnfreezeRequest.reasons:type_name -> phonehost.v1.FreezeReason
+	39, // 20: phonehost.v1.UnfreezeResponse.operation:type_name -> phonehost.v1.Operation
+	37, // 21: phonehost.v1.UpdateRequest.spec:type_name -> phonehost.v1.PhoneSpec
+	43, // 22: phonehost.v1.UpdateRequest.update_mask:type_name -> google.protobuf.FieldMask
+	39, // 23: phonehost.v1.UpdateResponse.operation:type_name -> phonehost.v1.Operation
+	31, // 24: phonehost.v1.ExecRequest.start:type_name -> phonehost.v1.ExecStart
+	32, // 25: phonehost.v1.ExecRequest.resize:type_name -> phonehost.v1.TerminalSize
+	32, // 26: phonehost.v1.ExecStart.size:type_name -> phonehost.v1.TerminalSize
+	0,  // 27: phonehost.v1.LogsRequest.source:type_name -> phonehost.v1.LogSource
+	36, // 28: phonehost.v1.LogsResponse.lines:type_name -> phonehost.v1.LogLine
+	44, // 29: phonehost.v1.LogLine.time:type_name -> google.protobuf.Timestamp
+	1,  // 30: phonehost.v1.PhoneService.CreatePhone:input_type -> phonehost.v1.CreatePhoneRequest
+	3,  // 31: phonehost.v1.PhoneService.GetPhone:input_type -> phonehost.v1.GetPhoneRequest
+	5,  // 32: phonehost.v1.PhoneService.ListPhones:input_type -> phonehost.v1.ListPhonesRequest
+	7,  // 33: phonehost.v1.PhoneService.Watch:input_type -> phonehost.v1.WatchRequest
+	9,  // 34: phonehost.v1.PhoneService.BatchGetStatus:input_type -> phonehost.v1.BatchGetStatusRequest
+	12, // 35: phonehost.v1.PhoneService.PowerOn:input_type -> phonehost.v1.PowerOnRequest
+	14, // 36: phonehost.v1.PhoneService.PowerOff:input_type -> phonehost.v1.PowerOffRequest
+	16, // 37: phonehost.v1.PhoneService.Restart:input_type -> phonehost.v1.RestartRequest
+	18, // 38: phonehost.v1.PhoneService.Reset:input_type -> phonehost.v1.ResetRequest
+	20, // 39: phonehost.v1.PhoneService.Delete:input_type -> phonehost.v1.DeleteRequest
+	22, // 40: phonehost.v1.PhoneService.Freeze:input_type -> phonehost.v1.FreezeRequest
+	24, // 41: phonehost.v1.PhoneService.Unfreeze:input_type -> phonehost.v1.UnfreezeRequest
+	26, // 42: phonehost.v1.PhoneService.Update:input_type -> phonehost.v1.UpdateRequest
+	28, // 43: phonehost.v1.PhoneService.GetSpec:input_type -> phonehost.v1.GetSpecRequest
+	30, // 44: phonehost.v1.PhoneService.Exec:input_type -> phonehost.v1.ExecRequest
+	34, // 45: phonehost.v1.PhoneService.Logs:input_type -> phonehost.v1.LogsRequest
+	2,  // 46: phonehost.v1.PhoneService.CreatePhone:output_type -> phonehost.v1.CreatePhoneResponse
+	4,  // 47: phonehost.v1.PhoneService.GetPhone:output_type -> phonehost.v1.GetPhoneResponse
+	6,  // 48: phonehost.v1.PhoneService.ListPhones:output_type -> phonehost.v1.ListPhonesResponse
+	8,  // 49: phonehost.v1.PhoneService.Watch:output_type -> phonehost.v1.WatchResponse
+	10, // 50: phonehost.v1.PhoneService.BatchGetStatus:output_type -> phonehost.v1.BatchGetStatusResponse
+	13, // 51: phonehost.v1.PhoneService.PowerOn:output_type -> phonehost.v1.PowerOnResponse
+	15, // 52: phonehost.v1.PhoneService.PowerOff:output_type -> phonehost.v1.PowerOffResponse
+	17, // 53: phonehost.v1.PhoneService.Restart:output_type -> phonehost.v1.RestartResponse
+	19, // 54: phonehost.v1.PhoneService.Reset:output_type -> phonehost.v1.ResetResponse
+	21, // 55: phonehost.v1.PhoneService.Delete:output_type -> phonehost.v1.DeleteResponse
+	23, // 56: phonehost.v1.PhoneService.Freeze:output_type -> phonehost.v1.FreezeResponse
+	25, // 57: phonehost.v1.PhoneService.Unfreeze:output_type -> phonehost.v1.UnfreezeResponse
+	27, // 58: phonehost.v1.PhoneService.Update:output_type -> phonehost.v1.UpdateResponse
+	29, // 59: phonehost.v1.PhoneService.GetSpec:output_type -> phonehost.v1.GetSpecResponse
+	33, // 60: phonehost.v1.PhoneService.Exec:output_type -> phonehost.v1.ExecResponse
+	35, // 61: phonehost.v1.PhoneService.Logs:output_type -> phonehost.v1.LogsResponse
+	46, // [46:62] is the sub-list for method output_type
+	30, // [30:46] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_phone_service_proto_init() }
@@ -1946,13 +2647,13 @@ func file_phonehost_v1_phone_service_proto_init() {
 		(*WatchResponse_DeletedPhoneId)(nil),
 		(*WatchResponse_Synced)(nil),
 	}
-	file_phonehost_v1_phone_service_proto_msgTypes[20].OneofWrappers = []any{
+	file_phonehost_v1_phone_service_proto_msgTypes[29].OneofWrappers = []any{
 		(*ExecRequest_Start)(nil),
 		(*ExecRequest_Stdin)(nil),
 		(*ExecRequest_StdinClosed)(nil),
 		(*ExecRequest_Resize)(nil),
 	}
-	file_phonehost_v1_phone_service_proto_msgTypes[23].OneofWrappers = []any{
+	file_phonehost_v1_phone_service_proto_msgTypes[32].OneofWrappers = []any{
 		(*ExecResponse_Stdout)(nil),
 		(*ExecResponse_Stderr)(nil),
 		(*ExecResponse_ExitCode)(nil),
@@ -1963,7 +2664,7 @@ func file_phonehost_v1_phone_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_phone_service_proto_rawDesc), len(file_phonehost_v1_phone_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   27,
+			NumMessages:   36,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,18 +19,22 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	PhoneService_CreatePhone_FullMethodName = "/phonehost.v1.PhoneService/CreatePhone"
-	PhoneService_GetPhone_FullMethodName    = "/phonehost.v1.PhoneService/GetPhone"
-	PhoneService_ListPhones_FullMethodName  = "/phonehost.v1.PhoneService/ListPhones"
-	PhoneService_Watch_FullMethodName       = "/phonehost.v1.PhoneService/Watch"
-	PhoneService_PowerOn_FullMethodName     = "/phonehost.v1.PhoneService/PowerOn"
-	PhoneService_PowerOff_FullMethodName    = "/phonehost.v1.PhoneService/PowerOff"
-	PhoneService_Restart_FullMethodName     = "/phonehost.v1.PhoneService/Restart"
-	PhoneService_Reset_FullMethodName       = "/phonehost.v1.PhoneService/Reset"
-	PhoneService_Delete_FullMethodName      = "/phonehost.v1.PhoneService/Delete"
-	PhoneService_GetSpec_FullMethodName     = "/phonehost.v1.PhoneService/GetSpec"
-	PhoneService_Exec_FullMethodName        = "/phonehost.v1.PhoneService/Exec"
-	PhoneService_Logs_FullMethodName        = "/phonehost.v1.PhoneService/Logs"
+	PhoneService_CreatePhone_FullMethodName    = "/phonehost.v1.PhoneService/CreatePhone"
+	PhoneService_GetPhone_FullMethodName       = "/phonehost.v1.PhoneService/GetPhone"
+	PhoneService_ListPhones_FullMethodName     = "/phonehost.v1.PhoneService/ListPhones"
+	PhoneService_Watch_FullMethodName          = "/phonehost.v1.PhoneService/Watch"
+	PhoneService_BatchGetStatus_FullMethodName = "/phonehost.v1.PhoneService/BatchGetStatus"
+	PhoneService_PowerOn_FullMethodName        = "/phonehost.v1.PhoneService/PowerOn"
+	PhoneService_PowerOff_FullMethodName       = "/phonehost.v1.PhoneService/PowerOff"
+	PhoneService_Restart_FullMethodName        = "/phonehost.v1.PhoneService/Restart"
+	PhoneService_Reset_FullMethodName          = "/phonehost.v1.PhoneService/Reset"
+	PhoneService_Delete_FullMethodName         = "/phonehost.v1.PhoneService/Delete"
+	PhoneService_Freeze_FullMethodName         = "/phonehost.v1.PhoneService/Freeze"
+	PhoneService_Unfreeze_FullMethodName       = "/phonehost.v1.PhoneService/Unfreeze"
+	PhoneService_Update_FullMethodName         = "/phonehost.v1.PhoneService/Update"
+	PhoneService_GetSpec_FullMethodName        = "/phonehost.v1.PhoneService/GetSpec"
+	PhoneService_Exec_FullMethodName           = "/phonehost.v1.PhoneService/Exec"
+	PhoneService_Logs_FullMethodName           = "/phonehost.v1.PhoneService/Logs"
 )
 
 // PhoneServiceClient is the client API for PhoneService service.
@@ -39,14 +43,16 @@ const (
 //
 // PhoneService creates phones and changes what they should be doing.
 //
-// PowerOn, PowerOff, Restart, Reset and Delete take 1..100 phones and answer per phone in the operation's results:
-// one phone's refusal or failure never fails the others. When every phone of a call refuses, the call itself fails with
-// the first refusal (FAILED_PRECONDITION with an ErrorInfo whose domain is "phonehost.dev" and whose reason is a word
-// such as NOT_RUNNING or BUSY; NOT_FOUND for an unknown id), no operation is made and nothing changes.
+// PowerOn, PowerOff, Restart, Reset, Delete, Freeze, Unfreeze and Update take 1..100 phones and answer per phone in the
+// operation's results: one phone's refusal or failure never fails the others. When every phone of a call refuses, the call
+// itself fails with the first refusal (FAILED_PRECONDITION with an ErrorInfo whose domain is "phonehost.dev" and whose
+// reason is a word such as NOT_RUNNING or BUSY; NOT_FOUND for an unknown id), no operation is made and nothing changes.
 type PhoneServiceClient interface {
 	// CreatePhone stores a new phone. It does not start it. Errors: INVALID_ARGUMENT names the field and what would be
 	// right; NOT_FOUND when the host does not have the image; ALREADY_EXISTS when the id is taken by a different spec
-	// (the same spec again returns the phone).
+	// (the same spec again returns the phone); RESOURCE_EXHAUSTED with reason DISK_LOW. With clone_from the data of another
+	// phone is copied in an operation: NOT_FOUND when there is no such phone, FAILED_PRECONDITION with reason NOT_OFF when it is
+	// on, BUSY when it is being changed, DATA_NEWER when its data was used with a newer Android than the image's.
 	CreatePhone(ctx context.Context, in *CreatePhoneRequest, opts ...grpc.CallOption) (*CreatePhoneResponse, error)
 	// GetPhone returns one phone. Errors: NOT_FOUND.
 	GetPhone(ctx context.Context, in *GetPhoneRequest, opts ...grpc.CallOption) (*GetPhoneResponse, error)
@@ -55,17 +61,40 @@ type PhoneServiceClient interface {
 	// Watch sends the phones as they are, then every change, until the caller ends it. A slow caller sees the newest
 	// state of each phone and may miss states in between.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
-	// PowerOn starts phones that are STOPPED or POWERED_OFF. The operation succeeds when the guest has booted.
+	// BatchGetStatus returns what up to 1000 phones are doing, an entry for each id in the request's order, also for ids that no
+	// phone has. It asks nobody: the answer is what the agent knows. Errors: INVALID_ARGUMENT.
+	BatchGetStatus(ctx context.Context, in *BatchGetStatusRequest, opts ...grpc.CallOption) (*BatchGetStatusResponse, error)
+	// PowerOn starts phones that are STOPPED or POWERED_OFF and not frozen. The operation succeeds when the guest has booted. No
+	// more than limits.concurrent_boots phones boot at once; the others wait in the order of their requests, as STARTING with a
+	// reason that begins with QUEUED.
 	PowerOn(ctx context.Context, in *PowerOnRequest, opts ...grpc.CallOption) (*PowerOnResponse, error)
 	// PowerOff ends phones that are RUNNING or STARTING. An operation in its way ends ABORTED.
 	PowerOff(ctx context.Context, in *PowerOffRequest, opts ...grpc.CallOption) (*PowerOffResponse, error)
-	// Restart ends and starts phones that are RUNNING. The display stays.
+	// Restart ends and starts phones that are RUNNING, optionally with another image of the same profile and the same data. The
+	// display stays, unless its spec was changed. Errors of the image: NOT_FOUND with reason NO_SUCH_IMAGE; FAILED_PRECONDITION
+	// with reason WRONG_PROFILE, or DATA_NEWER when the data was used with a newer Android than the image's.
 	Restart(ctx context.Context, in *RestartRequest, opts ...grpc.CallOption) (*RestartResponse, error)
 	// Reset gives phones that are RUNNING, STOPPED or POWERED_OFF a fresh root file system and a fresh data volume, and
-	// leaves a running phone running. Everything that users put on the phone is destroyed.
+	// leaves a running phone running, optionally with another image of the same profile. Everything that users put on the phone
+	// is destroyed. Errors of the image are those of Restart but for DATA_NEWER.
 	Reset(ctx context.Context, in *ResetRequest, opts ...grpc.CallOption) (*ResetResponse, error)
 	// Delete removes phones that are STOPPED or POWERED_OFF, with force in any state, and all that belongs to them.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
+	// Freeze adds a reason to those for which phones are frozen: they are powered off, keep their data and refuse to start until
+	// no reason is left. It is allowed in any status; an operation in its way ends ABORTED, as with PowerOff.
+	Freeze(ctx context.Context, in *FreezeRequest, opts ...grpc.CallOption) (*FreezeResponse, error)
+	// Unfreeze removes reasons and leaves phones off. Errors: FAILED_PRECONDITION with reason LEASE_EXPIRED for
+	// FREEZE_REASON_EXPIRED while the lease is over: renew it with Update.
+	Unfreeze(ctx context.Context, in *UnfreezeRequest, opts ...grpc.CallOption) (*UnfreezeResponse, error)
+	// Update changes fields of phones' specs.
+	//
+	// At once, also while the phone runs: labels, restart_policy, lease, vcpus, cpu_weight, more memory_bytes, more data_bytes.
+	// At the next start: display, properties, less memory_bytes; Phone.pending_restart names those until then.
+	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink).
+	//
+	// The operation ends when what changes at once has changed. It goes on beside a PowerOn, PowerOff, Restart, Reset, Freeze or
+	// Unfreeze. A hold stays. Errors: INVALID_ARGUMENT names the field and what would be right.
+	Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error)
 	// GetSpec returns the OCI runtime specs that would be used for the phone's next start.
 	GetSpec(ctx context.Context, in *GetSpecRequest, opts ...grpc.CallOption) (*GetSpecResponse, error)
 	// Exec runs a command in the guest of a RUNNING or STARTING phone. The caller's first message carries start, later
@@ -133,6 +162,16 @@ func (c *phoneServiceClient) Watch(ctx context.Context, in *WatchRequest, opts .
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PhoneService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *phoneServiceClient) BatchGetStatus(ctx context.Context, in *BatchGetStatusRequest, opts ...grpc.CallOption) (*BatchGetStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(BatchGetStatusResponse)
+	err := c.cc.Invoke(ctx, PhoneService_BatchGetStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *phoneServiceClient) PowerOn(ctx context.Context, in *PowerOnRequest, opts ...grpc.CallOption) (*PowerOnResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(PowerOnResponse)
@@ -177,6 +216,36 @@ func (c *phoneServiceClient) Delete(ctx context.Context, in *DeleteRequest, opts
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(DeleteResponse)
 	err := c.cc.Invoke(ctx, PhoneService_Delete_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *phoneServiceClient) Freeze(ctx context.Context, in *FreezeRequest, opts ...grpc.CallOption) (*FreezeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FreezeResponse)
+	err := c.cc.Invoke(ctx, PhoneService_Freeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *phoneServiceClient) Unfreeze(ctx context.Context, in *UnfreezeRequest, opts ...grpc.CallOption) (*UnfreezeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UnfreezeResponse)
+	err := c.cc.Invoke(ctx, PhoneService_Unfreeze_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *phoneServiceClient) Update(ctx context.Context, in *UpdateRequest, opts ...grpc.CallOption) (*UpdateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateResponse)
+	err := c.cc.Invoke(ctx, PhoneService_Update_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -231,14 +300,16 @@ type PhoneService_LogsClient = grpc.ServerStreamingClient[LogsResponse]
 //
 // PhoneService creates phones and changes what they should be doing.
 //
-// PowerOn, PowerOff, Restart, Reset and Delete take 1..100 phones and answer per phone in the operation's results:
-// one phone's refusal or failure never fails the others. When every phone of a call refuses, the call itself fails with
-// the first refusal (FAILED_PRECONDITION with an ErrorInfo whose domain is "phonehost.dev" and whose reason is a word
-// such as NOT_RUNNING or BUSY; NOT_FOUND for an unknown id), no operation is made and nothing changes.
+// PowerOn, PowerOff, Restart, Reset, Delete, Freeze, Unfreeze and Update take 1..100 phones and answer per phone in the
+// operation's results: one phone's refusal or failure never fails the others. When every phone of a call refuses, the call
+// itself fails with the first refusal (FAILED_PRECONDITION with an ErrorInfo whose domain is "phonehost.dev" and whose
+// reason is a word such as NOT_RUNNING or BUSY; NOT_FOUND for an unknown id), no operation is made and nothing changes.
 type PhoneServiceServer interface {
 	// CreatePhone stores a new phone. It does not start it. Errors: INVALID_ARGUMENT names the field and what would be
 	// right; NOT_FOUND when the host does not have the image; ALREADY_EXISTS when the id is taken by a different spec
-	// (the same spec again returns the phone).
+	// (the same spec again returns the phone); RESOURCE_EXHAUSTED with reason DISK_LOW. With clone_from the data of another
+	// phone is copied in an operation: NOT_FOUND when there is no such phone, FAILED_PRECONDITION with reason NOT_OFF when it is
+	// on, BUSY when it is being changed, DATA_NEWER when its data was used with a newer Android than the image's.
 	CreatePhone(context.Context, *CreatePhoneRequest) (*CreatePhoneResponse, error)
 	// GetPhone returns one phone. Errors: NOT_FOUND.
 	GetPhone(context.Context, *GetPhoneRequest) (*GetPhoneResponse, error)
@@ -247,17 +318,40 @@ type PhoneServiceServer interface {
 	// Watch sends the phones as they are, then every change, until the caller ends it. A slow caller sees the newest
 	// state of each phone and may miss states in between.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
-	// PowerOn starts phones that are STOPPED or POWERED_OFF. The operation succeeds when the guest has booted.
+	// BatchGetStatus returns what up to 1000 phones are doing, an entry for each id in the request's order, also for ids that no
+	// phone has. It asks nobody: the answer is what the agent knows. Errors: INVALID_ARGUMENT.
+	BatchGetStatus(context.Context, *BatchGetStatusRequest) (*BatchGetStatusResponse, error)
+	// PowerOn starts phones that are STOPPED or POWERED_OFF and not frozen. The operation succeeds when the guest has booted. No
+	// more than limits.concurrent_boots phones boot at once; the others wait in the order of their requests, as STARTING with a
+	// reason that begins with QUEUED.
 	PowerOn(context.Context, *PowerOnRequest) (*PowerOnResponse, error)
 	// PowerOff ends phones that are RUNNING or STARTING. An operation in its way ends ABORTED.
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
-	// Restart ends and starts phones that are RUNNING. The display stays.
+	// Restart ends and starts phones that are RUNNING, optionally with another image of the same profile and the same data. The
+	// display stays, unless its spec was changed. Errors of the image: NOT_FOUND with reason NO_SUCH_IMAGE; FAILED_PRECONDITION
+	// with reason WRONG_PROFILE, or DATA_NEWER when the data was used with a newer Android than the image's.
 	Restart(context.Context, *RestartRequest) (*RestartResponse, error)
 	// Reset gives phones that are RUNNING, STOPPED or POWERED_OFF a fresh root file system and a fresh data volume, and
-	// leaves a running phone running. Everything that users put on the phone is destroyed.
+	// leaves a running phone running, optionally with another image of the same profile. Everything that users put on the phone
+	// is destroyed. Errors of the image are those of Restart but for DATA_NEWER.
 	Reset(context.Context, *ResetRequest) (*ResetResponse, error)
 	// Delete removes phones that are STOPPED or POWERED_OFF, with force in any state, and all that belongs to them.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
+	// Freeze adds a reason to those for which phones are frozen: they are powered off, keep their data and refuse to start until
+	// no reason is left. It is allowed in any status; an operation in its way ends ABORTED, as with PowerOff.
+	Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error)
+	// Unfreeze removes reasons and leaves phones off. Errors: FAILED_PRECONDITION with reason LEASE_EXPIRED for
+	// FREEZE_REASON_EXPIRED while the lease is over: renew it with Update.
+	Unfreeze(context.Context, *UnfreezeRequest) (*UnfreezeResponse, error)
+	// Update changes fields of phones' specs.
+	//
+	// At once, also while the phone runs: labels, restart_policy, lease, vcpus, cpu_weight, more memory_bytes, more data_bytes.
+	// At the next start: display, properties, less memory_bytes; Phone.pending_restart names those until then.
+	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink).
+	//
+	// The operation ends when what changes at once has changed. It goes on beside a PowerOn, PowerOff, Restart, Reset, Freeze or
+	// Unfreeze. A hold stays. Errors: INVALID_ARGUMENT names the field and what would be right.
+	Update(context.Context, *UpdateRequest) (*UpdateResponse, error)
 	// GetSpec returns the OCI runtime specs that would be used for the phone's next start.
 	GetSpec(context.Context, *GetSpecRequest) (*GetSpecResponse, error)
 	// Exec runs a command in the guest of a RUNNING or STARTING phone. The caller's first message carries start, later
@@ -288,6 +382,9 @@ func (UnimplementedPhoneServiceServer) ListPhones(context.Context, *ListPhonesRe
 func (UnimplementedPhoneServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
+func (UnimplementedPhoneServiceServer) BatchGetStatus(context.Context, *BatchGetStatusRequest) (*BatchGetStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method BatchGetStatus not implemented")
+}
 func (UnimplementedPhoneServiceServer) PowerOn(context.Context, *PowerOnRequest) (*PowerOnResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method PowerOn not implemented")
 }
@@ -302,6 +399,15 @@ func (UnimplementedPhoneServiceServer) Reset(context.Context, *ResetRequest) (*R
 }
 func (UnimplementedPhoneServiceServer) Delete(context.Context, *DeleteRequest) (*DeleteResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Delete not implemented")
+}
+func (UnimplementedPhoneServiceServer) Freeze(context.Context, *FreezeRequest) (*FreezeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Freeze not implemented")
+}
+func (UnimplementedPhoneServiceServer) Unfreeze(context.Context, *UnfreezeRequest) (*UnfreezeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Unfreeze not implemented")
+}
+func (UnimplementedPhoneServiceServer) Update(context.Context, *UpdateRequest) (*UpdateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Update not implemented")
 }
 func (UnimplementedPhoneServiceServer) GetSpec(context.Context, *GetSpecRequest) (*GetSpecResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetSpec not implemented")
@@ -398,6 +504,24 @@ func _PhoneService_Watch_Handler(srv interface{}, stream grpc.ServerStream) erro
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type PhoneService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _PhoneService_BatchGetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(BatchGetStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PhoneServiceServer).BatchGetStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PhoneService_BatchGetStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PhoneServiceServer).BatchGetStatus(ctx, req.(*BatchGetStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PhoneService_PowerOn_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(PowerOnRequest)
 	if err := dec(in); err != nil {
@@ -488,6 +612,60 @@ func _PhoneService_Delete_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _PhoneService_Freeze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FreezeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PhoneServiceServer).Freeze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PhoneService_Freeze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PhoneServiceServer).Freeze(ctx, req.(*FreezeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PhoneService_Unfreeze_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UnfreezeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PhoneServiceServer).Unfreeze(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PhoneService_Unfreeze_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PhoneServiceServer).Unfreeze(ctx, req.(*UnfreezeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _PhoneService_Update_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PhoneServiceServer).Update(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: PhoneService_Update_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PhoneServiceServer).Update(ctx, req.(*UpdateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _PhoneService_GetSpec_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetSpecRequest)
 	if err := dec(in); err != nil {
@@ -544,6 +722,10 @@ var PhoneService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _PhoneService_ListPhones_Handler,
 		},
 		{
+			MethodName: "BatchGetStatus",
+			Handler:    _PhoneService_BatchGetStatus_Handler,
+		},
+		{
 			MethodName: "PowerOn",
 			Handler:    _PhoneService_PowerOn_Handler,
 		},
@@ -562,6 +744,18 @@ var PhoneService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Delete",
 			Handler:    _PhoneService_Delete_Handler,
+		},
+		{
+			MethodName: "Freeze",
+			Handler:    _PhoneService_Freeze_Handler,
+		},
+		{
+			MethodName: "Unfreeze",
+			Handler:    _PhoneService_Unfreeze_Handler,
+		},
+		{
+			MethodName: "Update",
+			Handler:    _PhoneService_Update_Handler,
 		},
 		{
 			MethodName: "GetSpec",

@@ -50,7 +50,7 @@ func (g localGuest) Exec(ctx context.Context, c control.Command) (int, error) {
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = filepath.Clean(strings.ReplaceAll(c.Dir, payloadDir, g.dir))
 	cmd.Env = append(here(c.Env), gateEnv+"=")
-	cmd.Stdout, cmd.Stderr = c.Stdout, c.Stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = c.Stdin, c.Stdout, c.Stderr
 	err := cmd.Run()
 	if g.dies {
 		return 0, errors.New("the machine ended")

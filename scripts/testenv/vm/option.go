@@ -7,6 +7,7 @@ type Option func(*settings)
 
 type settings struct {
 	programs  []string
+	compat    []string
 	files     []string
 	testphone bool
 	env       []string
@@ -35,6 +36,12 @@ func settle(opts []Option) settings {
 // them. What needs C is cross-compiled, and runs on system machines only.
 func Programs(packages ...string) Option {
 	return func(s *settings) { s.programs = append(s.programs, packages...) }
+}
+
+// Compat builds main packages without C for the 32-bit architecture whose programs the machine runs beside its own, 386 or arm, and puts
+// them where testenv.BinaryFor finds them.
+func Compat(packages ...string) Option {
+	return func(s *settings) { s.compat = append(s.compat, packages...) }
 }
 
 // Testphone puts the image archive testphone.tar beside the programs.
@@ -75,5 +82,6 @@ func Disk(path string) Option { return func(s *settings) { s.disk = path } }
 // Only runs those tests of a Package whose names match the pattern, as -test.run has it.
 func Only(pattern string) Option { return func(s *settings) { s.only = pattern } }
 
-// Except leaves out those tests of a Package whose names match the pattern, as -test.skip has it.
+// Except leaves out those tests of a Package whose names match the pattern, as -test.skip has it. Tests that start machines themselves,
+// TestVM..., are always left out.
 func Except(pattern string) Option { return func(s *settings) { s.except = pattern } }

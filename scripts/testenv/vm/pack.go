@@ -45,23 +45,13 @@ func (p *process) pack(ctx context.Context, t *testing.T) (string, error) {
 }
 
 func (p *process) fill(ctx context.Context, w *payload.Writer, repo, binary string) error {
-	files := append([]string{"go.mod"}, p.settings.files...)
 	if binary != "" {
-		if err := w.Add(testBinary, binary); err != nil {
+		if err := p.addTests(w, repo, binary); err != nil {
 			return err
-		}
-		if err := w.Mkdir(path.Join(sourceDir, p.pkg)); err != nil {
-			return err
-		}
-		data := path.Join(p.pkg, "testdata")
-		if _, err := os.Stat(filepath.Join(repo, data)); err == nil {
-			files = append(files, data)
 		}
 	}
-	for _, f := range files {
-		if err := w.Add(path.Join(sourceDir, path.Clean(f)), filepath.Join(repo, f)); err != nil {
-			return err
-		}
+	if err := addFiles(w, repo, append([]string{"go.mod"}, p.settings.files...)); err != nil {
+		return err
 	}
 	for _, dir := range []string{programDir, artifactDir} {
 		if err := w.Mkdir(dir); err != nil {
@@ -77,6 +67,16 @@ func (p *process) fill(ctx context.Context, w *payload.Writer, repo, binary stri
 			return err
 		}
 	}
+	for _, pkg := range p.settings.compat {
+		arch := map[string]string{"amd64": "386", "arm64": "arm"}[p.target.Arch]
+		program, err := gobuild.Build(ctx, gobuild.Pure(path.Clean(pkg), arch))
+		if err != nil {
+			return err
+		}
+		if err := w.Add(path.Join(programDir, path.Base(pkg)+"-"+arch), program); err != nil {
+			return err
+		}
+	}
 	if !p.settings.testphone {
 		return nil
 	}
@@ -85,6 +85,31 @@ func (p *process) fill(ctx context.Context, w *payload.Writer, repo, binary stri
 		return err
 	}
 	return w.Add(path.Join(programDir, filepath.Base(archive)), archive)
+}
+
+// addTests adds the test binary, its working directory and the testdata in it.
+func (p *process) addTests(w *payload.Writer, repo, binary string) error {
+	if err := w.Add(testBinary, binary); err != nil {
+		return err
+	}
+	if err := w.Mkdir(path.Join(sourceDir, p.pkg)); err != nil {
+		return err
+	}
+	data := path.Join(p.pkg, "testdata")
+	if _, err := os.Stat(filepath.Join(repo, data)); err != nil {
+		return nil
+	}
+	return addFiles(w, repo, []string{data})
+}
+
+// addFiles adds files and directories of the repository.
+func addFiles(w *payload.Writer, repo string, files []string) error {
+	for _, f := range files {
+		if err := w.Add(path.Join(sourceDir, path.Clean(f)), filepath.Join(repo, f)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // testphone makes testphone.tar once for all tests of the process: the end of one test does not end it.

@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +47,7 @@ type process struct {
 	settings settings
 	pkg      string // directory of its package
 	root     string // the test that this side's sub-test stands for; "" is the whole process
+	suite    *Suite // of a process that Packages runs: what does not run there; else nil
 }
 
 // run builds, boots, runs and replays.
@@ -60,27 +63,35 @@ func (p *process) run(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	g, ctx, cancel := p.boot(whole, t, payload, started)
+	defer cancel()
+	p.exec(ctx, t, g)
+}
+
+// boot starts the machine and returns it with the context of what it is given to do. started is when the building began.
+func (p *process) boot(ctx context.Context, t *testing.T, payload string, started time.Time) (guest, context.Context, context.CancelFunc) {
+	t.Helper()
 	built := time.Now()
-	g, err := p.provider.boot(whole, t, p.target, p.settings, payload)
+	g, err := p.provider.boot(ctx, t, p.target, p.settings, payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(whole, p.settings.timeout)
-	defer cancel()
 	if testing.Verbose() {
 		fmt.Fprintf(t.Output(), "%s: built in %.1f s, machine there after %.1f s\n", p.target, built.Sub(started).Seconds(), time.Since(built).Seconds())
 	}
-	p.exec(ctx, t, g)
+	ctx, cancel := context.WithTimeout(ctx, p.settings.timeout)
+	return g, ctx, cancel
 }
 
 // exec runs the test process and replays what it prints.
 func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 	t.Helper()
-	args, err := p.args(ctx, t.Name())
+	args, all, err := p.args(ctx, t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := replay.Config{T: t, Root: p.root}
+	var skipped []string
+	config := replay.Config{T: t, Root: p.root, Skipped: func(name string) { skipped = append(skipped, name) }}
 	if artifacts() {
 		config.Artifacts = func(t *testing.T, path string) { fetchArtifacts(ctx, t, g, path) }
 	}
@@ -100,6 +111,9 @@ func (p *process) exec(ctx context.Context, t *testing.T, g guest) {
 		}
 	}
 	r.Finish(replay.Exit{Code: code, Err: err})
+	if p.suite != nil && err == nil {
+		p.suite.checkSkipped(t, skipped, all)
+	}
 }
 
 // env is the environment of the test process.
@@ -114,19 +128,22 @@ func (p *process) env() []string {
 	}, p.settings.env...)
 }
 
-// args are the flags of the test process. It gives up before this side does, so that it still tells where it hangs.
-func (p *process) args(ctx context.Context, name string) ([]string, error) {
-	args := []string{"-test.v=test2json", "-test.paniconexit0", "-test.count=1"}
+// args are the flags of the test process; all says that the command line selects nothing among its tests. The process gives up before
+// this side does, so that it still tells where it hangs.
+func (p *process) args(ctx context.Context, name string) (args []string, all bool, err error) {
+	args = []string{"-test.v=test2json", "-test.paniconexit0", "-test.count=1"}
 	selected, err := selection(name, p.root, flagValue("test.run"), flagValue("test.skip"))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if p.root == "" {
-		selected = p.settings.narrow(selected)
+		all = selected[0] == runFlag && selected[1] == skipFlag
+		selected = p.narrow(selected)
 	}
 	args = append(args, selected...)
+	short := p.suite != nil && p.suite.Short != ""
 	for _, name := range []string{"test.short", "test.failfast", "test.fullpath"} {
-		if v := flagValue(name); v == "true" {
+		if flagValue(name) == "true" || name == "test.short" && short {
 			args = append(args, "-"+name)
 		}
 	}
@@ -137,17 +154,24 @@ func (p *process) args(ctx context.Context, name string) ([]string, error) {
 		left := time.Until(deadline)
 		args = append(args, fmt.Sprintf("-test.timeout=%s", (left-min(left/4, 15*time.Second)).Round(time.Millisecond)))
 	}
-	return args, nil
+	return args, all, nil
 }
 
-// narrow applies Only and Except to the selection of a whole process, where the command line did not select already.
-func (s settings) narrow(selected []string) []string {
-	for i, fixed := range []string{"-test.run=" + s.only, "-test.skip=" + s.except} {
-		if selected[i] == "-test.run=" || selected[i] == "-test.skip=" {
-			selected[i] = fixed
-		}
+// The flags of a whole process, without patterns.
+const runFlag, skipFlag = "-test.run=", "-test.skip="
+
+// narrow adds to the selection of a whole process: Only, where the command line did not select already, and all that leaves tests out.
+func (p *process) narrow(selected []string) []string {
+	run := selected[0]
+	if run == runFlag {
+		run += p.settings.only
 	}
-	return selected
+	patterns := []string{strings.TrimPrefix(selected[1], skipFlag), p.settings.except, ownMachines}
+	if p.suite != nil {
+		patterns = append(patterns, exactly(p.suite.Without)...)
+	}
+	patterns = slices.DeleteFunc(patterns, func(s string) bool { return s == "" })
+	return []string{run, skipFlag + strings.Join(patterns, "|")}
 }
 
 // flagValue is the value of a flag of this test process, "" if there is no such flag.

@@ -139,5 +139,5 @@ func selection(name, root, run, skip string) ([]string, error) {
 		}
 		return args, err
 	}
-	return []string{"-test.run=" + strings.Join(rest, "|"), "-test.skip=" + strings.Join(left, "|")}, err
+	return []string{runFlag + strings.Join(rest, "|"), skipFlag + strings.Join(left, "|")}, err
 }

@@ -36,6 +36,10 @@ func TestLocal(t *testing.T) {
 		packageOn(t, localHost{}, targets, "./scripts/testenv/vm/internal/pattern", append(opts, Except("Exactly")))
 		return
 	}
+	if strings.HasPrefix(mode, "packages") {
+		packagesOn(t, localHost{}, targets, localSuites(mode), opts)
+		return
+	}
 	if name, ok := Guest(); ok {
 		inside(t, targets, name, func(t *testing.T) { localBody(t, mode) })
 		return

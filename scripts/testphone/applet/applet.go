@@ -108,10 +108,11 @@ func more(f *flag.FlagSet, args []string) []string {
 func table() map[string]command {
 	t := map[string]command{
 		"basename": basename, "dd": dd, "df": df, "dirname": dirname, "du": du, "ln": ln, "mount": mount, "pwd": pwd, "readlink": readlink,
-		"rmdir": rmdir, "stat": stat, "sync": syncFiles,
+		"chown": chown, "rmdir": rmdir, "stat": stat, "sync": syncFiles,
 		"echo": echo, "grep": grep, "head": head, "seq": seq, "tail": tail, "tee": tee, "wc": wc, "yes": yes,
-		"env": env, "false": no, "id": id, "kill": kill, "nproc": nproc, "ps": ps, "sleep": sleep, "true": ok,
+		"env": env, "false": no, "id": id, "kill": kill, "nproc": nproc, "pidof": pidof, "ps": ps, "sleep": sleep, "true": ok,
 		"date": date, "free": free, "hostname": hostname, "ip": ip, "uname": uname, "uptime": uptime,
+		"am": am, "cmd": cmd, "pm": pm,
 		"flood": flood, "getprop": getprop, "log": logMessage, "reboot": reboot, "service": service, "setprop": setprop, "start": start, "stop": stop,
 	}
 	maps.Copy(t, uroot())

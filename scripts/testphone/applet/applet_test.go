@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -43,6 +45,16 @@ func files(t *testing.T) {
 	}
 }
 
+func TestPidof(t *testing.T) {
+	name := filepath.Base(os.Args[0])
+	if code, out, _ := run(t, "", "pidof", "no.such.process", name); code != 0 || !slices.Contains(strings.Fields(out), strconv.Itoa(os.Getpid())) {
+		t.Errorf("pidof %s: %d, %q; this is %d", name, code, out, os.Getpid())
+	}
+	if code, out, messages := run(t, "", "pidof", "no.such.process"); code != 1 || out+messages != "" {
+		t.Errorf("pidof of nothing: %d, %q, %q", code, out, messages)
+	}
+}
+
 func TestOutput(t *testing.T) {
 	files(t)
 	for _, test := range []struct {
@@ -55,6 +67,8 @@ func TestOutput(t *testing.T) {
 		{"cat a.txt", "", 0, "one\ntwo\nthree\n"},
 		{"cat", "in", 0, "in"},
 		{"cat none", "", 1, ""},
+		{"cmd", "", 2, ""},
+		{"pm list packages", "", 1, ""}, // no system server is here
 		{"dirname /a/b", "", 0, "/a\n"},
 		{"dd bs=2 count=3 skip=1", "0123456789", 0, "234567"},
 		{"dd bs=1k", "01", 0, "01"},

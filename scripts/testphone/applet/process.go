@@ -153,6 +153,33 @@ func ps(_ context.Context, s Streams, _ []string) error {
 	return nil
 }
 
+// pidof prints the pids of the processes that have one of the names, as their whole command or as its last part.
+func pidof(_ context.Context, s Streams, args []string) error {
+	if len(args) == 0 {
+		return usage("pidof NAME...")
+	}
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return err
+	}
+	var pids []string
+	for _, dir := range dirs {
+		text, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+		if err != nil {
+			continue // it has ended meanwhile
+		}
+		name, _, _ := strings.Cut(string(text), "\x00")
+		if name != "" && (slices.Contains(args, name) || slices.Contains(args, filepath.Base(name))) {
+			pids = append(pids, filepath.Base(dir))
+		}
+	}
+	if len(pids) == 0 {
+		return status(1)
+	}
+	fmt.Fprintln(s.Out, strings.Join(pids, " "))
+	return nil
+}
+
 func pidOf(dir string) int {
 	pid, _ := strconv.Atoi(filepath.Base(dir))
 	return pid

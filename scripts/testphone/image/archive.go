@@ -89,7 +89,11 @@ func Write(w io.Writer, cfg Config) error {
 // addManifest adds an architecture's layer, configuration and manifest.
 func addManifest(content *blobs, program []byte, arch, version string) (ocispec.Descriptor, error) {
 	var layer bytes.Buffer
-	if err := writeTar(&layer, tree(program, arch, version)); err != nil {
+	files, err := tree(program, arch, version)
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	if err := writeTar(&layer, files); err != nil {
 		return ocispec.Descriptor{}, err
 	}
 	packed, err := compress(layer.Bytes())

@@ -26,8 +26,13 @@ import (
 	"github.com/phonehost/phonehost/scripts/testphone/property"
 )
 
-// native builds the program for this machine once for all tests.
-var native = sync.OnceValues(func() ([]byte, error) { return Build(context.Background(), runtime.GOARCH, "test") })
+// native is the program for this machine, built once for all tests or before them.
+var native = sync.OnceValues(func() ([]byte, error) {
+	if path, ok := testenv.Prebuilt("testphone"); ok {
+		return os.ReadFile(path)
+	}
+	return Build(context.Background(), runtime.GOARCH, "test")
+})
 
 // phone is a container that runc runs from the image's files.
 type phone struct {
@@ -57,7 +62,11 @@ func newPhone(t *testing.T, args ...string) *phone {
 	if err != nil {
 		t.Fatal(err)
 	}
-	unpack(t, filepath.Join(p.bundle, "rootfs"), tree(program, runtime.GOARCH, "test"))
+	files, err := tree(program, runtime.GOARCH, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unpack(t, filepath.Join(p.bundle, "rootfs"), files)
 	return p
 }
 
@@ -310,52 +319,6 @@ func TestSignalsToInit(t *testing.T) {
 		}
 		p.exits()
 	})
-}
-
-func TestServiceThatDoesNotEndIsKilled(t *testing.T) {
-	p := newPhone(t, "ro.build.shutdown_timeout=2")
-	p.boot()
-	p.sh("kill -STOP $(getprop init.svc_debug_pid.composer)")
-	p.ask("shutdown")
-	p.line("shutdown: ending services, at most 2s")
-	p.line("service composer: did not end, killed")
-	if got := p.exits(); got != 130 {
-		t.Errorf("exit code %d", got)
-	}
-}
-
-func TestServicesAreSupervised(t *testing.T) {
-	p := newPhone(t)
-	p.boot()
-	first := p.sh("getprop init.svc_debug_pid.composer")
-	p.sh("kill -KILL " + first)
-	p.await("init.svc.composer", func(v string) bool { return v == "restarting" })
-	p.await("init.svc_debug_pid.composer", func(v string) bool { return v != "" && v != first })
-	p.sh("stop composer")
-	p.await("init.svc.composer", func(v string) bool { return v == "stopped" })
-	p.sh("start composer")
-	p.await("init.svc.composer", func(v string) bool { return v == "running" })
-	if out, err := exec.Command(p.runc, "--root", p.root, "exec", p.id(), "start", "nothing").CombinedOutput(); err == nil {
-		t.Errorf("start nothing: %s", out)
-	}
-	p.ask("shutdown")
-	p.exits()
-}
-
-// TestOrphansAreReaped leaves a child of a shell that is no more.
-func TestOrphansAreReaped(t *testing.T) {
-	p := newPhone(t)
-	p.boot()
-	p.sh(`sh -c 'sleep 1000 >/dev/null 2>&1 </dev/null & while ! ps | grep -q "[s]leep 1000"; do true; done; kill -KILL $$'; true`)
-	orphan := strings.Fields(p.sh("ps | grep '[s]leep 1000'"))
-	if len(orphan) < 3 || orphan[2] != "1" {
-		t.Fatalf("the orphan is %v", orphan)
-	}
-	p.sh("kill -KILL " + orphan[1])
-	for p.sh("test -d /proc/"+orphan[1]+" && echo there; true") == "there" {
-	}
-	p.ask("shutdown")
-	p.exits()
 }
 
 func TestDataSurvivesBoots(t *testing.T) {

@@ -6,10 +6,12 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/scripts/testphone/apkmake"
 	"github.com/phonehost/phonehost/scripts/testphone/applet"
 )
 
@@ -23,7 +25,11 @@ type entry struct {
 }
 
 // tree returns the files of the image for an architecture, directories before what is in them.
-func tree(program []byte, arch, version string) []entry {
+func tree(program []byte, arch, version string) ([]entry, error) {
+	apps, err := systemApps()
+	if err != nil {
+		return nil, err
+	}
 	dir := func(name string, mode int64) entry { return entry{name: name + "/", mode: mode, kind: tar.TypeDir} }
 	file := func(name, text string) entry {
 		return entry{name: name, mode: 0o644, kind: tar.TypeReg, data: []byte(text)}
@@ -42,20 +48,57 @@ func tree(program []byte, arch, version string) []entry {
 		dir("proc", 0o555), dir("run", 0o755), dir("run/wayland", 0o755), dir("sys", 0o555),
 		dir("system", 0o755), dir("system/bin", 0o755),
 	}
-	names := append(applet.Names(), "init", "servicemanager", "sh", "testphone-screen")
+	names := append(applet.Names(), "app_process", "init", "servicemanager", "sh", "system_server", "testphone-screen", "zygote")
 	slices.Sort(names)
 	for _, name := range names {
 		list = append(list, link("system/bin/"+name, "testphone"))
 	}
+	list = append(list, apps...)
 	list = append(list,
 		entry{name: "system/bin/testphone", mode: 0o755, kind: tar.TypeReg, data: program},
 		file("system/build.prop", buildProp(arch, version)),
 		dir("tmp", 0o1777),
 	)
-	return list
+	return list, nil
 }
 
-// buildProp returns the properties of the image. The Android release is the one whose contracts testphone keeps.
+// systemApps are the packages that the image brings: one with the system's uid, one whose uid is shared, and the launcher.
+func systemApps() ([]entry, error) {
+	key, err := apkmake.NewKey("platform")
+	if err != nil {
+		return nil, err
+	}
+	list := []entry{{name: "system/app/", mode: 0o755, kind: tar.TypeDir}, {name: "system/priv-app/", mode: 0o755, kind: tar.TypeDir}}
+	internet := []string{"android.permission.INTERNET"}
+	for _, app := range []struct {
+		dir string
+		app apkmake.App
+	}{
+		{"app/Launcher3", apkmake.App{Package: "com.android.launcher3", Label: "Launcher", Activities: []string{".Launcher"}}},
+		{"priv-app/Settings", apkmake.App{
+			Package: "com.android.settings", Label: "Settings", SharedUserID: "android.uid.system", Activities: []string{".Settings"}, Permissions: internet,
+		}},
+		{"priv-app/SystemUI", apkmake.App{Package: "com.android.systemui", Label: "System UI", SharedUserID: "android.uid.systemui", Permissions: internet}},
+	} {
+		app.app.VersionCode, app.app.VersionName, app.app.MinSDK, app.app.TargetSDK = sdk, release, sdk, sdk
+		data, err := apkmake.Make(app.app, key)
+		if err != nil {
+			return nil, err
+		}
+		dir := "system/" + app.dir
+		list = append(list, entry{name: dir + "/", mode: 0o755, kind: tar.TypeDir},
+			entry{name: dir + "/" + path.Base(dir) + ".apk", mode: 0o644, kind: tar.TypeReg, data: data})
+	}
+	return list, nil
+}
+
+// The Android release whose contracts testphone keeps, and its API level.
+const (
+	release = "14"
+	sdk     = 34
+)
+
+// buildProp returns the properties of the image.
 func buildProp(arch, version string) string {
 	abi := map[string]string{"amd64": "x86_64", "arm64": "arm64-v8a"}[arch]
 	lines := []string{
@@ -63,8 +106,8 @@ func buildProp(arch, version string) string {
 		"ro.build.id=testphone",
 		"ro.build.type=userdebug",
 		"ro.build.display.id=testphone " + version,
-		"ro.build.version.release=14",
-		"ro.build.version.sdk=34",
+		"ro.build.version.release=" + release,
+		fmt.Sprintf("ro.build.version.sdk=%d", sdk),
 		"ro.build.version.incremental=" + version,
 		"ro.build.shutdown_timeout=6",
 		"ro.debuggable=1",

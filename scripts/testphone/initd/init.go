@@ -185,11 +185,14 @@ func (p *phone) openData() error {
 		mode os.FileMode
 	}{
 		{"app", 0o771}, {"data", 0o771}, {"local", 0o751}, {"local/tmp", 0o771}, {"misc", 0o771}, {"property", 0o700},
-		{"user", 0o711}, {"user/0", 0o771}, {"system", 0o775},
+		{"user", 0o711}, {"system", 0o775},
 	} {
 		if err := makeDir(filepath.Join(dataDir, dir.name), dir.mode); err != nil {
 			return fmt.Errorf("prepare %s: %w", dataDir, err)
 		}
+	}
+	if err := linkUser(); err != nil {
+		return fmt.Errorf("prepare %s: %w", dataDir, err)
 	}
 	if err := p.store.OpenPersistent(persistentFile); err != nil {
 		p.out.printf("%v: they are set aside", err)
@@ -214,6 +217,20 @@ func (p *phone) openData() error {
 	p.derive("ro.testphone.first_boot", "0")
 	p.out.printf("boot %d of this /data", boots)
 	return nil
+}
+
+// linkUser makes /data/user/0 a link to /data/data, as Android does. The directory that older testphones made there is empty.
+func linkUser() error {
+	path := filepath.Join(dataDir, "user/0")
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode()&os.ModeSymlink != 0 {
+			return nil
+		}
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+	}
+	return os.Symlink("../data", path)
 }
 
 // makeDir makes a directory with exactly the mode, whatever the umask.

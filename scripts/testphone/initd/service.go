@@ -43,6 +43,8 @@ type service struct {
 	started time.Time
 	wanted  bool // to be started again when it ends
 	again   time.Time
+	// stopping says that an order ends it and it is not gone yet; pending, that another order wants it back then.
+	stopping, pending bool
 }
 
 // start starts a service that does not run.
@@ -122,12 +124,22 @@ func (p *phone) reap() {
 		}
 		for _, s := range p.services {
 			if s.pid == pid {
-				s.pid = 0
 				p.out.printf("service %s: pid %d %s", s.Name, pid, describe(status))
-				p.plan(s)
+				p.gone(s)
 			}
 		}
 	}
+}
+
+// gone decides what follows the end of a service.
+func (p *phone) gone(s *service) {
+	pending := s.pending
+	s.pid, s.stopping, s.pending = 0, false, false
+	if pending && p.ending == nil {
+		p.launch(s)
+		return
+	}
+	p.plan(s)
 }
 
 func describe(status unix.WaitStatus) string {
@@ -155,12 +167,14 @@ func (p *phone) obey(o order) error {
 			return fmt.Errorf("the phone is shutting down: %w", errdefs.ErrFailedPrecondition)
 		case o.action == "start" && s.pid == 0, o.action == "restart" && s.pid == 0:
 			p.launch(s)
+		case (o.action == "start" || o.action == "restart") && s.stopping:
+			s.pending = true
 		case o.action == "start":
 		case o.action == "restart":
 			s.started = time.Time{} // no waiting for the period
 			kill(s, unix.SIGKILL)
 		case o.action == "stop":
-			s.wanted, s.again = false, time.Time{}
+			s.wanted, s.again, s.stopping, s.pending = false, time.Time{}, s.pid != 0, false
 			kill(s, unix.SIGKILL)
 			p.state(s, "stopped")
 		default:

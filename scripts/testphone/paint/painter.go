@@ -50,6 +50,7 @@ type Painter struct {
 	fresh    bool // everything is to be drawn
 	elements []element
 	touches  *touches
+	tiles    *tiles
 	first    time.Time
 	frame    uint32
 	damage   []image.Rectangle
@@ -70,6 +71,7 @@ func New(cfg Config) (*Painter, error) {
 	}
 	p := &Painter{cfg: cfg, faces: f, canvas: newCanvas(cfg.Width, cfg.Height), back: newCanvas(cfg.Width, cfg.Height)}
 	p.touches = newTouches(f, cfg.Width, cfg.Height)
+	p.tiles = newTiles(f, p.layout().body)
 	return p, p.SetScene("motion")
 }
 
@@ -82,6 +84,9 @@ func (p *Painter) SetScene(name string) error {
 	p.build()
 	return nil
 }
+
+// SetApps changes which apps are shown, by their labels, from the next frame on; the first eight are.
+func (p *Painter) SetApps(labels []string) { p.tiles.set(labels) }
 
 // Canvas returns the picture as the last Frame left it. It stays the same memory.
 func (p *Painter) Canvas() *Canvas { return p.canvas }

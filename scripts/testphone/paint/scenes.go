@@ -50,7 +50,7 @@ func (p *Painter) build() {
 		p.elements = append(p.elements, p.bubbles()...)
 	}
 	p.elements = append(p.elements, p.texts(l)...)
-	p.elements = append(p.elements, p.touches)
+	p.elements = append(p.elements, p.tiles, p.touches)
 }
 
 // bubbles are the moving discs of the scene motion.

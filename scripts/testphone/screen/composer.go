@@ -73,9 +73,14 @@ func (s *composer) close() {
 	}
 }
 
-// run shows frames until ctx ends or the display goes away. scenes changes what is shown; shown is called once, when the display has
-// taken the first frame.
-func (s *composer) run(ctx context.Context, scenes <-chan string, shown func() error) error {
+// changes are what properties change on the screen while it is shown.
+type changes struct {
+	scenes chan string
+	apps   chan []string
+}
+
+// run shows frames until ctx ends or the display goes away. shown is called once, when the display has taken the first frame.
+func (s *composer) run(ctx context.Context, c changes, shown func() error) error {
 	if s.settings.fps > 0 {
 		s.milliHertz = s.settings.fps * 1000
 	}
@@ -98,11 +103,11 @@ func (s *composer) run(ctx context.Context, scenes <-chan string, shown func() e
 	if err := shown(); err != nil {
 		return err
 	}
-	return s.loop(ctx, scenes)
+	return s.loop(ctx, c)
 }
 
 // loop draws a frame at every tick of its own clock.
-func (s *composer) loop(ctx context.Context, scenes <-chan string) error {
+func (s *composer) loop(ctx context.Context, c changes) error {
 	period := time.Duration(1e12 / float64(s.milliHertz))
 	next := time.Now().Add(period)
 	tick := time.NewTimer(period)
@@ -121,7 +126,9 @@ func (s *composer) loop(ctx context.Context, scenes <-chan string) error {
 			if err := s.flush(); err != nil {
 				return err
 			}
-		case name := <-scenes:
+		case labels := <-c.apps:
+			s.picture.SetApps(labels)
+		case name := <-c.scenes:
 			if err := s.picture.SetScene(name); err != nil {
 				return err
 			}

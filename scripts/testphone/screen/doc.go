@@ -5,6 +5,6 @@
 // that is fixed from then on; frames by its own clock, never by frame callbacks; three buffers in turn whether released or not, each with
 // a memfd and a pool of its own; the whole buffer damaged each time; and an end when the display does not read what is sent.
 //
-// One goroutine, the caller of Run, owns the client and the picture. Two more feed it, one with the display's events and one with changes
-// of properties; Run waits for both.
+// One goroutine, the caller of Run, owns the client and the picture. Three more feed it, one with the display's events and two with
+// changes of properties; Run waits for them.
 package screen

@@ -25,19 +25,23 @@ type Config struct {
 	Stdout io.Writer
 	// Properties is asked for settings and told that the phone has booted; nil for the service at its usual place.
 	Properties *property.Client
+	// Shown is called when the display has taken the first frame; nil sets sys.boot_completed.
+	Shown func(ctx context.Context) error
 	// Socket is the display's socket; empty for $XDG_RUNTIME_DIR/$WAYLAND_DISPLAY, by default /run/wayland/wayland-0.
 	Socket string
 }
 
 // Run waits for the display's socket, connects, and shows the screen until ctx ends, when it returns nil, or the display goes away, when
-// it returns an error: init then starts the composer again, as Android does. When the display has taken the first frame, it sets
-// sys.boot_completed.
+// it returns an error: init then starts the composer again, as Android does.
 func Run(ctx context.Context, cfg Config) error {
 	if cfg.Properties == nil {
 		cfg.Properties = property.NewClient("")
 	}
 	if cfg.Socket == "" {
 		cfg.Socket = socketPath()
+	}
+	if cfg.Shown == nil {
+		cfg.Shown = func(ctx context.Context) error { return BootCompleted(ctx, cfg.Properties) }
 	}
 	set, err := readSettings(ctx, cfg.Properties)
 	if err != nil {
@@ -57,16 +61,19 @@ func Run(ctx context.Context, cfg Config) error {
 	var watcher sync.WaitGroup
 	defer watcher.Wait()
 	defer cancel()
-	scenes := make(chan string)
-	watcher.Go(func() { watchScene(ctx, cfg, scenes) })
-	err = s.run(ctx, scenes, func() error {
+	c := changes{scenes: make(chan string), apps: make(chan []string)}
+	watcher.Go(func() { watchScene(ctx, cfg, c.scenes) })
+	watcher.Go(func() { watchApps(ctx, cfg, c.apps) })
+	err = s.run(ctx, c, func() error {
 		fmt.Fprintf(cfg.Stdout, "screen: %dx%d at %g Hz, first frame shown\n", s.width, s.height, float64(s.milliHertz)/1000)
-		return errors.Join(
-			cfg.Properties.Set(ctx, "dev.bootcomplete", "1"),
-			cfg.Properties.Set(ctx, "sys.boot_completed", "1"),
-		)
+		return cfg.Shown(ctx)
 	})
 	return endOf(ctx, err)
+}
+
+// BootCompleted says that the phone has booted.
+func BootCompleted(ctx context.Context, c *property.Client) error {
+	return errors.Join(c.Set(ctx, "dev.bootcomplete", "1"), c.Set(ctx, "sys.boot_completed", "1"))
 }
 
 // endOf is nil when what ended is ctx.
@@ -135,6 +142,22 @@ func watchScene(ctx context.Context, cfg Config, scenes chan<- string) {
 		}
 		select {
 		case scenes <- scene:
+		case <-ctx.Done():
+		}
+	})
+	if ctx.Err() == nil {
+		fmt.Fprintf(cfg.Stdout, "screen: %v\n", err)
+	}
+}
+
+// watchApps passes on which apps run whenever that changes. It ends with ctx or the property service.
+func watchApps(ctx context.Context, cfg Config, apps chan<- []string) {
+	err := cfg.Properties.Watch(ctx, AppsProperty, func(p property.Property) {
+		if p.Name != AppsProperty {
+			return
+		}
+		select {
+		case apps <- splitApps(p.Value):
 		case <-ctx.Done():
 		}
 	})

@@ -3,6 +3,7 @@ package asset
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -200,32 +201,36 @@ func TestPrune(t *testing.T) {
 	}
 }
 
-func TestLockTakesAFreeSlot(t *testing.T) {
+func TestLock(t *testing.T) {
 	dir := t.TempDir()
 	c, other := open(t, dir), open(t, dir)
-	a, name, err := c.Lock(t.Context(), nil, "slot-1", "slot-2")
-	if err != nil || name != "slot-1" {
-		t.Fatalf("took %q, %v", name, err)
+	held, err := c.Lock(t.Context(), func(holders string) { t.Errorf("a free lock is held by %s", holders) }, "one")
+	if err != nil {
+		t.Fatal(err)
 	}
-	b, name, err := other.Lock(t.Context(), nil, "slot-1", "slot-2")
-	if err != nil || name != "slot-2" {
-		t.Fatalf("took %q, %v", name, err)
+	free, err := other.Lock(t.Context(), nil, "another")
+	if err != nil {
+		t.Fatal(err)
 	}
-	defer b.Close()
-	ctx, cancel := context.WithCancel(t.Context())
+	defer free.Close()
+	why := errors.New("enough waited")
+	ctx, cancel := context.WithCancelCause(t.Context())
 	var told string
-	if _, _, err := c.Lock(ctx, func(holders string) { told = holders; cancel() }, "slot-1", "slot-2"); !errors.Is(err, context.Canceled) {
-		t.Errorf("a third: %v", err)
+	if _, err := other.Lock(ctx, func(holders string) { told = holders; cancel(why) }, "one"); !errors.Is(err, why) {
+		t.Errorf("a second holder: %v", err)
 	}
-	if want := "pid "; !strings.Contains(told, want) {
-		t.Errorf("waiting was told of %q", told)
+	if want := fmt.Sprint("pid ", os.Getpid()); told != want {
+		t.Errorf("waiting was told of %q, want %q", told, want)
 	}
-	// The one that waits gets the slot that becomes free.
-	c2, name, err := c.Lock(t.Context(), func(string) { a.Close() }, "slot-1", "slot-2")
-	if err != nil || name != "slot-1" {
-		t.Fatalf("took %q, %v", name, err)
+	// The one that waits gets it when it becomes free.
+	next, err := other.Lock(t.Context(), func(string) { held.Close() }, "one")
+	if err != nil {
+		t.Fatal(err)
 	}
-	c2.Close()
+	next.Close()
+	if _, err := c.Lock(t.Context(), nil, "../one"); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("a name that is none: %v", err)
+	}
 }
 
 func TestHash(t *testing.T) {

@@ -29,54 +29,26 @@ type Lock struct {
 	file *os.File
 }
 
-// Lock waits until one of names is free and takes it for this process alone, returning which: one name is a lock, several are slots.
-// waiting, if not nil, is called once if none is free at first. The cache cannot be emptied while the lock is held.
-func (c *Cache) Lock(ctx context.Context, waiting func(holders string), names ...string) (*Lock, string, error) {
-	locks := make([]*Lock, len(names))
-	taken := -1
-	defer func() {
-		for i, l := range locks {
-			if l != nil && i != taken {
-				l.Close()
-			}
-		}
-	}()
-	for i, name := range names {
-		if !validName.MatchString(name) {
-			return nil, "", fmt.Errorf("lock %q: want a name of letters, digits and ._+-: %w", name, errdefs.ErrInvalidArgument)
-		}
-		var err error
-		if locks[i], err = c.lock(name); err != nil {
-			return nil, "", err
-		}
+// Lock waits until the lock called name is free and takes it for this process alone. waiting, if not nil, is called once if it is
+// not free at first. The cache cannot be emptied while the lock is held.
+func (c *Cache) Lock(ctx context.Context, waiting func(holders string), name string) (*Lock, error) {
+	if !validName.MatchString(name) {
+		return nil, fmt.Errorf("lock %q: want a name of letters, digits and ._+-: %w", name, errdefs.ErrInvalidArgument)
 	}
-	tick := time.NewTicker(retry)
-	defer tick.Stop()
-	for {
-		var holders []string
-		for i, l := range locks {
-			ok, err := l.try(exclusive)
-			if err != nil {
-				return nil, "", err
-			}
-			if ok {
-				taken = i
-				return l, names[i], nil
-			}
-			if waiting != nil {
-				holders = append(holders, l.Holders())
-			}
-		}
+	l, err := c.lock(name)
+	if err != nil {
+		return nil, err
+	}
+	tell := func() {
 		if waiting != nil {
-			waiting(strings.Join(holders, ", "))
-			waiting = nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, "", fmt.Errorf("wait for the lock %s: %w", strings.Join(names, ", "), context.Cause(ctx))
+			waiting(l.Holders())
 		}
 	}
+	if err := l.wait(ctx, exclusive, tell, nil); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("wait for the lock %s: %w", name, err)
+	}
+	return l, nil
 }
 
 // Close gives the lock up.

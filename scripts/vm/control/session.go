@@ -51,19 +51,21 @@ func newOutbox(conn io.ReadWriteCloser) *outbox {
 	return o
 }
 
-// Write takes all of b, unless the outbox is closed or an earlier write went wrong.
-func (o *outbox) Write(b []byte) (int, error) {
+// put takes all parts, unless the outbox is closed or an earlier write went wrong.
+func (o *outbox) put(parts ...[]byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
-		return 0, o.err
+		return o.err
 	}
-	o.waiting = append(o.waiting, b...)
+	for _, p := range parts {
+		o.waiting = append(o.waiting, p...)
+	}
 	o.notify()
-	return len(b), nil
+	return nil
 }
 
-// offer is Write, but drops b while more than enough bytes wait. An error shows in the reads, which end with it.
+// offer is put, but drops b while more than enough bytes wait. An error shows in the reads, which end with it.
 func (o *outbox) offer(b []byte, enough int) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -103,21 +103,20 @@ func (w *wire) record() (err error) {
 
 // Write writes records. p is what yamux writes: the header of a frame or its payload, which become one record if they fit.
 func (w *wire) Write(p []byte) (int, error) {
-	if w.head == nil && announces(p) {
-		w.head = append([]byte(nil), p...)
+	if len(w.head) == 0 && announces(p) {
+		w.head = append(w.head, p...)
 		return len(p), nil
 	}
-	frame := append(w.head, p...)
-	w.head = nil
-	var records []byte
-	for len(frame) > 0 {
-		n := min(len(frame), maxRecord)
-		records = binary.BigEndian.AppendUint32(records, uint32(n))
-		records = append(records, frame[:n]...)
-		frame = frame[n:]
-	}
-	if _, err := w.outbox.Write(records); err != nil {
-		return 0, err
+	head, rest := w.head, p
+	w.head = w.head[:0]
+	for len(head)+len(rest) > 0 {
+		n := min(len(rest), maxRecord-len(head))
+		var header [recordHeader]byte
+		binary.BigEndian.PutUint32(header[:], uint32(len(head)+n))
+		if err := w.put(header[:], head, rest[:n]); err != nil {
+			return 0, err
+		}
+		head, rest = nil, rest[n:]
 	}
 	return len(p), nil
 }

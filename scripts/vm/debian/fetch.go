@@ -36,7 +36,7 @@ func (a *Archive) File(p Package) string {
 func (a *Archive) Fetch(ctx context.Context, r Resolution) (dir string, err error) {
 	// One at a time: the connection to the mirror is what there is to share.
 	waiting := func(holders string) { a.log.Debug("waiting for the pool of packages", "holder", holders) }
-	lock, _, err := a.cache.Lock(ctx, waiting, "pool")
+	lock, err := a.cache.Lock(ctx, waiting, "pool")
 	if err != nil {
 		return "", err
 	}

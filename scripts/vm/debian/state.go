@@ -55,7 +55,7 @@ func (a *Archive) state(ctx context.Context, req Request) (*state, error) {
 	s.config = filepath.Join(s.dir, "apt.conf")
 	var err error
 	waiting := func(holders string) { a.log.Debug("waiting for apt", "state", name, "holder", holders) }
-	if s.lock, _, err = a.cache.Lock(ctx, waiting, name); err != nil {
+	if s.lock, err = a.cache.Lock(ctx, waiting, name); err != nil {
 		return nil, err
 	}
 	if err := s.write(sources.String()); err != nil {

@@ -41,6 +41,7 @@ func (h *handler) Exec(ctx context.Context, req control.Request, streams control
 	err = start(ctx, cmd)
 	plumbing.closeTheirs()
 	if err != nil {
+		plumbing.closeOutput()
 		return -1, err
 	}
 	exited := make(chan struct{})
@@ -84,17 +85,18 @@ func command(req control.Request) (*exec.Cmd, error) {
 		return nil, fmt.Errorf("a command without arguments: %w", errdefs.ErrInvalidArgument)
 	}
 	env := append(os.Environ(), req.Env...)
-	name, err := lookPath(req.Args[0], env, req.Dir)
+	dir := req.Dir
+	if dir == "" {
+		dir = "/"
+		if _, err := os.Stat("/root"); err == nil {
+			dir = "/root"
+		}
+	}
+	name, err := lookPath(req.Args[0], env, dir)
 	if err != nil {
 		return nil, err
 	}
-	cmd := &exec.Cmd{Path: name, Args: req.Args, Env: env, Dir: req.Dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
-	if cmd.Dir == "" {
-		cmd.Dir = "/"
-		if _, err := os.Stat("/root"); err == nil {
-			cmd.Dir = "/root"
-		}
-	}
+	cmd := &exec.Cmd{Path: name, Args: req.Args, Env: env, Dir: dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
 	if req.User != "" {
 		if cmd.SysProcAttr.Credential, err = credential(req.User); err != nil {
 			return nil, err
@@ -103,7 +105,7 @@ func command(req control.Request) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// lookPath finds a program in the PATH of env.
+// lookPath finds a program in the PATH of env, or, if its name has a slash, from dir.
 func lookPath(name string, env []string, dir string) (string, error) {
 	if strings.Contains(name, "/") {
 		if !filepath.IsAbs(name) {

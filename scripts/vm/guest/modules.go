@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -61,12 +62,27 @@ func Modprobe(args []string) error {
 		return err
 	}
 	m := modules{dir: "/usr/lib/modules/" + line.release, options: line.options}
-	var names, options []string
+	names, options, err := parseModprobe(args)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if err := m.load(name, options); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseModprobe takes modprobe's arguments apart: one name and its parameters, or with -a several names.
+func parseModprobe(args []string) (names, options []string, err error) {
 	all := false
 	for _, arg := range args {
 		switch {
 		case arg == "-a" || arg == "--all":
 			all = true
+		case arg == "-r" || arg == "--remove":
+			return nil, nil, errors.New("modprobe: no module is removed here, want rmmod")
 		case strings.HasPrefix(arg, "-"):
 		case strings.Contains(arg, "="):
 			options = append(options, arg)
@@ -77,42 +93,56 @@ func Modprobe(args []string) error {
 		}
 	}
 	if len(names) == 0 {
-		return errors.New("modprobe: no module is named, want modprobe [-q] NAME [OPTION=VALUE] or modprobe -a and names")
+		return nil, nil, errors.New("modprobe: no module is named, want modprobe [-q] NAME [OPTION=VALUE] or modprobe -a and names")
 	}
-	for _, name := range names {
-		if err := m.load(name, options); err != nil {
+	return names, options, nil
+}
+
+// load loads the module, or the modules of an alias, with what they depend on.
+func (m modules) load(name string, options []string) error {
+	loads, err := m.plan(name, options)
+	if err != nil {
+		return err
+	}
+	for _, l := range loads {
+		if err := loadFile(filepath.Join(m.dir, l.file), l.options); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// load loads the module, or the modules of an alias, with what they depend on.
-func (m modules) load(name string, options []string) error {
+// loading is one module to load, by its path below the directory.
+type loading struct {
+	file    string
+	options []string
+}
+
+// plan returns what load loads, in order: nothing for what is built in.
+func (m modules) plan(name string, options []string) ([]loading, error) {
 	name = strings.ReplaceAll(name, "-", "_")
 	files, err := m.files(name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(files) == 0 {
 		if builtin, err := m.builtin(name); builtin || err != nil {
-			return err
+			return nil, err
 		}
-		return fmt.Errorf("load module %s: there is none in %s: %w", name, m.dir, fs.ErrNotExist)
+		return nil, fmt.Errorf("load module %s: there is none in %s: %w", name, m.dir, fs.ErrNotExist)
 	}
+	var loads []loading
 	for _, chain := range files {
 		// The chain is the module and then what it needs, each before what itself needs.
-		for i := len(chain) - 1; i >= 0; i-- {
-			words := m.options[moduleName(chain[i])]
+		for i, file := range slices.Backward(chain) {
+			words := m.options[moduleName(file)]
 			if i == 0 {
 				words = append(words[:len(words):len(words)], options...)
 			}
-			if err := loadFile(filepath.Join(m.dir, chain[i]), words); err != nil {
-				return err
-			}
+			loads = append(loads, loading{file, words})
 		}
 	}
-	return nil
+	return loads, nil
 }
 
 // files returns, for each module that name means, its file and those of its dependencies.

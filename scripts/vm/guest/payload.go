@@ -48,7 +48,7 @@ func unpackPayload(ctx context.Context) error {
 	return nil
 }
 
-// untar unpacks directories, regular files, and links within the directory, owned by root.
+// untar unpacks directories, regular files, and links within the directory, with their permissions, owned by root.
 func untar(ctx context.Context, dir *os.Root, r io.Reader) error {
 	for archive := tar.NewReader(r); ctx.Err() == nil; {
 		h, err := archive.Next()
@@ -66,7 +66,7 @@ func untar(ctx context.Context, dir *os.Root, r io.Reader) error {
 }
 
 func untarEntry(dir *os.Root, h *tar.Header, r io.Reader) error {
-	name := path.Clean(h.Name)
+	name, mode := path.Clean(h.Name), h.FileInfo().Mode().Perm()
 	if parent := path.Dir(name); parent != "." && parent != "/" {
 		if err := dir.MkdirAll(parent, 0o755); err != nil {
 			return err
@@ -74,17 +74,22 @@ func untarEntry(dir *os.Root, h *tar.Header, r io.Reader) error {
 	}
 	switch h.Typeflag {
 	case tar.TypeDir:
-		return dir.MkdirAll(name, h.FileInfo().Mode().Perm())
+		if err := dir.MkdirAll(name, mode); err != nil {
+			return err
+		}
+		return dir.Chmod(name, mode) // whatever the umask, or what made it
 	case tar.TypeSymlink:
 		return dir.Symlink(h.Linkname, name)
 	case tar.TypeLink:
 		return dir.Link(h.Linkname, name)
 	case tar.TypeReg:
-		f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, h.FileInfo().Mode().Perm())
+		f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 		if err != nil {
 			return err
 		}
-		_, err = io.Copy(f, r)
+		if _, err = io.Copy(f, r); err == nil {
+			err = f.Chmod(mode)
+		}
 		return closed(f, err)
 	}
 	return fmt.Errorf("entry of type %q, want a directory, a file or a link", h.Typeflag)

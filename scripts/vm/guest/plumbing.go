@@ -40,6 +40,13 @@ func (p *plumbing) close() {
 	}
 }
 
+// closeOutput closes the outputs of a program that was not started.
+func (p *plumbing) closeOutput() {
+	for _, o := range p.output {
+		o.file.Close()
+	}
+}
+
 // pipes connects cmd to pipes.
 func pipes(cmd *exec.Cmd, req control.Request) (p plumbing, err error) {
 	pipe := func() (r, w *os.File) {
@@ -63,9 +70,7 @@ func pipes(cmd *exec.Cmd, req control.Request) (p plumbing, err error) {
 	if err != nil {
 		p.closeTheirs()
 		p.close()
-		for _, o := range p.output {
-			o.file.Close()
-		}
+		p.closeOutput()
 		return plumbing{}, fmt.Errorf("make pipes: %w", err)
 	}
 	return p, nil

@@ -110,7 +110,7 @@ func (l *Lab) readResolved() (resolved, error) {
 
 // changeResolved lets change work on what is known, alone, and keeps it if change returns true.
 func (l *Lab) changeResolved(ctx context.Context, change func(resolved) bool) error {
-	lock, _, err := l.cache.Lock(ctx, nil, "resolution")
+	lock, err := l.cache.Lock(ctx, nil, "resolution")
 	if err != nil {
 		return err
 	}

@@ -25,12 +25,14 @@ type Config struct {
 	// Dir takes the sockets and the serial log, which stays there; it is made if absent. "" is a directory of the cache that
 	// Close removes with all in it.
 	Dir string
-	// Cache is the lab's cache, which has the host's slots; nil is the one at asset.DefaultDir, opened for this machine.
+	// Cache is the lab's cache, where what a running machine needs lies; nil is the one at asset.DefaultDir, opened for this machine.
 	Cache *asset.Cache
 	// Accelerator is how the guest's code runs; "" is KVM where a smoke boot has shown that it works, else TCG.
 	Accelerator Accel
 	// Logger takes what happens; nil discards it.
 	Logger *slog.Logger
+
+	slots string // what the names of its slots begin with; "" is hostSlots, a test has its own
 }
 
 // Accel is a way to run the guest's code.

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -103,10 +104,31 @@ func TestVMRestarts(t *testing.T) {
 // TestVMHang stops the guest's processors: requests must end with their contexts, and go on when the guest does.
 func TestVMHang(t *testing.T) {
 	m := started(t, config(t, "amd64", "6.12"))
+	why := errors.New("the guest hangs")
+	// It stops in the middle of what a program writes.
+	writing, giveUp := context.WithCancelCause(t.Context())
+	flows := make(chan struct{})
+	flowing := sync.OnceFunc(func() { close(flows) })
+	ended := make(chan error, 1)
+	go func() {
+		_, err := m.Exec(writing, control.Command{Args: []string{"cat", "/dev/zero"}, Stdout: writer(func(p []byte) (int, error) {
+			flowing()
+			return len(p), nil
+		})})
+		ended <- err
+	}()
+	select {
+	case <-flows:
+	case err := <-ended:
+		t.Fatal(err)
+	}
 	if err := m.QMP(bounded(t), "stop", nil, nil); err != nil {
 		t.Fatal(err)
 	}
-	why := errors.New("the guest hangs")
+	giveUp(why)
+	if err := <-ended; !errors.Is(err, why) {
+		t.Errorf("a program that writes: %v, want the context's cause", err)
+	}
 	for name, request := range map[string]func(context.Context) error{
 		"exec": func(ctx context.Context) error {
 			_, err := m.Exec(ctx, control.Command{Args: []string{"true"}})
@@ -165,21 +187,22 @@ func TestVMQEMUKilled(t *testing.T) {
 	}
 }
 
-// helperEnv makes TestVMHostKilled the process that is killed; it is the directory of a cache for its slots.
+// helperEnv makes TestVMHostKilled the process that is killed; it is the name of its slots and the directory of its cache.
 const helperEnv = "PHONEHOST_TEST_MACHINE_HELPER"
 
 func TestVMHostKilled(t *testing.T) {
 	c := config(t, "amd64", "6.12")
-	if dir := os.Getenv(helperEnv); dir != "" {
-		c.Cache = openCache(t, dir)
+	if slots, dir, ok := strings.Cut(os.Getenv(helperEnv), " "); ok {
+		c.slots, c.Cache = slots, openCache(t, dir)
 		m := started(t, c)
 		fmt.Printf("\nmachine %d %s\n", m.process.cmd.Process.Pid, m.Dir())
 		<-t.Context().Done()
 		return
 	}
+	c.slots = ownSlots()
 	dir := t.TempDir()
 	helper := exec.Command(os.Args[0], "-test.run=^TestVMHostKilled$", "-test.timeout=5m")
-	helper.Env = append(os.Environ(), helperEnv+"="+dir)
+	helper.Env = append(os.Environ(), helperEnv+"="+c.slots+" "+dir)
 	out, err := helper.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -251,9 +274,8 @@ func TestVMBadBoots(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := good
 			test.change(&c)
-			m, err := Start(bounded(t), c)
+			err := prepared(t, c).start(bounded(t))
 			if err == nil {
-				m.Close()
 				t.Fatal("it started")
 			}
 			if !strings.Contains(err.Error(), test.want) {
@@ -264,12 +286,12 @@ func TestVMBadBoots(t *testing.T) {
 	t.Run("boot that takes too long", func(t *testing.T) {
 		c := good
 		c.Variant.Cmdline = []string{"rdinit=/bin/sh"} // which reads the console, where nobody types
+		m := prepared(t, c)
 		why := errors.New("too long")
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 4*time.Second, why)
 		defer cancel()
-		m, err := Start(ctx, c)
+		err := m.start(ctx)
 		if err == nil {
-			m.Close()
 			t.Fatal("it started")
 		}
 		if !errors.Is(err, why) || !strings.Contains(err.Error(), "serial log") {
@@ -278,12 +300,13 @@ func TestVMBadBoots(t *testing.T) {
 	})
 }
 
-// TestVMSlots starts more machines than run at once.
+// TestVMSlots starts more machines than run at once, out of two caches.
 func TestVMSlots(t *testing.T) {
 	c := config(t, "amd64", "6.12")
-	c.Cache = openCache(t, t.TempDir())
-	c.Accelerator = TCG
-	first, second := started(t, c), started(t, c)
+	c.Cache, c.Accelerator, c.slots = openCache(t, t.TempDir()), TCG, ownSlots()
+	other := c
+	other.Cache = openCache(t, t.TempDir())
+	first, second := started(t, c), started(t, other)
 	said := make(chan string, 1)
 	c.Logger = slog.New(slog.NewTextHandler(writer(func(p []byte) (int, error) {
 		if strings.Contains(string(p), "waiting for a machine to end") {
@@ -304,8 +327,8 @@ func TestVMSlots(t *testing.T) {
 	}
 	why := errors.New("enough waited")
 	ctx, cancel := context.WithCancelCause(t.Context())
-	c.Logger = slog.New(slog.NewTextHandler(writer(func(p []byte) (int, error) { cancel(why); return len(p), nil }), nil))
-	if _, err := Start(ctx, c); !errors.Is(err, why) {
+	other.Logger = slog.New(slog.NewTextHandler(writer(func(p []byte) (int, error) { cancel(why); return len(p), nil }), nil))
+	if _, err := Start(ctx, other); !errors.Is(err, why) {
 		t.Errorf("a wait for a slot that is given up: %v", err)
 	}
 	select {

@@ -55,6 +55,7 @@ func TestVMSnapshot(t *testing.T) {
 }
 
 func testSnapshot(t *testing.T, c Config) {
+	two(t)
 	c.Accelerator = TCG
 	c.Payload = archive(t, "first")
 	m := started(t, c)
@@ -95,7 +96,7 @@ func testSnapshot(t *testing.T, c Config) {
 
 	other := c
 	other.Variant.Cmdline = []string{"psi=0"}
-	if m, err := Resume(bounded(t), other, saved); !errdefs.IsFailedPrecondition(err) {
+	if m, err := Resume(t.Context(), other, saved); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("a snapshot of another command line: got %v, %v, want ErrFailedPrecondition", m, err)
 	}
 	// A resumed machine restarts like any other.

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,9 +14,6 @@ import (
 	"github.com/phonehost/phonehost/scripts/vm/asset"
 	"github.com/phonehost/phonehost/scripts/vm/control"
 )
-
-// Slots is how many machines run on a host at once.
-const Slots = 2
 
 // bootTime bounds a boot whose context has no deadline, or a later one.
 const bootTime = 10 * time.Minute
@@ -68,18 +66,13 @@ func (m *Machine) acquire(ctx context.Context) error {
 		}
 		m.cache = cache
 	}
-	names := make([]string, Slots)
-	for i := range names {
-		names[i] = fmt.Sprintf("machine-slot-%d", i)
-	}
 	waiting := func(holders string) {
 		m.log.Info("waiting for a machine to end", "at_once", Slots, "holders", holders)
 	}
-	lock, _, err := cache.Lock(ctx, waiting, names...)
-	if err != nil {
-		return fmt.Errorf("at most %d machines run at once: %w", Slots, err)
+	var err error
+	if m.slot, err = takeSlot(ctx, cmp.Or(m.config.slots, hostSlots), Slots, waiting); err != nil {
+		return fmt.Errorf("wait for one of %d machines that run at once: %w", Slots, err)
 	}
-	m.slot = lock
 	m.dir, err = newDirectory(cache, m.config.Dir)
 	return err
 }

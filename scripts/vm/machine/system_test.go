@@ -66,6 +66,7 @@ func TestVMSystemSnapshot(t *testing.T) {
 	for _, arch := range systemArches {
 		t.Run(arch, func(t *testing.T) {
 			c := systemConfig(t, arch, "6.12")
+			two(t)
 			c.Accelerator = TCG
 			m := started(t, c)
 			sh(t, m, "echo kept > /root/kept")

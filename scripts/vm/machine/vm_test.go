@@ -53,10 +53,10 @@ func bounded(t *testing.T) context.Context {
 	return ctx
 }
 
-// started starts a machine that ends with the test.
-func started(t *testing.T, c Config) *Machine {
+// prepared returns a machine that has a slot, is not started, and ends with the test. The wait for the slot does not count for limit.
+func prepared(t *testing.T, c Config) *Machine {
 	t.Helper()
-	m, err := Start(bounded(t), c)
+	m, err := prepare(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,6 +69,27 @@ func started(t *testing.T, c Config) *Machine {
 		}
 	})
 	return m
+}
+
+// started starts a machine that ends with the test.
+func started(t *testing.T, c Config) *Machine {
+	t.Helper()
+	m := prepared(t, c)
+	if err := m.start(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// two makes the test one of those that run two machines at once. Of these only one runs on a host, or each might have one machine and
+// wait for the other's to end.
+func two(t *testing.T) {
+	t.Helper()
+	alone, err := takeSlot(t.Context(), hostSlots+"-two", 1, func(holders string) { t.Log("waiting for another test with two machines:", holders) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { alone.Close() })
 }
 
 // sh runs a line of shell in the guest and returns its output.

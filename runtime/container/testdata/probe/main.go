@@ -22,10 +22,18 @@ func main() {
 	switch os.Args[1] {
 	case "files":
 		files()
+	case "android":
+		android()
+	case "connect":
+		connect(os.Args[2])
+	case "see":
+		see(os.Args[2])
 	case "size":
 		size()
 	case "eat":
 		eat()
+	case "fill":
+		fillAll(os.Args[2:])
 	}
 }
 
@@ -105,6 +113,8 @@ func calls() {
 	call("bpf-link-detach", unix.SYS_BPF, unix.BPF_LINK_DETACH, buf, 128)
 	call("bpf-link-update", unix.SYS_BPF, unix.BPF_LINK_UPDATE, buf, 128)
 	call("bpf-prog-detach", unix.SYS_BPF, unix.BPF_PROG_DETACH, buf, 128)
+	call("bpf-raw-tracepoint-open", unix.SYS_BPF, unix.BPF_RAW_TRACEPOINT_OPEN, buf, 128)
+	call("bpf-link-create", unix.SYS_BPF, unix.BPF_LINK_CREATE, buf, 128)
 	call("bpf-map-create", unix.SYS_BPF, unix.BPF_MAP_CREATE, buf, 128)
 	call("kexec-load", unix.SYS_KEXEC_LOAD, 0, none, buf, 0)
 	call("init-module", unix.SYS_INIT_MODULE, 0, 0, text(""))
@@ -132,6 +142,42 @@ func calls() {
 	call("syslog", unix.SYS_SYSLOG, 99, 0, 0)
 	call("clock-settime", unix.SYS_CLOCK_SETTIME, 999, buf)
 	call("getpid", unix.SYS_GETPID)
+	adminCalls(buf, uintptr(pipe[0]))
+}
+
+// adminCalls are those that only guests with CAP_SYS_ADMIN, and so with a stricter filter, could do something with.
+func adminCalls(buf, pipe uintptr) {
+	none, nowhere, empty := ^uintptr(0), text("/nowhere"), text("")
+	mount := func(name string, flags uintptr) { call(name, unix.SYS_MOUNT, nowhere, nowhere, text("none"), flags, 0) }
+	mount("mount-new", 0)
+	mount("mount-bind", unix.MS_BIND)
+	mount("mount-move", unix.MS_MOVE)
+	mount("mount-remount", unix.MS_REMOUNT)
+	mount("mount-remount-ro", unix.MS_REMOUNT|unix.MS_RDONLY)
+	mount("mount-remount-bind-rw", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_NODEV)
+	mount("mount-remount-bind-ro", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY)
+	call("fsopen", unix.SYS_FSOPEN, nowhere, 0)
+	call("move-mount", unix.SYS_MOVE_MOUNT, none, empty, none, empty, 0)
+	call("open-tree", unix.SYS_OPEN_TREE, none, nowhere, none)
+	call("mount-setattr", unix.SYS_MOUNT_SETATTR, none, nowhere, 0, buf, 0)
+	call("pivot-root", unix.SYS_PIVOT_ROOT, nowhere, nowhere)
+	call("unshare-net", unix.SYS_UNSHARE, unix.CLONE_NEWNET|0x1)
+	call("clone-net", unix.SYS_CLONE, unix.CLONE_NEWNET|unix.CLONE_THREAD, 0, 0, 0, 0)
+	call("ioctl-freeze", unix.SYS_IOCTL, pipe, 0xc0045877, 0)
+	call("ioctl-thaw", unix.SYS_IOCTL, pipe, uintptr(high(0xc0045878)), 0)
+	call("sched-fifo", unix.SYS_SCHED_SETSCHEDULER, none, unix.SCHED_FIFO, buf)
+	call("sched-rr", unix.SYS_SCHED_SETSCHEDULER, none, unix.SCHED_RR|unix.SCHED_RESET_ON_FORK, buf)
+	call("sched-batch", unix.SYS_SCHED_SETSCHEDULER, none, unix.SCHED_BATCH, buf)
+	call("sched-setattr", unix.SYS_SCHED_SETATTR, none, buf, 0)
+	call("ioprio-realtime", unix.SYS_IOPRIO_SET, 99, 0, 1<<13|4)
+	call("ioprio-idle", unix.SYS_IOPRIO_SET, 99, 0, 3<<13)
+	call("adjtimex", unix.SYS_ADJTIMEX, 0)
+	call("prlimit-core", unix.SYS_PRLIMIT64, none, unix.RLIMIT_CORE, buf, 0)
+	call("prlimit-read-core", unix.SYS_PRLIMIT64, none, unix.RLIMIT_CORE, 0, buf)
+	call("prlimit-files", unix.SYS_PRLIMIT64, none, unix.RLIMIT_NOFILE, buf, 0)
+	call("mknod-kmsg", unix.SYS_MKNODAT, none, text("x"), unix.S_IFCHR|0o600, uintptr(unix.Mkdev(1, 11)))
+	call("mknod-ram", unix.SYS_MKNODAT, none, text("x"), unix.S_IFBLK|0o600, uintptr(unix.Mkdev(1, 11)))
+	call("mknod-null", unix.SYS_MKNODAT, none, text("x"), unix.S_IFCHR|0o600, uintptr(unix.Mkdev(1, 3)))
 }
 
 // files tries to write and to open what is not the guest's.
@@ -193,6 +239,9 @@ func fill(path string, limit int) {
 }
 
 func why(err error) string {
+	if err == nil {
+		return "done"
+	}
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return unix.ErrnoName(errno)

@@ -1,5 +1,6 @@
 // Command testphone is every program of the testphone image, by the name that it is called with: init, sh, testphone-screen,
-// servicemanager, and the commands of package applet. Called as testphone, its first argument is the name.
+// servicemanager, zygote, app_process, system_server, and the commands of package applet. Called as testphone, its first argument is the
+// name. In a process that the zygote has started it is the app, whatever the name.
 package main
 
 import (
@@ -11,16 +12,20 @@ import (
 	"github.com/phonehost/phonehost/scripts/testphone/applet"
 	"github.com/phonehost/phonehost/scripts/testphone/initd"
 	"github.com/phonehost/phonehost/scripts/testphone/shell"
+	"github.com/phonehost/phonehost/scripts/testphone/zygote"
 )
 
 var version = "dev"
 
 func main() {
+	if name := os.Getenv(zygote.AppEnv); name != "" {
+		os.Exit(runApp(context.Background(), name))
+	}
 	args := os.Args
 	name := filepath.Base(args[0])
 	if name == "testphone" {
 		if len(args) < 2 {
-			fmt.Fprintln(os.Stderr, "testphone: which command? One of init, sh, testphone-screen, servicemanager, version and", applet.Names())
+			fmt.Fprintln(os.Stderr, "testphone: which command? One of init, sh, testphone-screen, servicemanager, zygote, version and", applet.Names())
 			os.Exit(2)
 		}
 		args = args[1:]
@@ -40,6 +45,12 @@ func run(ctx context.Context, name string, args []string) int {
 		return runScreen(ctx)
 	case "servicemanager":
 		return runManager(ctx)
+	case "zygote":
+		return runZygote(ctx)
+	case "app_process":
+		return fail("app_process", zygote.Specialize(args))
+	case "system_server":
+		return runSystem(ctx)
 	case "version":
 		fmt.Println(version)
 		return 0
@@ -57,6 +68,7 @@ func runInit(ctx context.Context, args []string) int {
 		Version: version,
 		Stdout:  os.Stdout,
 		Services: append(managerService(), []initd.Service{
+			{Name: "zygote", Args: []string{"/system/bin/zygote"}},
 			{Name: "composer", Args: []string{"/system/bin/testphone-screen"}},
 			{Name: "flood", Args: []string{"/system/bin/flood"}, Oneshot: true, Disabled: true},
 		}...),

@@ -6,6 +6,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/phonehost/phonehost/scripts/testphone/property"
 	"github.com/phonehost/phonehost/scripts/testphone/screen"
 )
 
@@ -13,7 +14,9 @@ import (
 func runScreen(ctx context.Context) int {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	if err := screen.Run(ctx, screen.Config{Stdout: os.Stdout}); err != nil && ctx.Err() == nil {
+	props := property.NewClient("")
+	shown := func(ctx context.Context) error { return props.Set(ctx, screen.ShownProperty, "1") }
+	if err := screen.Run(ctx, screen.Config{Stdout: os.Stdout, Properties: props, Shown: shown}); err != nil && ctx.Err() == nil {
 		return fail("screen", err)
 	}
 	return 0

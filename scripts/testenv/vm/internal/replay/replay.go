@@ -17,6 +17,8 @@ type Config struct {
 	Root string
 	// Artifacts, if not nil, is called when a test that keeps artifacts in the directory path of the other process has ended.
 	Artifacts func(t *testing.T, path string)
+	// Skipped, if not nil, is called for each test that was skipped, with its full name in the other process.
+	Skipped func(name string)
 }
 
 // Replay repeats the tests of another process. It is an io.Writer for that process's output.
@@ -167,6 +169,9 @@ func (r *Replay) end(n *node, result Kind) {
 		for _, path := range n.artifacts {
 			r.config.Artifacts(n.t, path)
 		}
+	}
+	if result == Skip && r.config.Skipped != nil {
+		r.config.Skipped(n.name)
 	}
 	n.result = result
 	close(n.over)

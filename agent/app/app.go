@@ -1,0 +1,111 @@
+// Package app installs, lists, starts, stops and removes apps in running phones, through the guests' own package manager and activity
+// manager: `pm` and `am`, which every Android has.
+//
+// What is to be installed is received, read and checked before any guest hears of it (Spool): a call that does not become an operation
+// leaves nothing. From then on the files belong to the operation, whose payload names their directory; they are removed when its last
+// part has ended, and Collect removes what no operation names. Into a guest they go through the standard input of `pm`, so that nothing
+// of them stays there but what it installs.
+//
+// The package keeps no state but the spool's directory and starts no goroutines. All methods may be called by many goroutines at once.
+package app
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"strings"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/job"
+	"github.com/phonehost/phonehost/runtime/container"
+)
+
+// Reasons of failures; docs/api.md has them.
+const (
+	// Refused means that the guest's package manager or activity manager refused; the text begins with its own code.
+	Refused = "APP_REFUSED"
+	// BadAPK means that the files are no APKs, or do not belong together.
+	BadAPK = "BAD_APK"
+	// DigestMismatch means that other bytes came than were announced.
+	DigestMismatch = "DIGEST_MISMATCH"
+)
+
+// Guests runs processes in guests (container.Engine).
+type Guests interface {
+	Exec(ctx context.Context, id string, opts container.ExecOptions) (exitCode uint32, err error)
+}
+
+// Manager manages apps.
+type Manager struct {
+	// Guests and Phones are the world.
+	Guests Guests
+	Phones job.Phones
+	// Spool keeps what is being installed.
+	Spool *Spool
+}
+
+// packagePattern is Android's rule for the names of packages (PackageParser.validateName): at least two parts, each of which begins
+// with a letter.
+var packagePattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)+$`)
+
+// maxPackage is the most characters of a package's name that installs.
+const maxPackage = 223
+
+// CheckPackage refuses what cannot be the name of a package.
+func CheckPackage(name string) error {
+	if len(name) > maxPackage || !packagePattern.MatchString(name) {
+		return fault.Field("package", "%q must be a package such as com.example.app, of at most %d characters", fault.Clip(name), maxPackage)
+	}
+	return nil
+}
+
+// maxAnswer bounds what is read of a manager's answer; the longest is a list of all apps.
+const maxAnswer = 4 << 20
+
+// answer keeps what a manager says, up to maxAnswer.
+type answer struct{ bytes.Buffer }
+
+// Write implements io.Writer.
+func (a *answer) Write(p []byte) (int, error) {
+	a.Buffer.Write(p[:min(len(p), maxAnswer-a.Len())])
+	return len(p), nil
+}
+
+// run runs one of the guest's managers and returns what it says. An error is of the phone, of containerd, or of ctx; whether the
+// manager did what it was asked for is in the text.
+func (m *Manager) run(ctx context.Context, id string, stdin io.Reader, args ...string) (string, uint32, error) {
+	before, err := job.Running(m.Phones, id)
+	if err != nil {
+		return "", 0, err
+	}
+	var out answer
+	both := &serial{w: &out}
+	code, err := m.Guests.Exec(ctx, id, container.ExecOptions{Args: args, Stdin: stdin, Stdout: both, Stderr: both})
+	if ctx.Err() != nil {
+		return "", 0, context.Cause(ctx)
+	}
+	if (err != nil || code > 128) && job.EndedWith(ctx, m.Phones, before) {
+		return "", 0, errors.Join(job.Ended(id), err)
+	}
+	if err != nil {
+		return "", 0, fmt.Errorf("run %s in %s: %w", args[0], id, err)
+	}
+	return strings.TrimSpace(out.String()), code, nil
+}
+
+// refused is the fault for a manager that did not do what it was asked for. Its text begins with the manager's code where it names one:
+// "Failure [CODE: words]".
+func refused(id, what, said string, code uint32) error {
+	if _, rest, ok := strings.Cut(said, "Failure ["); ok {
+		said = strings.TrimSuffix(strings.TrimSpace(rest), "]")
+	}
+	if said == "" {
+		said = fmt.Sprintf("exit code %d and no word", code)
+	}
+	return fault.New(errdefs.ErrAborted, Refused, "%s (%s in %s)", fault.Readable(said), what, id)
+}

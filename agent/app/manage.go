@@ -1,0 +1,85 @@
+package app
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/phonehost/phonehost/agent/job"
+	"github.com/phonehost/phonehost/agent/operation"
+)
+
+// target is what the other operations are stored as: an app.
+type target struct {
+	Package string `json:"package"`
+	// KeepData leaves the app's data; UninstallApp only.
+	KeepData bool `json:"keep_data,omitempty"`
+}
+
+// Payload is the payload of an operation on an app that is there. keepData is for operation.UninstallApp.
+func Payload(pkg string, keepData bool) any { return target{pkg, keepData} }
+
+// manageTime bounds the work of the guest's managers on an app that is there.
+const manageTime = 2 * time.Minute
+
+// handler does a job on an app that is there. What they do may be done again: an app that is gone, runs or does not run already is what
+// was asked for; so a part that was interrupted is.
+func handler(do func(ctx context.Context, w job.Work, q target) error) job.Handler {
+	return job.Handler{
+		Again: true,
+		Do: func(ctx context.Context, w job.Work) (*operation.Output, error) {
+			q, err := decode[target](w)
+			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, manageTime)
+			defer cancel()
+			return nil, do(ctx, w, q)
+		},
+	}
+}
+
+// Uninstaller does jobs of the kind operation.UninstallApp.
+func (m *Manager) Uninstaller() job.Handler {
+	return handler(func(ctx context.Context, w job.Work, q target) error {
+		args := []string{"pm", "uninstall"}
+		if q.KeepData {
+			args = append(args, "-k")
+		}
+		said, code, err := m.run(ctx, w.PhoneID, nil, append(args, q.Package)...)
+		return outcome(w.PhoneID, "pm uninstall", said, code, err)
+	})
+}
+
+// Starter does jobs of the kind operation.StartApp. A package alone stands for the activity that a launcher would start
+// (Intent.parseCommandArgs).
+func (m *Manager) Starter() job.Handler {
+	return handler(func(ctx context.Context, w job.Work, q target) error {
+		said, code, err := m.run(ctx, w.PhoneID, nil, "am", "start", q.Package)
+		return managed(w.PhoneID, "am start", said, code, err)
+	})
+}
+
+// Stopper does jobs of the kind operation.StopApp. An app that does not run is stopped; am says nothing of one that is not there.
+func (m *Manager) Stopper() job.Handler {
+	return handler(func(ctx context.Context, w job.Work, q target) error {
+		said, code, err := m.run(ctx, w.PhoneID, nil, "am", "force-stop", q.Package)
+		return managed(w.PhoneID, "am force-stop", said, code, err)
+	})
+}
+
+// managed reads the answer of the activity manager, which says an error in words, up to Android 11 with exit code 0.
+func managed(id, what, said string, code uint32, err error) error {
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(said) {
+		if strings.HasPrefix(line, "Error") || strings.HasPrefix(line, "Exception") || strings.HasPrefix(line, "java.lang.") {
+			return refused(id, what, strings.TrimSpace(line), code)
+		}
+	}
+	if code != 0 {
+		return refused(id, what, said, code)
+	}
+	return nil
+}

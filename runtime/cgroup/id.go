@@ -1,0 +1,33 @@
+package cgroup
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
+)
+
+// GuestID returns the id of the cgroup above a guest's container in cgroup v2, by which the kernel's BPF programs know it. No other
+// cgroup gets it while the host runs. The error is of class fs.ErrNotExist for a phone without cgroups, and errdefs.ErrNotImplemented
+// on a host without cgroup v2.
+func (t *Tree) GuestID(id string) (uint64, error) {
+	for _, h := range t.hierarchies {
+		if !h.v2 {
+			continue
+		}
+		var st unix.Stat_t
+		dir := filepath.Join(h.mount, t.root, id, "guest")
+		if err := unix.Stat(dir, &st); err != nil {
+			return 0, fmt.Errorf("id of cgroup %s: %w", dir, err)
+		}
+		return st.Ino, nil
+	}
+	return 0, fmt.Errorf("id of the cgroup of %s: this host has no cgroup v2: %w", id, errdefs.ErrNotImplemented)
+}
+
+// GuestLevel returns how deep the cgroups that GuestID speaks of lie below root, the root of the phones' cgroups: 3 for /phonehost.
+func GuestLevel(root string) int {
+	return len(strings.FieldsFunc(root, func(r rune) bool { return r == '/' })) + 2
+}

@@ -1,0 +1,40 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Clone makes a volume of what is in another, with a UUID of its own, unless there is one at path. Where the host's file system has
+// reflinks the two share their blocks until one of them writes, and shared is true; otherwise only what the source's image has allocated
+// is copied. The clone is as large as the source: see Grow.
+//
+// Like Create it leaves PATH.new at most. The source is not changed, and cannot be attached meanwhile; one that was not unmounted is
+// fine, as the clone is checked. Errors: errdefs.ErrFailedPrecondition if the source is in use; those of Check.
+func Clone(ctx context.Context, source, path string) (shared bool, err error) {
+	from, err := lockFree(ctx, source, unix.LOCK_SH, mountGrace)
+	if err != nil {
+		return false, fmt.Errorf("clone: %w", err)
+	}
+	defer from.Close()
+	err = appear(ctx, path, func(image *os.File) error {
+		var err error
+		if shared, err = copyImage(ctx, from, image); err != nil {
+			return fmt.Errorf("copy %s: %w", source, err)
+		}
+		reason, err := suspicion(image.Name())
+		if err != nil {
+			return err
+		}
+		if reason != "" {
+			if _, err := check(ctx, image, reason); err != nil {
+				return err
+			}
+		}
+		return succeed(ctx, image, "tune2fs", "-U", "random", image.Name())
+	})
+	return shared, err
+}
