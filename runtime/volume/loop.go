@@ -11,6 +11,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Loop is a loop device that has a volume. While it is open the device stays attached; when the last of its users, this one or a
@@ -33,6 +35,9 @@ func Attach(path string) (*Loop, error) {
 		return nil, fmt.Errorf("attach volume: %w", err)
 	}
 	defer back.Close()
+	if err := crashpoint.Fail("volume/attach"); err != nil {
+		return nil, fmt.Errorf("attach volume %s: %w", path, err)
+	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("attach volume %s: %w: is the loop module loaded?", path, err)
@@ -41,6 +46,7 @@ func Attach(path string) (*Loop, error) {
 	for range attempts {
 		l, err := tryAttach(control, back, path)
 		if err == nil {
+			crashpoint.Reached("volume/attached")
 			return l, nil
 		}
 		// Another process took the device between finding it free and configuring it, or opening it.

@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // MinBytes is the least size of a volume; a smaller file system has no room for its journal.
@@ -36,6 +38,7 @@ func Create(ctx context.Context, path string, bytes uint64) error {
 	if err := os.Rename(temp, path); err != nil {
 		return fmt.Errorf("volume: %w", err)
 	}
+	crashpoint.Reached("volume/renamed")
 	return syncFile(filepath.Dir(path))
 }
 
@@ -50,6 +53,9 @@ func makeImage(ctx context.Context, path string, bytes uint64) error {
 	if err := f.Truncate(int64(bytes)); err != nil {
 		return err
 	}
+	if err := crashpoint.Fail("volume/truncated"); err != nil {
+		return err
+	}
 	program, err := tool("mkfs.ext4")
 	if err != nil {
 		return err
@@ -59,6 +65,7 @@ func makeImage(ctx context.Context, path string, bytes uint64) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out)))
 	}
+	crashpoint.Reached("volume/formatted")
 	return f.Sync()
 }
 
