@@ -15,7 +15,8 @@
 //
 //	plan      what is to happen; a kill removes it first, so that the next process lives
 //	reached   the names of the points that were passed, one a line (record)
-//	held      the name of the point that is held, until the plan changes (hold)
+//	held      the names of the points that were held, until the plan changed (hold)
+//	failed    the names of the points that failed (fail)
 //
 // A name is a path such as "step/start/before" or "volume/truncated". Names are unique for a place in the code, not for an arrival.
 package crashpoint

@@ -57,6 +57,7 @@ func arrive(name string, mayFail bool) error {
 	case "hold":
 		hold(name, text)
 	case "fail":
+		note("failed", name)
 		return fmt.Errorf("%s: %w", name, ErrInjected)
 	}
 	return nil

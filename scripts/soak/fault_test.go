@@ -27,6 +27,7 @@ import (
 //	ACTION shim POINT N             the phone's shim,
 //	ACTION display POINT N          its display,
 //	ACTION guest POINT N            the guest's init
+//	ACTION disk POINT N             the disk below the state directory is full from there on, for a second
 type fault struct {
 	action action
 	kind   string
@@ -75,7 +76,7 @@ func (l *lab) play(ctx context.Context, f fault) (reached bool, err error) {
 			l.h.plan("fail " + strings.Join(f.words, " "))
 			return func() error { return nil }
 		})
-	case "containerd", "shim", "display", "guest":
+	case "containerd", "shim", "display", "guest", "disk":
 		return l.wrecked(ctx, f.action, func() func() error { return l.heldThen(ctx, f) })
 	}
 	return false, fmt.Errorf("unknown kind of fault %q", f.kind)
@@ -98,7 +99,6 @@ func (l *lab) killAfter(after time.Duration) func() error {
 
 // heldThen does the harm of a fault while the agent is held at its point, and then lets the agent go on.
 func (l *lab) heldThen(ctx context.Context, f fault) func() error {
-	_ = os.Remove(l.h.path("faults", "held")) // of an earlier round
 	l.h.plan("hold " + f.words[0] + " " + f.words[1] + " 1")
 	over, result := make(chan struct{}), make(chan error, 1)
 	go func() {
@@ -115,8 +115,13 @@ func (l *lab) heldThen(ctx context.Context, f fault) func() error {
 				return // the point was not reached
 			}
 		}
-		result <- l.harm(ctx, f.kind)
+		err := l.harm(ctx, f.kind)
 		l.h.plan()
+		if f.kind == "disk" {
+			<-time.After(fullFor)
+			err = errors.Join(err, l.h.free())
+		}
+		result <- err
 	}()
 	return func() error {
 		close(over)
@@ -131,6 +136,8 @@ func (l *lab) harm(ctx context.Context, kind string) error {
 		l.h.containerd.Kill()
 		l.h.containerd.Restart()
 		return nil
+	case "disk":
+		return l.h.fill()
 	case "shim":
 		for _, pid := range l.h.containerd.Shims() {
 			_ = unix.Kill(pid, unix.SIGKILL) // no error but that it has ended already
@@ -162,22 +169,29 @@ func (l *lab) wrecked(ctx context.Context, a action, start func() func() error) 
 		return false, err
 	}
 	l.at = running // whatever it is: it is deleted in the end
+	for _, name := range []string{"held", "failed"} {
+		_ = os.Remove(l.h.path("faults", name)) // of an earlier round
+	}
 	var o outcome
 	err = l.attempt(ctx, a, c, &o, start())
 	l.h.plan()
+	for _, name := range []string{"held", "failed"} {
+		_, gone := os.Stat(l.h.path("faults", name))
+		reached = reached || gone == nil
+	}
 	if refused := status.Code(err); err != nil && o.op == nil && refused != codes.DeadlineExceeded && refused != codes.Canceled {
 		err = nil // refused with a reason, and nothing was begun
 	} else if err == nil {
 		err = l.truthful(ctx, a, c, o.op)
 	}
 	if err != nil {
-		return true, err
+		return reached, err
 	}
 	if err := l.drop(ctx); err != nil {
-		return true, err
+		return reached, err
 	}
 	o = outcome{}
-	return true, l.settle(ctx, findAction("delete"), c, &o, l.known["delete"])
+	return reached, l.settle(ctx, findAction("delete"), c, &o, l.known["delete"])
 }
 
 // truthful waits until the phone is as an operation says.

@@ -45,8 +45,8 @@ type host struct {
 	seq    uint64 // of the last event that was read
 }
 
-// newHost starts a host. prepare, which may be nil, gets its directory before the agent starts.
-func newHost(t testing.TB, prepare func(dir string)) *host {
+// newHost starts a host, whose state lies on a small file system of its own.
+func newHost(t testing.TB) *host {
 	t.Helper()
 	testenv.Root(t)
 	server := testenv.Containerd(t)
@@ -68,9 +68,7 @@ func newHost(t testing.TB, prepare func(dir string)) *host {
 	if err := os.Mkdir(h.path("faults"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if prepare != nil {
-		prepare(dir)
-	}
+	smallDisk(t, dir)
 	h.configure()
 	if err := h.start(); err != nil {
 		t.Fatal(err)
@@ -148,15 +146,20 @@ func (h *host) isDead(wait time.Duration) bool {
 	}
 }
 
-// revive starts another agent after the death of the last one.
+// revive starts another agent after the death of the last one; one that a plan kills before it is ready is followed by a third.
 func (h *host) revive() error {
 	<-h.ended
 	_ = h.api.Close() // its other end is gone
-	if h.second != "" {
-		h.plan(h.second)
-		h.second = ""
+	if h.second == "" {
+		return h.start()
 	}
-	return h.start()
+	h.plan(h.second)
+	h.second = ""
+	err := h.start()
+	if err != nil && h.isDead(0) && h.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		return h.start()
+	}
+	return err
 }
 
 // kill ends the agent at once.

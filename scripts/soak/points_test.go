@@ -9,7 +9,7 @@ import (
 // TestPoints kills the agent inside the delicate parts of every operation: at some points of the engines' compound work, and at a commit.
 // Which points there are each operation tells itself. The soak (TestSoak) does the same at all points.
 func TestPoints(t *testing.T) {
-	l := newLab(t, nil)
+	l := newLab(t)
 	for _, a := range actions() {
 		able, err := l.learn(t.Context(), a)
 		if err != nil {
@@ -53,4 +53,32 @@ func sample(all []arrival) (some []arrival) {
 		}
 	}
 	return some
+}
+
+// TestBroken has tools and the kernel fail, the disk fill, and everything but the agent be killed, in the middle of operations.
+func TestBroken(t *testing.T) {
+	l := newLab(t)
+	for _, text := range []string{
+		"power_on fail volume/truncated 1 1",
+		"power_on fail volume/attach 1 1000",
+		"restart fail guest/recorded 1 1",
+		"power_on disk prepare/files 1",
+		"reset disk commit/before 2",
+		"restart containerd guest/recorded 1",
+		"power_on shim step/ask_boot/before 1",
+		"restart display guest/created 1",
+		"power_off guest step/shutdown/before 1",
+	} {
+		f, err := parseFault(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reached, err := l.play(t.Context(), f)
+		if err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		if !reached {
+			t.Errorf("%s: not reached: nothing was disturbed", f)
+		}
+	}
 }

@@ -42,9 +42,9 @@ type reference struct {
 }
 
 // newLab starts a host. What all phones share is made by a first phone, which is gone then.
-func newLab(t testing.TB, prepare func(dir string)) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{h: newHost(t, prepare), known: map[string]*reference{}}
+	l := &lab{h: newHost(t), known: map[string]*reference{}}
 	if err := l.bring(t.Context(), running); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +367,7 @@ var stored = []phonehostv1.EventKind{
 	phonehostv1.EventKind_EVENT_KIND_PHONE_FROZEN, phonehostv1.EventKind_EVENT_KIND_PHONE_UNFROZEN, phonehostv1.EventKind_EVENT_KIND_PHONE_UPDATED,
 }
 
-// abandon brings an agent back after a round that failed, and leaves its phone for another.
+// abandon brings an agent back after a round that failed, and deletes what phones there are.
 func (l *lab) abandon() {
 	l.h.second = ""
 	l.h.plan()
@@ -378,7 +378,12 @@ func (l *lab) abandon() {
 	}
 	ctx, cancel := context.WithTimeout(l.h.t.Context(), roundLimit)
 	defer cancel()
-	if err := l.drop(ctx); err != nil {
+	l.at = absent
+	left, err := l.h.phones().ListPhones(ctx, &phonehostv1.ListPhonesRequest{})
+	for _, p := range left.GetPhones() {
+		err = errors.Join(err, l.h.remove(ctx, p.GetSpec().GetId()))
+	}
+	if err != nil {
 		l.h.t.Errorf("after a failure: %v", err)
 	}
 }

@@ -35,7 +35,7 @@ func TestSoak(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("SEED=%d", seed)
-	s := &soak{t: t, l: newLab(t, nil), rnd: rand.New(rand.NewPCG(seed, seed)), tally: map[string]int{}}
+	s := &soak{t: t, l: newLab(t), rnd: rand.New(rand.NewPCG(seed, seed)), tally: map[string]int{}}
 	all := s.everyPoint()
 	t.Logf("%d arrivals at points of %d operations", len(all), len(s.able))
 	for n := range rounds {
@@ -50,7 +50,7 @@ func TestSoak(t *testing.T) {
 
 // repeat plays faults as an earlier run printed them.
 func repeat(t *testing.T, faults []string) {
-	l := newLab(t, nil)
+	l := newLab(t)
 	for _, text := range faults {
 		f, err := parseFault(text)
 		if err != nil {
@@ -104,7 +104,7 @@ func (s *soak) random() fault {
 	a := s.able[s.rnd.IntN(len(s.able))]
 	at := s.arrival(a)
 	f := fault{action: a, words: []string{at.point, strconv.Itoa(at.n)}}
-	switch s.rnd.IntN(10) {
+	switch s.rnd.IntN(12) {
 	case 0, 1:
 		f.kind, f.words = "time", []string{strconv.Itoa(s.rnd.IntN(900))}
 	case 2, 3:
@@ -118,6 +118,8 @@ func (s *soak) random() fault {
 		f.kind = "shim"
 	case 8:
 		f.kind = "display"
+	case 9, 10:
+		f.kind = "disk"
 	default:
 		f.kind = "guest"
 	}
