@@ -16,6 +16,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/runtime/apk"
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Limits of an installation.
@@ -119,6 +120,7 @@ func (s *Spool) Receive(ctx context.Context, files []File, r io.Reader) (set Set
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
+	crashpoint.Reached("spool/directory")
 	infos := make([]*apk.Info, len(files))
 	for i, f := range files {
 		if err := ctx.Err(); err != nil {
@@ -192,6 +194,7 @@ func receive(path string, f File, i int, r io.Reader) ([]byte, *apk.Info, error)
 	if err := file.Sync(); err != nil {
 		return nil, nil, fmt.Errorf("keep an app: %w", err)
 	}
+	crashpoint.Reached("spool/kept")
 	return sum, info, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // part does one part of an operation, from its wait for a turn to its end on disk.
@@ -24,7 +25,9 @@ func (r *Runner) part(op operation.Operation, id string, l *lane) {
 	}
 	defer release()
 	w := r.work(op, id)
+	crashpoint.Reached("job/began")
 	out, err := r.do(op.Kind, w)
+	crashpoint.Reached("job/done")
 	if r.ctx.Err() != nil {
 		return // the next agent finds it RUNNING
 	}
@@ -95,7 +98,9 @@ func (r *Runner) end(op operation.Operation, w Work, out *operation.Output, err 
 		r.cfg.Logger.Error("end of a job not stored", "operation_id", op.ID, "phone_id", w.PhoneID, "error", stored)
 		return
 	}
+	crashpoint.Reached("job/ended")
 	r.clean(op)
+	crashpoint.Reached("job/cleaned")
 }
 
 // clean removes what an operation's payload names, once all of it has ended.
@@ -179,5 +184,6 @@ func (r *Runner) interrupted(h Handler, op operation.Operation, id string) {
 			return
 		}
 	}
+	crashpoint.Reached("job/abandoned")
 	r.end(op, w, nil, fault.New(errdefs.ErrAborted, Interrupted, "the agent ended while %s of %s was under way; how far it had come is not known", op.Kind, id))
 }

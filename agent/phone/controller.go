@@ -93,7 +93,9 @@ func (c *controller) run(ctx context.Context) {
 			continue
 		}
 		began := time.Now()
+		pointOfStep(p.step, "before")
 		err := c.act(sctx, p.step, &r, saw)
+		pointOfStep(p.step, "after")
 		interrupted := sctx.Err() != nil
 		c.logger.Debug("step", "step", p.step.String(), "operation_id", r.operationID(), "took", time.Since(began), "error", err)
 		cancel()

@@ -108,6 +108,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Volumes == nil {
 		cfg.Volumes = noVolumes{}
 	}
+	cfg = cfg.withPoints()
 	s := &Supervisor{
 		cfg: cfg, timing: cfg.Timing.withDefaults(),
 		phones: map[string]*controller{}, broken: map[string]error{}, collecting: map[string]chan struct{}{},

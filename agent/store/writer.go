@@ -7,6 +7,8 @@ import (
 	"github.com/containerd/errdefs"
 	bolt "go.etcd.io/bbolt"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // maxBatch bounds how many updates share a commit, and so how much work a commit that fails must do again.
@@ -68,6 +70,7 @@ func (db *DB) commit(batch []*update) {
 	for len(batch) > 0 {
 		failed := -1
 		db.committing.Lock() // the hooks of the commit run within
+		crashpoint.Reached("commit/before")
 		err := db.bolt.Update(func(tx *bolt.Tx) error {
 			for i, u := range batch {
 				if err := u.fn(&Tx{bolt: tx}); err != nil {
@@ -78,6 +81,7 @@ func (db *DB) commit(batch []*update) {
 			return nil
 		})
 		db.committing.Unlock()
+		crashpoint.Reached("commit/after")
 		if failed < 0 {
 			answer(batch, commitError(err))
 			break

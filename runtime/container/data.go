@@ -9,6 +9,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/volume"
 )
 
@@ -143,6 +144,7 @@ func (e *Engine) removeData(ctx context.Context, id string, match func(generatio
 		if err := volume.Remove(ctx, e.dataImage(id, n)); err != nil {
 			return fmt.Errorf("remove old data of %s: %w", id, err)
 		}
+		crashpoint.Reached("keep/data_removed")
 	}
 	return nil
 }

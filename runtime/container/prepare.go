@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phonehost/phonehost/runtime/cgroup"
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/ocispec"
 	"github.com/phonehost/phonehost/runtime/profile"
 )
@@ -42,9 +43,11 @@ func (e *Engine) Prepare(ctx context.Context, p Phone) error {
 	if err := e.makeDirs(p); err != nil {
 		return fmt.Errorf("directories of %s: %w", p.ID, err)
 	}
+	crashpoint.Reached("prepare/directories")
 	if err := e.writeFiles(p, prof); err != nil {
 		return fmt.Errorf("files of %s: %w", p.ID, err)
 	}
+	crashpoint.Reached("prepare/files")
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.prepareCgroups(ctx, p.ID, cgroupLimits(p, prof)) })
 	g.Go(func() error { return e.prepareData(ctx, p) })
@@ -163,6 +166,7 @@ func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.Reached("prepare/roots_of_other_images_removed")
 	_, err = sn.Prepare(ctx, key, parent, snapshots.WithLabels(map[string]string{
 		labelPhone:          p.ID,
 		labelDataGeneration: strconv.FormatUint(p.DataGeneration, 10),
@@ -172,6 +176,7 @@ func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("root of %s: prepare snapshot: %w", p.ID, unavailable(err))
 	}
+	crashpoint.Reached("prepare/root")
 	return nil
 }
 
@@ -229,6 +234,7 @@ func (e *Engine) removeSnapshots(ctx context.Context, id string, match func(labe
 		if err := sn.Remove(ctx, key); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("remove snapshot %s: %w", key, unavailable(err))
 		}
+		crashpoint.Reached("snapshot/removed")
 	}
 	return nil
 }

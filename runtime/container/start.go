@@ -20,6 +20,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
 )
@@ -48,6 +49,7 @@ func (e *Engine) StartDisplay(ctx context.Context, p Phone) error {
 	if err != nil {
 		return fmt.Errorf("start the display of %s: %w", p.ID, err)
 	}
+	crashpoint.Reached("display/root")
 	record := e.record(p, Display)
 	record.Labels[labelVersion] = filepath.Base(root)
 	if err := e.launch(ctx, p.ID, Display, making{record: record, spec: spec}); err != nil {
@@ -204,6 +206,9 @@ func (e *Engine) launch(ctx context.Context, id string, role Role, m making) (er
 	})
 	err = g.Wait()
 	if err == nil {
+		err = reached(role, "recorded")
+	}
+	if err == nil {
 		err = e.runTask(ctx, id, role, mounts, m)
 	}
 	if err == nil {
@@ -246,16 +251,30 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 	if err != nil {
 		return fmt.Errorf("create its task: %w", unavailable(err))
 	}
+	if err := reached(role, "created"); err != nil {
+		return err
+	}
 	if m.created != nil {
 		if err := m.created(ctx, pid); err != nil {
 			return err
 		}
 	}
+	if err := reached(role, "settled"); err != nil {
+		return err
+	}
 	_, err = e.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: containerID(id, role)})
 	if err != nil {
 		return fmt.Errorf("start its task: %w", unavailable(err))
 	}
-	return nil
+	return reached(role, "started")
+}
+
+// reached marks a boundary in the making of a container, "guest/created". It returns an error only where a test asks for one.
+func reached(role Role, what string) error {
+	if !crashpoint.Enabled {
+		return nil
+	}
+	return crashpoint.Fail(role.String() + "/" + what)
 }
 
 // createTask has the shim make namespaces, mounts and the first process, which waits, and returns its pid.

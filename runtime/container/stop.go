@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Kill ends every process of a container with SIGKILL and does not wait for it: the end is an event. A container that does not run is
@@ -40,11 +43,14 @@ func (e *Engine) remove(ctx context.Context, id string, role Role) error {
 	if err := e.removeTask(ctx, id, role); err != nil {
 		return err
 	}
+	if err := reached(role, "task_removed"); err != nil {
+		return err
+	}
 	err := e.client.ContainerService().Delete(ctx, containerID(id, role))
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))
 	}
-	return nil
+	return reached(role, "removed")
 }
 
 // removeTask deletes a task; one that has not ended is killed and waited for.
@@ -96,15 +102,23 @@ func (e *Engine) Destroy(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	errs := []error{
-		e.unprotect(id), // while its cgroup says which it is
-		e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }),
-		e.cgroups.Remove(ctx, id),
-		e.removeLogs(id),
-	}
-	for _, err := range []error{os.RemoveAll(e.runDir(id)), e.removeState(ctx, id)} {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("remove a directory of %s: %w", id, err))
+	var errs []error
+	for _, part := range []struct {
+		name   string
+		remove func() error
+	}{
+		{"guard", func() error { return e.unprotect(id) }}, // while its cgroup says which it is
+		{"snapshots", func() error { return e.removeSnapshots(ctx, id, func(map[string]string) bool { return true }) }},
+		{"cgroups", func() error { return e.cgroups.Remove(ctx, id) }},
+		{"logs", func() error { return e.removeLogs(id) }},
+		{"run directory", func() error { return os.RemoveAll(e.runDir(id)) }},
+		{"state directory", func() error { return e.removeState(ctx, id) }},
+	} {
+		if err := part.remove(); err != nil {
+			errs = append(errs, fmt.Errorf("remove the %s of %s: %w", part.name, id, err))
+		}
+		if crashpoint.Enabled {
+			crashpoint.Reached("destroy/" + strings.ReplaceAll(part.name, " ", "_"))
 		}
 	}
 	return errors.Join(errs...)

@@ -14,6 +14,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // leaseTime bounds how long content is kept that an import brought and a crash left unfinished.
@@ -44,6 +46,7 @@ func (s *Store) Import(ctx context.Context, name string, archive io.Reader) (_ I
 		}
 		return Image{}, fmt.Errorf("import image: %w", err)
 	}
+	crashpoint.Reached("import/loaded")
 	if name == "" {
 		if carried == "" {
 			return Image{}, fmt.Errorf("import image: the archive names no image (annotation io.containerd.image.name): give a name: %w", errdefs.ErrInvalidArgument)
@@ -169,6 +172,7 @@ func (s *Store) publish(ctx context.Context, img images.Image) (Image, error) {
 	if _, err := s.unpacker.Unpack(ctx, img); err != nil {
 		return Image{}, err
 	}
+	crashpoint.Reached("import/unpacked")
 	service := s.client.ImageService()
 	stored, err := service.Create(ctx, img)
 	if errdefs.IsAlreadyExists(err) {
@@ -177,5 +181,6 @@ func (s *Store) publish(ctx context.Context, img images.Image) (Image, error) {
 	if err != nil {
 		return Image{}, fmt.Errorf("store image %s: %w", img.Name, err)
 	}
+	crashpoint.Reached("import/stored")
 	return s.describe(ctx, stored)
 }

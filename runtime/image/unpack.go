@@ -17,6 +17,8 @@ import (
 	"github.com/opencontainers/go-digest"
 	"github.com/opencontainers/image-spec/identity"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Labels of the snapshots that hold the layers of images.
@@ -82,6 +84,7 @@ func (u *Unpacker) Unpack(ctx context.Context, img images.Image) (string, error)
 	if err := u.discard(ctx, chain); err != nil {
 		return "", fmt.Errorf("unpack image %s: %w", img.Name, err)
 	}
+	crashpoint.Reached("unpack/discarded")
 	mark := func(_ context.Context, c *containerd.UnpackConfig) error {
 		c.SnapshotOpts = append(c.SnapshotOpts, snapshots.WithLabels(map[string]string{labelBoot: u.boot}))
 		return nil
@@ -89,9 +92,11 @@ func (u *Unpacker) Unpack(ctx context.Context, img images.Image) (string, error)
 	if err := image.Unpack(ctx, u.snapshotter, mark); err != nil {
 		return "", fmt.Errorf("unpack image %s: %w", img.Name, err)
 	}
+	crashpoint.Reached("unpack/unpacked")
 	if err := u.persist(ctx, chain); err != nil {
 		return "", fmt.Errorf("bring image %s to disk: %w", img.Name, err)
 	}
+	crashpoint.Reached("unpack/durable")
 	return top, nil
 }
 
@@ -139,6 +144,7 @@ func (u *Unpacker) persist(ctx context.Context, chain []digest.Digest) error {
 	if err != nil {
 		return err
 	}
+	crashpoint.Reached("unpack/viewed")
 	err = syncBelow(mounts)
 	if gone := sn.Remove(context.WithoutCancel(ctx), key); err == nil {
 		err = gone

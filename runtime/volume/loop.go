@@ -12,6 +12,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Loop is a loop device that has a volume. While it is open the device stays attached; when the last of its users, this one or a
@@ -43,6 +45,9 @@ func Attach(ctx context.Context, path string) (*Loop, error) {
 
 // attach gives a locked volume a loop device.
 func attach(back *os.File, path string) (*Loop, error) {
+	if err := crashpoint.Fail("volume/attach"); err != nil {
+		return nil, fmt.Errorf("attach volume %s: %w", path, err)
+	}
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("attach volume %s: %w: is the loop module loaded?", path, err)
@@ -51,6 +56,7 @@ func attach(back *os.File, path string) (*Loop, error) {
 	for range attempts {
 		l, err := tryAttach(control, back, path)
 		if err == nil {
+			crashpoint.Reached("volume/attached")
 			return l, nil
 		}
 		// Another process took the device between finding it free and configuring it, or opening it.

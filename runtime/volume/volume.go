@@ -10,6 +10,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // MinBytes is the least size of a volume; a smaller file system has no room for its journal.
@@ -83,6 +85,7 @@ func replace(ctx context.Context, path string, build func(image *os.File) error)
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
+	crashpoint.Reached("volume/renamed")
 	return syncFile(filepath.Dir(path))
 }
 
@@ -113,9 +116,14 @@ func makeFileSystem(ctx context.Context, image *os.File, bytes uint64) error {
 	if err := image.Truncate(int64(bytes)); err != nil {
 		return err
 	}
+	if err := crashpoint.Fail("volume/truncated"); err != nil {
+		return err
+	}
 	// metadata_csum_seed lets a copy get a new UUID without touching its metadata; no block is kept back for root.
-	return succeed(ctx, image, "mkfs.ext4", "-q", "-F", "-b", fmt.Sprint(blockBytes), "-I", "256", "-m", "0", "-O", "metadata_csum_seed",
+	err := succeed(ctx, image, "mkfs.ext4", "-q", "-F", "-b", fmt.Sprint(blockBytes), "-I", "256", "-m", "0", "-O", "metadata_csum_seed",
 		"-E", "lazy_journal_init=1", image.Name())
+	crashpoint.Reached("volume/formatted")
+	return err
 }
 
 // fillFileSystem mounts a locked image, has it filled, and returns when everything is in the file.

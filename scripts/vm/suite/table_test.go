@@ -117,12 +117,14 @@ var table = []entry{
 // elsewhere are the packages whose tests do not run in machines, or run there by themselves, with the reason.
 var elsewhere = map[string]string{
 	"runtime/apk":                         "compares with aapt, which the machine has not; it knows neither kernel nor architecture",
+	"runtime/crashpoint":                  "is test equipment, which knows neither kernel nor architecture",
 	"runtime/guard":                       "has tests in machines of its own, with and without what it needs of the kernel",
 	"runtime/image/ext4":                  "makes its images by e2fsprogs and Android's tools, which the machine has not; it knows neither kernel nor architecture",
 	"runtime/image/waydroid":              "makes its images by e2fsprogs and Android's tools, which the machine has not; it knows neither kernel nor architecture",
 	"runtime/volume":                      "TestVMVolumes runs it in machines",
 	"scripts/e2e":                         "has tests in system machines of its own, driven from the host, where decoders and browsers are",
 	"scripts/rules":                       "reads the repository with go and git",
+	"scripts/soak":                        "kills agents by the hundred: make soak is for a host of its own",
 	"scripts/systemd":                     "has tests in system machines only",
 	"scripts/testenv/vm":                  "is the host's side of the lab",
 	"scripts/testenv/vm/internal/pattern": "TestVMPackage runs it in a machine",

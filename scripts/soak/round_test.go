@@ -1,0 +1,389 @@
+package soak
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// roundLimit bounds a round, and settleLimit the time from an operation's end until the phone and the host are as they should be.
+const (
+	roundLimit  = 2 * time.Minute
+	settleLimit = 15 * time.Second
+	lookAgain   = 50 * time.Millisecond
+)
+
+// lab is a host with one phone after the other, and what is known of undisturbed operations.
+type lab struct {
+	h *host
+	// id is the present phone, in state at; at is absent where there is none.
+	id string
+	at state
+	// number makes the names of phones and requests.
+	number int
+	// known holds what each action does when nothing disturbs it, by name.
+	known map[string]*reference
+}
+
+// reference is an operation that nothing disturbed.
+type reference struct {
+	points []string // in the order of arrival
+	left   inventory
+	events map[string]int
+}
+
+// newLab starts a host. What all phones share is made by a first phone, which is gone then.
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{h: newHost(t), known: map[string]*reference{}}
+	if err := l.bring(t.Context(), running); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.drop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// bring brings the present phone, or a new one, to a state. Nothing is disturbed.
+func (l *lab) bring(ctx context.Context, want state) error {
+	if l.at == absent || want == absent || want == created && l.at != created {
+		if err := l.renew(ctx); err != nil {
+			return err
+		}
+	}
+	for l.at != want {
+		c, next := call{h: l.h, id: l.id}, action{}
+		switch {
+		case l.at == absent:
+			if _, err := askCreate(ctx, c); err != nil {
+				return err
+			}
+			l.at = created
+			continue
+		case l.at == frozen:
+			next = findAction("unfreeze")
+		case l.at != running:
+			next = findAction("power_on")
+		case want == frozen:
+			next = findAction("freeze")
+		default:
+			next = findAction("power_off")
+		}
+		if err := l.plainly(ctx, next, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// renew drops the present phone, if there is one, and chooses another name.
+func (l *lab) renew(ctx context.Context) error {
+	if l.at != absent {
+		if err := l.drop(ctx); err != nil {
+			return err
+		}
+	}
+	l.id = fmt.Sprintf("phone-%04dx", l.next())
+	return nil
+}
+
+// plainly does one undisturbed operation that must succeed.
+func (l *lab) plainly(ctx context.Context, a action, c call) error {
+	op, err := a.ask(ctx, c)
+	if err == nil {
+		op, err = l.h.finish(ctx, op.GetId())
+	}
+	if err == nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		err = fmt.Errorf("%v", op)
+	}
+	if err != nil {
+		return fmt.Errorf("bring %s from %s to %s: %w", c.id, l.at, a.to, err)
+	}
+	l.at = a.to
+	return nil
+}
+
+// drop deletes the present phone.
+func (l *lab) drop(ctx context.Context) error {
+	l.at = absent
+	if err := l.h.remove(ctx, l.id); err != nil && status.Code(err) != codes.NotFound {
+		return fmt.Errorf("delete %s: %w", l.id, err)
+	}
+	return nil
+}
+
+func (l *lab) next() int { l.number++; return l.number }
+
+func findAction(name string) action {
+	all := actions()
+	return all[slices.IndexFunc(all, func(a action) bool { return a.name == name })]
+}
+
+// learn does an action undisturbed and remembers what it passes and leaves. It returns false where the agent cannot do it.
+func (l *lab) learn(ctx context.Context, a action) (bool, error) {
+	if l.known[a.name] != nil {
+		return true, nil
+	}
+	c, err := l.begin(ctx, a)
+	if err != nil {
+		return false, err
+	}
+	l.h.plan("record * 1 1")
+	op, err := a.ask(ctx, c)
+	if err == nil && op != nil {
+		op, err = l.h.finish(ctx, op.GetId())
+	}
+	if err != nil {
+		return false, err
+	}
+	if op != nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		l.h.plan()
+		l.h.reached()
+		if codes.Code(op.GetResults()[0].GetFailure().GetCode()) == codes.Unimplemented {
+			return false, nil
+		}
+		return false, fmt.Errorf("undisturbed: %v", op)
+	}
+	left, err := l.quiet(ctx)
+	if err != nil {
+		return false, err
+	}
+	l.h.plan()
+	ref := &reference{points: l.h.reached(), left: left}
+	if ref.events, err = l.events(ctx); err != nil {
+		return false, err
+	}
+	l.at = a.to
+	if err := l.verify(ctx, a, c, op); err != nil {
+		return false, fmt.Errorf("undisturbed: %w", err)
+	}
+	l.known[a.name] = ref
+	return true, nil
+}
+
+// begin brings a phone to where an action begins.
+func (l *lab) begin(ctx context.Context, a action) (call, error) {
+	if err := l.bring(ctx, a.from); err != nil {
+		return call{}, err
+	}
+	c := call{h: l.h, id: l.id, request: fmt.Sprintf("r%d", l.next())}
+	if _, err := l.events(ctx); err != nil {
+		return c, err
+	}
+	if a.from == absent {
+		return c, nil
+	}
+	p, err := c.phone(ctx)
+	c.before = p
+	return c, err
+}
+
+// quiet returns the inventory once nothing has changed for half a second.
+func (l *lab) quiet(ctx context.Context) (inventory, error) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	var last inventory
+	same := 0
+	for deadline := time.Now().Add(settleLimit); same < 10; {
+		now, err := l.h.take(ctx, l.id)
+		if err != nil {
+			return nil, err
+		}
+		if same++; !slices.Equal(now, last) {
+			same = 0
+		}
+		if last = now; time.Now().After(deadline) {
+			return nil, errors.New("the host does not come to rest")
+		}
+		<-tick.C
+	}
+	return last, nil
+}
+
+// outcome is how a round went.
+type outcome struct {
+	killed bool // the agent was killed as planned
+	op     *phonehostv1.Operation
+}
+
+// disturbed does an action while start's doing goes on beside it, brings up another agent each time one has been killed, and compares
+// what has become of the phone and the host with what the action does undisturbed.
+func (l *lab) disturbed(ctx context.Context, a action, start func() (join func() error)) (o outcome, err error) {
+	ctx, cancel := context.WithTimeout(ctx, roundLimit)
+	defer cancel()
+	ref := l.known[a.name]
+	c, err := l.begin(ctx, a)
+	if err != nil {
+		return o, err
+	}
+	if err := l.attempt(ctx, a, c, &o, start()); err != nil {
+		return o, err
+	}
+	if err := l.settle(ctx, a, c, &o, ref); err != nil {
+		return o, err
+	}
+	l.at = a.to
+	if err := l.verify(ctx, a, c, o.op); err != nil {
+		return o, err
+	}
+	events, err := l.events(ctx)
+	if a.to == absent { // a guest that a deletion has killed may be seen ended, or be gone at once
+		delete(events, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED.String())
+	}
+	if err == nil && !maps.Equal(events, ref.events) {
+		err = fmt.Errorf("the stored events are %v, undisturbed they are %v", events, ref.events)
+	}
+	return o, err
+}
+
+// attempt asks for an action until an agent lives to see its end.
+func (l *lab) attempt(ctx context.Context, a action, c call, o *outcome, join func() error) (err error) {
+	defer func() { err = errors.Join(err, join()) }()
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for {
+		o.op, err = a.ask(ctx, c)
+		if err == nil && o.op != nil {
+			o.op, err = l.h.finish(ctx, o.op.GetId())
+		}
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		if l.h.isDead(time.Second) {
+			o.killed = true
+			if err := l.h.revive(); err != nil {
+				return err
+			}
+		} else if status.Code(err) != codes.Unavailable { // as without containerd
+			return err
+		}
+		<-tick.C
+	}
+}
+
+// settle waits until the phone and the host are as they should be. Points that lie behind the end of an operation are passed meanwhile.
+func (l *lab) settle(ctx context.Context, a action, c call, o *outcome, ref *reference) error {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
+		if l.h.isDead(0) {
+			o.killed = true
+			if err := l.h.revive(); err != nil {
+				return err
+			}
+		}
+		left, err := l.h.take(ctx, c.id)
+		if err != nil {
+			return err
+		}
+		diff := ref.left.differs(left)
+		p, err := c.phone(ctx)
+		switch {
+		case status.Code(err) == codes.Unavailable:
+			continue // it has just been killed
+		case err != nil && (a.to != absent || status.Code(err) != codes.NotFound):
+			return err
+		case err == nil && a.to == absent:
+			diff += "\n  the phone exists"
+		case err == nil && (p.GetStatus() != a.to.status() || p.GetOperationId() != ""):
+			diff += fmt.Sprintf("\n  the phone is %s with operation %q, reason %q, want %s", p.GetStatus(), p.GetOperationId(), p.GetReason(), a.to.status())
+		}
+		if diff == "" {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s after %v, %v:%s", c.id, settleLimit, o.op, diff)
+		}
+	}
+}
+
+// verify compares an operation that has ended, and the phone, with what was asked for.
+func (l *lab) verify(ctx context.Context, a action, c call, op *phonehostv1.Operation) error {
+	if op != nil {
+		f := op.GetResults()[0].GetFailure()
+		truthful := op.GetState() == phonehostv1.OperationState_OPERATION_STATE_FAILED && slices.Contains(a.mayEnd, f.GetReason())
+		if op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED && !truthful {
+			return fmt.Errorf("the operation ended %v", op)
+		}
+	}
+	if a.to != absent {
+		p, err := c.phone(ctx)
+		if err != nil {
+			return err
+		}
+		boots, resets := p.GetBootGeneration()-c.before.GetBootGeneration(), p.GetDataGeneration()-c.before.GetDataGeneration()
+		if a.from != absent && (boots != a.boots || resets != a.resets) {
+			return fmt.Errorf("the boot generation grew by %d and the data generation by %d, want %d and %d", boots, resets, a.boots, a.resets)
+		}
+	}
+	if a.check != nil {
+		if err := a.check(ctx, c, op); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// events counts the stored events of the present phone since the last call, by kind; those that are only gathered, and may be lost with
+// an agent, are left out.
+func (l *lab) events(ctx context.Context) (map[string]int, error) {
+	watch, err := phonehostv1.NewEventServiceClient(l.h.api.Control()).Watch(ctx, &phonehostv1.EventServiceWatchRequest{AfterSeq: l.h.seq, NoFollow: true})
+	if err != nil {
+		return nil, err
+	}
+	count := map[string]int{}
+	for {
+		m, err := watch.Recv()
+		if errors.Is(err, io.EOF) {
+			return count, nil
+		}
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range m.GetEvents() {
+			l.h.seq = e.GetSeq()
+			if e.GetPhoneId() == l.id && slices.Contains(stored, e.GetKind()) {
+				count[e.GetKind().String()]++
+			}
+		}
+	}
+}
+
+// stored are the kinds of events that are stored with the change that they tell of, and so exactly once.
+var stored = []phonehostv1.EventKind{
+	phonehostv1.EventKind_EVENT_KIND_PHONE_CREATED, phonehostv1.EventKind_EVENT_KIND_PHONE_DELETED,
+	phonehostv1.EventKind_EVENT_KIND_GUEST_STARTED, phonehostv1.EventKind_EVENT_KIND_GUEST_BOOTED, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED,
+	phonehostv1.EventKind_EVENT_KIND_OPERATION_STARTED, phonehostv1.EventKind_EVENT_KIND_OPERATION_ENDED,
+	phonehostv1.EventKind_EVENT_KIND_PHONE_FROZEN, phonehostv1.EventKind_EVENT_KIND_PHONE_UNFROZEN, phonehostv1.EventKind_EVENT_KIND_PHONE_UPDATED,
+}
+
+// abandon brings an agent back after a round that failed, and deletes what phones there are.
+func (l *lab) abandon() {
+	l.h.second = ""
+	l.h.plan()
+	if l.h.isDead(0) {
+		if err := l.h.revive(); err != nil {
+			l.h.t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(l.h.t.Context(), roundLimit)
+	defer cancel()
+	l.at = absent
+	left, err := l.h.phones().ListPhones(ctx, &phonehostv1.ListPhonesRequest{})
+	for _, p := range left.GetPhones() {
+		err = errors.Join(err, l.h.remove(ctx, p.GetSpec().GetId()))
+	}
+	if err != nil {
+		l.h.t.Errorf("after a failure: %v", err)
+	}
+}
