@@ -11,7 +11,7 @@ type Command struct {
 	Args []string
 	// Env is added to the guest's environment as KEY=VALUE; a later value of a key wins.
 	Env []string
-	// Dir is the working directory; "" is /root where it exists, else /.
+	// Dir is the working directory; "" is /root for root, where it exists, and / for others.
 	Dir string
 	// User runs the program as NAME, UID or UID:GID, with the supplementary groups of NAME; "" is root.
 	User string

@@ -84,25 +84,35 @@ func command(req control.Request) (*exec.Cmd, error) {
 	if len(req.Args) == 0 {
 		return nil, fmt.Errorf("a command without arguments: %w", errdefs.ErrInvalidArgument)
 	}
-	env := append(os.Environ(), req.Env...)
-	dir := req.Dir
-	if dir == "" {
-		dir = "/"
-		if _, err := os.Stat("/root"); err == nil {
-			dir = "/root"
+	var as *syscall.Credential
+	if req.User != "" {
+		var err error
+		if as, err = credential(req.User); err != nil {
+			return nil, err
 		}
 	}
+	dir := req.Dir
+	if dir == "" {
+		dir = home(as)
+	}
+	env := append(os.Environ(), req.Env...)
 	name, err := lookPath(req.Args[0], env, dir)
 	if err != nil {
 		return nil, err
 	}
-	cmd := &exec.Cmd{Path: name, Args: req.Args, Env: env, Dir: dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true}}
-	if req.User != "" {
-		if cmd.SysProcAttr.Credential, err = credential(req.User); err != nil {
-			return nil, err
-		}
+	return &exec.Cmd{Path: name, Args: req.Args, Env: env, Dir: dir, SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: as}}, nil
+}
+
+// home is where a program runs that is told no directory: in root's, which others may not enter, or the one that all have.
+func home(as *syscall.Credential) string {
+	uid := uint32(os.Geteuid())
+	if as != nil {
+		uid = as.Uid
 	}
-	return cmd, nil
+	if _, err := os.Stat("/root"); err != nil || uid != 0 {
+		return "/"
+	}
+	return "/root"
 }
 
 // lookPath finds a program in the PATH of env, or, if its name has a slash, from dir.

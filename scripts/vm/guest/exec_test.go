@@ -118,9 +118,9 @@ func TestExec(t *testing.T) {
 	if err := os.WriteFile(script, []byte("#!/bin/sh\necho script $1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	home := "/"
-	if _, err := os.Stat("/root"); err == nil {
-		home = "/root"
+	root := "/"
+	if _, err := os.Stat("/root"); err == nil && os.Geteuid() == 0 {
+		root = "/root"
 	}
 	for name, test := range map[string]struct {
 		command control.Command
@@ -131,7 +131,7 @@ func TestExec(t *testing.T) {
 		"ended by a signal":  {control.Command{Args: []string{"sh", "-c", "kill -9 $$"}}, outcome{137, "", ""}},
 		"environment":        {control.Command{Args: []string{"sh", "-c", "echo $A $B"}, Env: []string{"A=1", "B=2", "A=3"}}, outcome{0, "3 2\n", ""}},
 		"own PATH":           {control.Command{Args: []string{"script", "x"}, Env: []string{"PATH=" + dir}}, outcome{0, "script x\n", ""}},
-		"no directory":       {control.Command{Args: []string{"pwd"}}, outcome{0, home + "\n", ""}},
+		"no directory":       {control.Command{Args: []string{"pwd"}}, outcome{0, root + "\n", ""}},
 		"directory":          {control.Command{Args: []string{"./script", "y"}, Dir: dir}, outcome{0, "script y\n", ""}},
 		"no input":           {control.Command{Args: []string{"cat"}}, outcome{0, "", ""}},
 		"input":              {control.Command{Args: []string{"cat"}, Stdin: strings.NewReader("hello")}, outcome{0, "hello", ""}},
@@ -156,8 +156,8 @@ func TestExec(t *testing.T) {
 	})
 	t.Run("as another user", func(t *testing.T) {
 		testenv.Root(t)
-		want := outcome{0, "12 34 34\n", ""}
-		if diff := cmp.Diff(want, execute(t, c, control.Command{Args: []string{"sh", "-c", "echo $(id -u) $(id -g) $(id -G)"}, Dir: "/", User: "12:34"})); diff != "" {
+		want := outcome{0, "12 34 34 /\n", ""}
+		if diff := cmp.Diff(want, execute(t, c, control.Command{Args: []string{"sh", "-c", "echo $(id -u) $(id -g) $(id -G) $PWD"}, User: "12:34"})); diff != "" {
 			t.Errorf("outcome (-want +got):\n%s", diff)
 		}
 	})
