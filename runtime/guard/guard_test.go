@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,6 +31,7 @@ func TestMain(m *testing.M) {
 
 // try tries what a guest's root must not be able to do, and what it must. Files are opened and never written.
 func try() {
+	runtime.LockOSThread() // whose namespaces are others
 	check := func(what string, err error) {
 		word := "done"
 		var errno syscall.Errno
