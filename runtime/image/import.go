@@ -5,11 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/containerd/containerd/v2/core/images"
 	"github.com/containerd/containerd/v2/core/images/archive"
-	"github.com/containerd/containerd/v2/core/leases"
 	"github.com/containerd/containerd/v2/pkg/archive/compression"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
@@ -17,9 +15,6 @@ import (
 
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
-
-// leaseTime bounds how long content is kept that an import brought and a crash left unfinished.
-const leaseTime = time.Hour
 
 // Import reads an OCI image archive (a tar file, also gzip or zstd compressed), unpacks it and lists it as name, or as the name that the
 // archive carries when name is empty. An image of the same name is replaced.
@@ -59,25 +54,6 @@ func (s *Store) Import(ctx context.Context, name string, archive io.Reader) (_ I
 		return Image{}, err
 	}
 	return s.publish(ctx, images.Image{Name: name, Target: target})
-}
-
-// lease keeps content that belongs to nothing yet. release ends it; with collect, what it alone kept is gone when release returns.
-func (s *Store) lease(ctx context.Context) (context.Context, func(collect bool), error) {
-	service := s.client.LeasesService()
-	l, err := service.Create(ctx, leases.WithRandomID(), leases.WithExpiration(leaseTime))
-	if err != nil {
-		return nil, nil, fmt.Errorf("create lease: %w", err)
-	}
-	return leases.WithLease(ctx, l.ID), func(collect bool) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
-		defer cancel()
-		var opts []leases.DeleteOpt
-		if collect {
-			opts = append(opts, leases.SynchronousDelete)
-		}
-		// A lease that cannot be deleted expires by itself.
-		_ = service.Delete(ctx, l, opts...)
-	}, nil
 }
 
 // source remembers the reader's own error, which must not be taken for damage of the archive.

@@ -76,7 +76,7 @@ func (u *Unpacker) Unpack(ctx context.Context, img images.Image) (string, error)
 		return top, nil
 	}
 	// What is made here belongs to nothing until the image refers to it.
-	ctx, done, err := u.client.WithLease(ctx)
+	ctx, done, err := u.client.WithLease(ctx, leaseOptions()...)
 	if err != nil {
 		return "", fmt.Errorf("create lease: %w", err)
 	}

@@ -184,7 +184,10 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	a.defers(a.engine.Close)
 	a.containerdUp.Store(true)
 	a.images, err = image.New(image.Config{Client: a.engine.Client(), Unpacker: a.engine.Unpacker()})
-	return err
+	if err != nil {
+		return err
+	}
+	return a.images.Recover(ctx)
 }
 
 // openPhones makes the supervisor, the displays and the viewers.
