@@ -50,6 +50,8 @@ type call struct {
 type action struct {
 	name     string
 	from, to state
+	// prepare does what must be done before the first try; may be nil.
+	prepare func(ctx context.Context, h *host) error
 	// ask makes the request; an action that is no operation returns nil.
 	ask func(ctx context.Context, c call) (*phonehostv1.Operation, error)
 	// boots and resets are how much the phone's generations grow.
@@ -118,6 +120,9 @@ func actions() []action {
 			}))
 		}},
 		{name: "install_app", from: running, to: running, check: checkApp, ask: askInstall},
+		{name: "import_image", from: absent, to: absent, prepare: removeThird, ask: func(x ctx, c call) (op, error) {
+			return nil, c.h.importImage(x, images[2], c.h.archives[2])
+		}},
 		{name: "delete", from: off, to: absent, ask: askDelete},
 		{name: "delete_running", from: running, to: absent, ask: askDelete},
 	}

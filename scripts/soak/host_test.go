@@ -16,6 +16,8 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/phonehost/phonehost/agent/client"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -24,8 +26,8 @@ import (
 	testphone "github.com/phonehost/phonehost/scripts/testphone/image"
 )
 
-// images are the names of two images of different digests.
-var images = [2]string{testphone.Name, "phonehost.dev/testphone:other"}
+// images are the names of images of different digests. Phones are made from the first two; the third is what is imported.
+var images = [3]string{testphone.Name, "phonehost.dev/testphone:other", "phonehost.dev/testphone:third"}
 
 // host is an agent with crash points on a containerd of its own.
 type host struct {
@@ -34,7 +36,7 @@ type host struct {
 	program    string
 	containerd *testenv.ContainerdServer
 	ctrd       *containerd.Client
-	archives   [2][]byte
+	archives   [3][]byte
 	apk        []byte
 
 	cmd    *exec.Cmd
@@ -187,6 +189,15 @@ func (h *host) stop() {
 		h.t.Errorf("phonehostd did not end within 30 s of SIGTERM")
 		h.kill()
 	}
+	for _, pattern := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/*"} {
+		roots, err := filepath.Glob(filepath.Join(pattern, filepath.Base(h.dir)))
+		for _, root := range roots {
+			err = errors.Join(err, os.Remove(root))
+		}
+		if err != nil {
+			h.t.Errorf("remove the phones' cgroup: %v", err)
+		}
+	}
 }
 
 // tail is the end of the log of the present agent.
@@ -229,7 +240,7 @@ func (h *host) operations() phonehostv1.OperationServiceClient {
 	return phonehostv1.NewOperationServiceClient(h.api.Control())
 }
 
-// importImages makes the two images, one program with two labels, and imports them.
+// importImages makes the images, one program with different labels, and imports them.
 func (h *host) importImages() {
 	h.t.Helper()
 	program, err := testphone.Build(h.t.Context(), runtime.GOARCH, "soak")
@@ -247,6 +258,15 @@ func (h *host) importImages() {
 			h.t.Fatal(err)
 		}
 	}
+}
+
+// removeThird makes room for an import.
+func removeThird(ctx context.Context, h *host) error {
+	_, err := phonehostv1.NewImageServiceClient(h.api.Control()).RemoveImage(ctx, &phonehostv1.RemoveImageRequest{Name: images[2]})
+	if status.Code(err) == codes.NotFound {
+		return nil
+	}
+	return err
 }
 
 func (h *host) importImage(ctx context.Context, name string, data []byte) error {

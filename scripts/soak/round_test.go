@@ -177,6 +177,11 @@ func (l *lab) begin(ctx context.Context, a action) (call, error) {
 		return call{}, err
 	}
 	c := call{h: l.h, id: l.id, request: fmt.Sprintf("r%d", l.next())}
+	if a.prepare != nil {
+		if err := a.prepare(ctx, l.h); err != nil {
+			return c, err
+		}
+	}
 	if _, err := l.events(ctx); err != nil {
 		return c, err
 	}
@@ -379,7 +384,9 @@ func (l *lab) abandon() {
 	ctx, cancel := context.WithTimeout(l.h.t.Context(), roundLimit)
 	defer cancel()
 	l.at = absent
-	left, err := l.h.phones().ListPhones(ctx, &phonehostv1.ListPhonesRequest{})
+	err := l.h.importImage(ctx, images[2], l.h.archives[2]) // it may have been what failed
+	left, listed := l.h.phones().ListPhones(ctx, &phonehostv1.ListPhonesRequest{})
+	err = errors.Join(err, listed)
 	for _, p := range left.GetPhones() {
 		err = errors.Join(err, l.h.remove(ctx, p.GetSpec().GetId()))
 	}
