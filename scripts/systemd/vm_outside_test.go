@@ -12,7 +12,7 @@ import (
 // TestVMWithoutTheHolder has phones start while the holder is masked: the agent works below /phonehost and says what that means. Then
 // the holder is there and the agent uses its scope: the phones stay whole where they are, until they start again.
 func TestVMWithoutTheHolder(t *testing.T) {
-	vm.Each(t, vm.On("6.12").Arch("amd64").System(), func(t *testing.T, m *vm.Machine) {
+	vm.Each(t, vm.On("6.12").System().Nightly(), func(t *testing.T, m *vm.Machine) {
 		h := newHost(t, m, "systemctl mask phonehost-phones.service; systemctl enable --now phonehostd", "p1", "p2")
 		h.wantLog("root=" + plain + " delegated=false")
 		h.wantWarning("cgroup-not-delegated")
