@@ -25,6 +25,7 @@ func TestVMPhonesOutliveSystemd(t *testing.T) {
 		if m.Target().Nightly || m.Target().Arch == "amd64" {
 			t.Run(hang().name, func(t *testing.T) { h.in(t).testStep(hang(), at, before) })
 			t.Run("units", func(t *testing.T) { h.in(t).testUnits() })
+			t.Run("sandbox", func(t *testing.T) { h.in(t).testSandbox() })
 		}
 		t.Run("stop of the target", func(t *testing.T) { h.in(t).testTarget(at, before) })
 		// scripts/e2e boots its machines anew daily.
@@ -162,5 +163,31 @@ func (h *host) testUnits() {
 				h.t.Errorf("%s lacks %s", unit, property)
 			}
 		}
+	}
+}
+
+// testSandbox finds both units in their sandboxes, and the agent able to do in its own what it does: the doctor tries BPF programs, loop
+// devices and encoders. That phones start, run programs and end under it is what the other tests show.
+func (h *host) testSandbox() {
+	h.t.Helper()
+	for _, unit := range []string{"phonehostd", "phonehost-phones"} {
+		status := h.Shell("cat /proc/$(systemctl show --value -p MainPID " + unit + ")/status")
+		for _, want := range []string{"NoNewPrivs:\t1", "Seccomp:\t2"} {
+			if !strings.Contains(status, want) {
+				h.t.Errorf("the process of %s lacks %q:\n%s", unit, want, status)
+			}
+		}
+	}
+	findings := h.Run("phonectl", "doctor")
+	for _, want := range []string{"the host's mounts", "cgroup_skb, sched_cls and lsm programs load", "loop devices can be made", "libx264 ok"} {
+		if !strings.Contains(findings, want) {
+			h.t.Errorf("the doctor does not find %q:\n%s", want, findings)
+		}
+	}
+	if strings.Contains(findings, "permitted") {
+		h.t.Errorf("the doctor is not let:\n%s", findings)
+	}
+	if out := h.Run("phonectl", "exec", "p1", "--", "getprop", "sys.boot_completed"); out != "1\n" {
+		h.t.Errorf("a program in the guest says %q", out)
 	}
 }
