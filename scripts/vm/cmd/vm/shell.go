@@ -133,7 +133,8 @@ func (c *shellCmd) use(r *run, spec ready.Spec, m *machine.Machine, files []put)
 			return 0, err
 		}
 	}
-	cmd := control.Command{Args: c.command(spec), Env: []string{"PATH=" + guestPath}, Stdin: r.in, Stdout: r.out, Stderr: r.err}
+	env := []string{"PATH=" + guestPath, "HOME=" + homeDir, "USER=root", "LANG=C.UTF-8"}
+	cmd := control.Command{Args: c.command(spec), Env: env, Stdin: r.in, Stdout: r.out, Stderr: r.err}
 	t := terminalOf(r.in, r.out)
 	if t == nil {
 		return m.Exec(r.ctx, cmd)

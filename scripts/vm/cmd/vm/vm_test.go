@@ -48,7 +48,7 @@ func TestVMShellStreams(t *testing.T) {
 	}
 	for name, flags := range machines() {
 		t.Run(name, func(t *testing.T) {
-			script := `cat; echo; cat /tmp/x/file; echo; stat -c %a /tmp/x/file; test -t 0 || echo no terminal; echo "for stderr" >&2; exit 3`
+			script := `cat; echo; cd /; cd; pwd; cat /tmp/x/file; echo; stat -c %a /tmp/x/file; test -t 0 || echo no terminal; echo "for stderr" >&2; exit 3`
 			cmd := exec.CommandContext(t.Context(), vm, append(append([]string{"shell", "--put=" + file + ":/tmp/x/"}, flags...), "--", "sh", "-c", script)...)
 			var out, errs bytes.Buffer
 			cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("from stdin"), &out, &errs
@@ -56,7 +56,7 @@ func TestVMShellStreams(t *testing.T) {
 			if code := cmd.ProcessState.ExitCode(); code != 3 {
 				t.Errorf("exit code %d, %v, want 3", code, err)
 			}
-			if want := "from stdin\nput there\n640\nno terminal\n"; out.String() != want {
+			if want := "from stdin\n/root\nput there\n640\nno terminal\n"; out.String() != want {
 				t.Errorf("stdout is %q, want %q", &out, want)
 			}
 			if !strings.Contains(errs.String(), "for stderr\n") {
