@@ -144,6 +144,11 @@ func (h *host) isDead(wait time.Duration) bool {
 	case <-h.ended:
 		return true
 	case <-timer.C:
+	}
+	select { // of two that are ready, the first one is not always taken above
+	case <-h.ended:
+		return true
+	default:
 		return false
 	}
 }
