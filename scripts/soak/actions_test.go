@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/phonehost/phonehost/agent/job"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -231,12 +232,24 @@ func checkCommand(ctx context.Context, c call, op *phonehostv1.Operation) error 
 	return nil
 }
 
+// checkApp looks for the app and for staging directories. What the installer of an agent that was killed had begun in the guest goes away
+// by itself, a moment later.
 func checkApp(ctx context.Context, c call, _ *phonehostv1.Operation) error {
-	out, err := c.shell(ctx, "pm list packages com.example.soak; ls /data/app")
-	if err == nil && (!strings.Contains(out, "package:com.example.soak") || strings.Contains(out, "vmdl")) {
-		err = fmt.Errorf("the app is not installed, or a session is left: %q", out)
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
+		out, err := c.shell(ctx, "pm list packages com.example.soak; ls /data/app")
+		if err != nil {
+			return err
+		}
+		if strings.Contains(out, "package:com.example.soak") && !strings.Contains(out, "vmdl") {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			ps, _ := c.shell(ctx, "ps")
+			return fmt.Errorf("the app is not installed, or a session is left: %q\n%s", out, ps)
+		}
 	}
-	return err
 }
 
 func (c call) phone(ctx context.Context) (*phonehostv1.Phone, error) {

@@ -238,6 +238,14 @@ func (l *lab) disturbed(ctx context.Context, a action, start func() (join func()
 		return o, err
 	}
 	l.at = a.to
+	l.h.second = ""
+	l.h.plan() // what was planned and not reached does not disturb the looking
+	if l.h.isDead(lookAgain) {
+		o.killed = true
+		if err := l.h.revive(); err != nil {
+			return o, err
+		}
+	}
 	if err := l.verify(ctx, a, c, o.op); err != nil {
 		return o, err
 	}
