@@ -4,12 +4,19 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
-// TestPoints kills the agent inside the delicate parts of every operation: at some points of the engines' compound work, and at a commit.
-// Which points there are each operation tells itself. The soak (TestSoak) does the same at all points.
+// TestPoints is the part of the soak that every test run has; TestSoak does the same at all points.
 func TestPoints(t *testing.T) {
 	l := newLab(t)
+	t.Run("killed", func(t *testing.T) { testKilled(t, l) })
+	t.Run("broken", func(t *testing.T) { testBroken(t, l) })
+}
+
+// testKilled kills the agent inside the delicate part of every operation: at a point of the engines' compound work, and at a commit.
+// Which points there are each operation tells itself.
+func testKilled(t *testing.T, l *lab) {
 	for _, a := range actions() {
 		able, err := l.learn(t.Context(), a)
 		if err != nil {
@@ -30,7 +37,7 @@ func TestPoints(t *testing.T) {
 	}
 }
 
-// sample takes two of the points inside compound work, or of the controller's steps where there are none, and a commit.
+// sample takes one of the points inside compound work, or of the controller's steps where there are none, and a commit.
 func sample(all []arrival) (some []arrival) {
 	var inside, steps, commits []arrival
 	for _, at := range all {
@@ -47,17 +54,16 @@ func sample(all []arrival) (some []arrival) {
 	if len(inside) == 0 {
 		inside = steps
 	}
-	for i, list := range [][]arrival{inside, inside, commits} {
+	for _, list := range [][]arrival{inside, commits} {
 		if len(list) > 0 {
-			some = append(some, list[(2*i+1)*len(list)/4%len(list)])
+			some = append(some, list[2*len(list)/3])
 		}
 	}
 	return some
 }
 
-// TestBroken has tools and the kernel fail, the disk fill, and everything but the agent be killed, in the middle of operations.
-func TestBroken(t *testing.T) {
-	l := newLab(t)
+// testBroken has tools and the kernel fail, the disk fill, and everything but the agent be killed, in the middle of operations.
+func testBroken(t *testing.T, l *lab) {
 	for _, text := range []string{
 		"power_on fail volume/truncated 1 1",
 		"power_on fail volume/attach 1 1000",
@@ -73,10 +79,12 @@ func TestBroken(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		began := time.Now()
 		reached, err := l.play(t.Context(), f)
 		if err != nil {
 			t.Fatalf("%s: %v", f, err)
 		}
+		t.Logf("%s: %v", f, time.Since(began).Round(time.Millisecond))
 		if !reached {
 			t.Errorf("%s: not reached: nothing was disturbed", f)
 		}
