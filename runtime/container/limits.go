@@ -24,22 +24,23 @@ func (e *Engine) SetLimits(ctx context.Context, p Phone) error {
 	if err != nil {
 		return err
 	}
-	status, found, err := e.task(ctx, containerID(p.ID, Guest))
+	guest, err := e.observe(ctx, p.ID, Guest)
 	if err != nil {
 		return fmt.Errorf("limits of %s: %w", p.ID, err)
 	}
-	if !found || taskState(status.GetStatus()) != TaskRunning {
+	if guest.State != TaskRunning {
 		return nil
 	}
+	tree := e.treeOf(p.ID, guest)
 	limits := cgroupLimits(p, prof)
-	limits.MemoryBytes = max(limits.MemoryBytes, e.cgroups.MemoryLimit(p.ID))
-	if err := e.cgroups.Limit(p.ID, limits); err != nil {
+	limits.MemoryBytes = max(limits.MemoryBytes, tree.MemoryLimit(p.ID))
+	if err := tree.Limit(p.ID, limits); err != nil {
 		return fmt.Errorf("limits of %s: %w", p.ID, err)
 	}
 	if err := e.updateTask(ctx, p, limits.MemoryBytes); err != nil {
 		return fmt.Errorf("limits of %s: %w", p.ID, err)
 	}
-	if err := e.cgroups.Limit(p.ID, limits); err != nil {
+	if err := tree.Limit(p.ID, limits); err != nil {
 		return fmt.Errorf("limits of %s: %w", p.ID, err)
 	}
 	return nil

@@ -35,10 +35,10 @@ func (e *Engine) Observe(ctx context.Context, id string) (Observation, error) {
 			var err error
 			*into, err = e.observe(ctx, id, role)
 			if role == Guest && into.State != TaskNone {
-				into.OOMKills = e.cgroups.OOMKills(id)
+				into.OOMKills = e.treeOf(id, *into).OOMKills(id)
 			}
 			if role == Guest && into.State == TaskRunning {
-				into.MemoryBytes = e.cgroups.MemoryLimit(id)
+				into.MemoryBytes = e.treeOf(id, *into).MemoryLimit(id)
 			}
 			return err
 		})
