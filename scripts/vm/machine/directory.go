@@ -103,7 +103,7 @@ func sweep(parent string) error {
 		if lock == nil {
 			continue
 		}
-		err = os.RemoveAll(path)
+		err = removeAll(path)
 		lock.Close()
 		if err != nil {
 			return fmt.Errorf("remove a machine that was left behind: %w", err)
@@ -118,7 +118,7 @@ func (d *directory) file(name string) string { return filepath.Join(d.path, name
 func (d *directory) remove() error {
 	defer d.lock.Close()
 	if d.own {
-		return os.RemoveAll(d.path)
+		return removeAll(d.path)
 	}
 	var all error
 	for _, name := range []string{diskFile, payloadFile, controlFile, lockFile} {
@@ -127,4 +127,14 @@ func (d *directory) remove() error {
 		}
 	}
 	return all
+}
+
+// removeAll removes a machine's directory. Another process that looks for machines which were left behind may make the lock file anew
+// once it is gone, which keeps the directory from being removed for that moment.
+func removeAll(path string) error {
+	for {
+		if err := os.RemoveAll(path); !errors.Is(err, unix.ENOTEMPTY) {
+			return err
+		}
+	}
 }
