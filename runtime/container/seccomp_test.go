@@ -24,7 +24,7 @@ func probe(t *testing.T, arch string) string {
 	if arch != runtime.GOARCH {
 		return testenv.BinaryFor(t, pkg, arch)
 	}
-	return testenv.Binary(t, pkg)
+	return testenv.PureBinary(t, pkg)
 }
 
 // run runs a container of this spec to its end and returns its exit code and output.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -45,6 +46,14 @@ func BinaryFor(t testing.TB, pkg, arch string) string {
 	t.Helper()
 	return build(t, pkg+"-"+arch, filepath.Base(pkg)+"-"+arch, func() (string, error) {
 		return gobuild.Build(context.Background(), gobuild.Pure(pkg, arch))
+	})
+}
+
+// PureBinary is Binary for a program that runs where there is no C library: it is built without C.
+func PureBinary(t testing.TB, pkg string) string {
+	t.Helper()
+	return build(t, pkg+" without C", filepath.Base(pkg), func() (string, error) {
+		return gobuild.Build(context.Background(), gobuild.Pure(pkg, runtime.GOARCH))
 	})
 }
 
