@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"errors"
 	"bufio"
 	"context"
 	"fmt"
@@ -133,9 +134,15 @@ func connected(t *testing.T) *control.Client {
 func ends(t *testing.T, process *os.File, what string) {
 	t.Helper()
 	const soon = 10 * time.Second
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(process.Fd()), Events: unix.POLLIN}}, int(soon.Milliseconds()))
-	if n != 1 || err != nil {
-		t.Errorf("%s lives on: %v", what, err)
+	for deadline := time.Now().Add(soon); ; {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(process.Fd()), Events: unix.POLLIN}}, int(time.Until(deadline).Milliseconds()))
+		if errors.Is(err, unix.EINTR) && time.Now().Before(deadline) {
+			continue
+		}
+		if n != 1 || err != nil {
+			t.Errorf("%s lives on: %v", what, err)
+		}
+		return
 	}
 }
 
