@@ -14,7 +14,7 @@ import (
 
 // TestVMBinder has phones use real binder devices: a binderfs for each, or triples of the pool of a kernel that has no binderfs.
 func TestVMBinder(t *testing.T) {
-	vm.Run(t, vm.On("6.1", "6.12").System(), func(t *testing.T) {
+	vm.Run(t, vm.On("6.12").System().And(vm.On("6.1").System().Nightly()), func(t *testing.T) {
 		vm.Modprobe(t, "binder_linux", "devices=binder,hwbinder,vndbinder,binder1,hwbinder1,vndbinder1")
 		h := newHost(t)
 		support, err := binder.Probe()

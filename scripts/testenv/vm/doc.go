@@ -9,7 +9,8 @@
 // replayed on the host as a tree of sub-tests with the same names, logs, skips and failures, while it is printed.
 // The code of the test function around Run therefore runs on both sides.
 //
-// Boot and Each are for tests that drive a machine from the host; Package runs all tests of another package in a machine.
+// Boot and Each are for tests that drive a machine from the host; Package runs all tests of another package in a machine, Packages those
+// of many, one after another.
 // The tests are called TestVM..., and are skipped unless PHONEHOST_TEST_VM is "subset" or "all".
 //
 // Two machines at most run at once. What a test starts is ended when it ends, and the serial log of a failed one is kept.

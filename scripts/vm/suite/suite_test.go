@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -134,4 +135,38 @@ func tests(t *testing.T, pkg string) map[string]bool {
 		t.Errorf("%s has no tests", path.Clean(pkg))
 	}
 	return names
+}
+
+// TestThePageHasTheTable compares docs/portability.md with the table: a row for every package, in order, with its left-out tests.
+func TestThePageHasTheTable(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join(repository, "docs", "portability.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := make(map[string]string)
+	var order, want []string
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) == 8 && strings.HasPrefix(cells[1], " `") {
+			name := strings.Trim(cells[1], " `")
+			rows[name] = line
+			order = append(order, name)
+		}
+	}
+	for _, e := range table {
+		want = append(want, e.Package)
+		row := rows[e.Package]
+		if e.daily != strings.Contains(row, "| daily |") {
+			t.Errorf("%s is daily: %v, and the page says %q", e.Package, e.daily, row)
+		}
+		for _, left := range slices.Concat(e.Skipped, e.Without) {
+			for _, name := range left.Tests {
+				if top, _, _ := strings.Cut(name, "/"); !strings.Contains(row, "`"+top+"`") {
+					t.Errorf("the page does not say that %s leaves out %s", e.Package, top)
+				}
+			}
+		}
+	}
+	if diff := cmp.Diff(want, order); diff != "" {
+		t.Errorf("packages (-table +page):\n%s", diff)
+	}
 }
