@@ -30,7 +30,7 @@ const androidProbe = "runtime/container/testdata/probe"
 // TestVMAndroidProfiles runs testphone's userland under the specs of Android's profiles: not as Android, but to show what those specs
 // mean to a kernel. A program with all that the guest's root has tries what it must not be able to do, guarded where the kernel can.
 func TestVMAndroidProfiles(t *testing.T) {
-	vm.Run(t, vm.On("6.12").Arch("amd64").System().And(vm.On("6.12").Arch("arm64").System().Nightly(), vm.On("6.1", "7.3").System().Nightly()), func(t *testing.T) {
+	vm.Run(t, vm.On("6.1", "6.12", "7.3").System().Nightly(), func(t *testing.T) {
 		vm.Modprobe(t, "binder_linux", "devices=binder,hwbinder,vndbinder")
 		vm.Modprobe(t, "fuse")
 		for slot, name := range []string{"redroid", "redroid-sysboot", "waydroid"} {
