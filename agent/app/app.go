@@ -38,6 +38,7 @@ const (
 // Guests runs processes in guests (container.Engine).
 type Guests interface {
 	Exec(ctx context.Context, id string, opts container.ExecOptions) (exitCode uint32, err error)
+	EndExec(ctx context.Context, id, execID string) error
 }
 
 // Manager manages apps.
@@ -76,16 +77,33 @@ func (a *answer) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// place is where a manager is run: a phone, and the name that the process has in containerd, by which another agent finds what this
+// one's death has left of it. A place without a name is for what may be left to itself.
+type place struct{ phone, name string }
+
+// at is the place of a job's part. Its processes run one after another under one name.
+func at(w job.Work) place { return place{w.PhoneID, w.OperationID} }
+
+// clear ends what an agent that died has left of a part that is done again: its process waits for input that no longer comes.
+func (m *Manager) clear(ctx context.Context, w job.Work) error {
+	err := m.Guests.EndExec(ctx, w.PhoneID, w.OperationID)
+	if errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) {
+		return nil
+	}
+	return err
+}
+
 // run runs one of the guest's managers and returns what it says. An error is of the phone, of containerd, or of ctx; whether the
 // manager did what it was asked for is in the text.
-func (m *Manager) run(ctx context.Context, id string, stdin io.Reader, args ...string) (string, uint32, error) {
+func (m *Manager) run(ctx context.Context, where place, stdin io.Reader, args ...string) (string, uint32, error) {
+	id := where.phone
 	before, err := job.Running(m.Phones, id)
 	if err != nil {
 		return "", 0, err
 	}
 	var out answer
 	both := &serial{w: &out}
-	code, err := m.Guests.Exec(ctx, id, container.ExecOptions{Args: args, Stdin: stdin, Stdout: both, Stderr: both})
+	code, err := m.Guests.Exec(ctx, id, container.ExecOptions{ID: where.name, Args: args, Stdin: stdin, Stdout: both, Stderr: both})
 	if ctx.Err() != nil {
 		return "", 0, context.Cause(ctx)
 	}

@@ -61,6 +61,8 @@ func (g *guest) Exec(_ context.Context, _ string, o container.ExecOptions) (uint
 	return 127, nil
 }
 
+func (g *guest) EndExec(context.Context, string, string) error { return errdefs.ErrNotFound }
+
 func newSpool(t *testing.T) (*app.Spool, string) {
 	t.Helper()
 	dir := t.TempDir()

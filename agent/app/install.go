@@ -71,8 +71,8 @@ func Names(payloads []json.RawMessage) func(name string) bool {
 // installTime bounds one installation: the guest compiles what it installs.
 const installTime = 20 * time.Minute
 
-// Installer does jobs of the kind operation.InstallApp. An installation that was interrupted is done again: what it had begun in the guest
-// is a session that nobody commits, and the guest's package manager drops those.
+// Installer does jobs of the kind operation.InstallApp. An installation that was interrupted is done again, after what is left of it in the
+// guest has been ended: its session goes with the process that began it.
 func (m *Manager) Installer() job.Handler {
 	return job.Handler{
 		Again: true,
@@ -83,6 +83,9 @@ func (m *Manager) Installer() job.Handler {
 			}
 			ctx, cancel := context.WithTimeout(ctx, installTime)
 			defer cancel()
+			if err := m.clear(ctx, w); err != nil {
+				return nil, err
+			}
 			if len(q.Set.APKs) == 1 {
 				return nil, m.installOne(ctx, w, q)
 			}
@@ -114,7 +117,7 @@ func (m *Manager) installOne(ctx context.Context, w job.Work, q installation) er
 	defer f.Close()
 	w.Progress("installing")
 	args := append([]string{"pm", "install"}, q.Options.flags()...)
-	said, code, err := m.run(ctx, w.PhoneID, f, append(args, "-S", strconv.FormatUint(q.Set.APKs[0].Size, 10))...)
+	said, code, err := m.run(ctx, at(w), f, append(args, "-S", strconv.FormatUint(q.Set.APKs[0].Size, 10))...)
 	return outcome(w.PhoneID, "pm install", said, code, err)
 }
 
@@ -135,7 +138,7 @@ var sessionPattern = regexp.MustCompile(`Success: created install session \[(\d+
 // installSet installs a base APK and its splits in a session of the guest's package manager.
 func (m *Manager) installSet(ctx context.Context, w job.Work, q installation) error {
 	args := append([]string{"pm", "install-create"}, q.Options.flags()...)
-	said, code, err := m.run(ctx, w.PhoneID, nil, append(args, "-S", strconv.FormatUint(q.Set.bytes(), 10))...)
+	said, code, err := m.run(ctx, at(w), nil, append(args, "-S", strconv.FormatUint(q.Set.bytes(), 10))...)
 	if err != nil {
 		return err
 	}
@@ -146,41 +149,41 @@ func (m *Manager) installSet(ctx context.Context, w job.Work, q installation) er
 	session := match[1]
 	for i := range q.Set.APKs {
 		w.Progress(fmt.Sprintf("writing APK %d of %d", i+1, len(q.Set.APKs)))
-		if err := m.writeSession(ctx, w.PhoneID, session, q.Set, i); err != nil {
-			m.abandon(ctx, w.PhoneID, session)
+		if err := m.writeSession(ctx, w, session, q.Set, i); err != nil {
+			m.abandon(ctx, w, session)
 			return err
 		}
 	}
 	w.Progress("installing")
-	said, code, err = m.run(ctx, w.PhoneID, nil, "pm", "install-commit", session)
+	said, code, err = m.run(ctx, at(w), nil, "pm", "install-commit", session)
 	if err := outcome(w.PhoneID, "pm install-commit", said, code, err); err != nil {
-		m.abandon(ctx, w.PhoneID, session)
+		m.abandon(ctx, w, session)
 		return err
 	}
 	return nil
 }
 
 // writeSession writes one APK into a session.
-func (m *Manager) writeSession(ctx context.Context, id, session string, set Set, i int) error {
+func (m *Manager) writeSession(ctx context.Context, w job.Work, session string, set Set, i int) error {
 	f, err := m.Spool.Open(set, i)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return m.write(ctx, id, session, i, set.APKs[i].Size, f)
+	return m.write(ctx, w, session, i, set.APKs[i].Size, f)
 }
 
-func (m *Manager) write(ctx context.Context, id, session string, i int, size uint64, f *os.File) error {
-	said, code, err := m.run(ctx, id, f, "pm", "install-write", "-S", strconv.FormatUint(size, 10), session, strconv.Itoa(i)+".apk", "-")
-	return outcome(id, "pm install-write", said, code, err)
+func (m *Manager) write(ctx context.Context, w job.Work, session string, i int, size uint64, f *os.File) error {
+	said, code, err := m.run(ctx, at(w), f, "pm", "install-write", "-S", strconv.FormatUint(size, 10), session, strconv.Itoa(i)+".apk", "-")
+	return outcome(w.PhoneID, "pm install-write", said, code, err)
 }
 
 // abandonTime bounds the clearing up after an installation that failed.
 const abandonTime = 10 * time.Second
 
 // abandon drops a session. A guest that has ended drops it by itself when it starts.
-func (m *Manager) abandon(ctx context.Context, id, session string) {
+func (m *Manager) abandon(ctx context.Context, w job.Work, session string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	_, _, _ = m.run(ctx, id, nil, "pm", "install-abandon", session)
+	_, _, _ = m.run(ctx, at(w), nil, "pm", "install-abandon", session)
 }

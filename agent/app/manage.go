@@ -24,7 +24,7 @@ const manageTime = 2 * time.Minute
 
 // handler does a job on an app that is there. What they do may be done again: an app that is gone, runs or does not run already is what
 // was asked for; so a part that was interrupted is.
-func handler(do func(ctx context.Context, w job.Work, q target) error) job.Handler {
+func handler(clear func(ctx context.Context, w job.Work) error, do func(ctx context.Context, w job.Work, q target) error) job.Handler {
 	return job.Handler{
 		Again: true,
 		Do: func(ctx context.Context, w job.Work) (*operation.Output, error) {
@@ -34,6 +34,9 @@ func handler(do func(ctx context.Context, w job.Work, q target) error) job.Handl
 			}
 			ctx, cancel := context.WithTimeout(ctx, manageTime)
 			defer cancel()
+			if err := clear(ctx, w); err != nil {
+				return nil, err
+			}
 			return nil, do(ctx, w, q)
 		},
 	}
@@ -41,12 +44,12 @@ func handler(do func(ctx context.Context, w job.Work, q target) error) job.Handl
 
 // Uninstaller does jobs of the kind operation.UninstallApp.
 func (m *Manager) Uninstaller() job.Handler {
-	return handler(func(ctx context.Context, w job.Work, q target) error {
+	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
 		args := []string{"pm", "uninstall"}
 		if q.KeepData {
 			args = append(args, "-k")
 		}
-		said, code, err := m.run(ctx, w.PhoneID, nil, append(args, q.Package)...)
+		said, code, err := m.run(ctx, at(w), nil, append(args, q.Package)...)
 		return outcome(w.PhoneID, "pm uninstall", said, code, err)
 	})
 }
@@ -54,16 +57,16 @@ func (m *Manager) Uninstaller() job.Handler {
 // Starter does jobs of the kind operation.StartApp. A package alone stands for the activity that a launcher would start
 // (Intent.parseCommandArgs).
 func (m *Manager) Starter() job.Handler {
-	return handler(func(ctx context.Context, w job.Work, q target) error {
-		said, code, err := m.run(ctx, w.PhoneID, nil, "am", "start", q.Package)
+	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
+		said, code, err := m.run(ctx, at(w), nil, "am", "start", q.Package)
 		return managed(w.PhoneID, "am start", said, code, err)
 	})
 }
 
 // Stopper does jobs of the kind operation.StopApp. An app that does not run is stopped; am says nothing of one that is not there.
 func (m *Manager) Stopper() job.Handler {
-	return handler(func(ctx context.Context, w job.Work, q target) error {
-		said, code, err := m.run(ctx, w.PhoneID, nil, "am", "force-stop", q.Package)
+	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
+		said, code, err := m.run(ctx, at(w), nil, "am", "force-stop", q.Package)
 		return managed(w.PhoneID, "am force-stop", said, code, err)
 	})
 }
