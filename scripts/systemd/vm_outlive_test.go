@@ -23,9 +23,9 @@ func TestVMPhonesOutliveSystemd(t *testing.T) {
 		}
 		// What takes long and is the same on both architectures is done daily on one.
 		if m.Target().Nightly || m.Target().Arch == "amd64" {
-			t.Run(hang().name, func(t *testing.T) { h.in(t).testStep(hang(), at, before) })
 			t.Run("units", func(t *testing.T) { h.in(t).testUnits() })
 			t.Run("sandbox", func(t *testing.T) { h.in(t).testSandbox() })
+			t.Run(hang().name, func(t *testing.T) { h.in(t).testStep(hang(), at, before) })
 		}
 		t.Run("stop of the target", func(t *testing.T) { h.in(t).testTarget(at, before) })
 		// scripts/e2e boots its machines anew daily.
