@@ -16,6 +16,7 @@ import (
 	containerd "github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"github.com/google/uuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -61,40 +62,55 @@ func (e *Engine) Exec(ctx context.Context, id string, o ExecOptions) (exitCode u
 }
 
 // EndExec kills a process that an Exec of an earlier agent has left in the phone's guest under a name, with its process group, and takes
-// it out of containerd's books. It is errdefs.ErrNotFound if there is none, and errdefs.ErrFailedPrecondition if the guest does not run.
+// it out of containerd's books: also one that was still being started. It is errdefs.ErrNotFound if there is none, and
+// errdefs.ErrFailedPrecondition if the guest does not run.
 func (e *Engine) EndExec(ctx context.Context, id, execID string) error {
 	task, _, _, err := e.guest(ctx, id)
+	if err == nil {
+		err = e.endExec(ctx, task, execID)
+	}
 	if err != nil {
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, err)
-	}
-	process, err := task.LoadProcess(ctx, execID, nil)
-	if err != nil {
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
-	}
-	exited, err := process.Wait(ctx)
-	if err != nil {
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
-	}
-	// A process that was loaded does not know its pid.
-	now, err := e.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: task.ID(), ExecID: execID})
-	if err != nil {
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
-	}
-	if now.GetProcess().GetStatus() == tasktypes.Status_RUNNING {
-		killGroup(int(now.GetProcess().GetPid()))
-	}
-	if err := process.Kill(ctx, syscall.SIGKILL); err != nil && !errdefs.IsNotFound(err) {
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
-	}
-	select {
-	case <-exited:
-	case <-ctx.Done():
-		return fmt.Errorf("end exec %s in %s: %w", execID, id, ctx.Err())
-	}
-	if _, err := process.Delete(ctx); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("end exec %s in %s: %w", execID, id, unavailable(err))
 	}
 	return nil
+}
+
+// endTime bounds the tries to end a process, and endPause is the time between two.
+const (
+	endTime  = 10 * time.Second
+	endPause = 50 * time.Millisecond
+)
+
+// endExec tries until the process is gone: one whose start hangs in the shim can be neither killed nor deleted before that has gone on.
+func (e *Engine) endExec(ctx context.Context, task containerd.Task, execID string) error {
+	process, err := task.LoadProcess(ctx, execID, nil)
+	if err != nil {
+		return err
+	}
+	for deadline := time.Now().Add(endTime); ; {
+		// A process that was loaded does not know its pid.
+		now, err := e.client.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: task.ID(), ExecID: execID})
+		if err = errgrpc.ToNative(err); errdefs.IsNotFound(err) {
+			return nil
+		}
+		if err == nil && now.GetProcess().GetStatus() == tasktypes.Status_RUNNING {
+			killGroup(int(now.GetProcess().GetPid()))
+			err = process.Kill(ctx, syscall.SIGKILL)
+		}
+		if err == nil || errdefs.IsNotFound(err) {
+			if _, err = process.Delete(ctx); err == nil || errdefs.IsNotFound(err) {
+				return nil
+			}
+		}
+		if time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(endPause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // killGroup kills the processes of a running process's group, by its pid on the host. runc makes every process that it executes the leader of a session and
