@@ -29,7 +29,7 @@ func (e *Engine) checkData(ctx context.Context, p Phone) (report volume.Report, 
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return volume.Report{}, false, nil
-	case errdefs.IsFailedPrecondition(err):
+	case errors.Is(err, volume.ErrInUse):
 		return volume.Report{}, true, nil
 	case err != nil:
 		return report, false, fmt.Errorf("data of %s: %w", p.ID, err)
@@ -106,7 +106,8 @@ func (e *Engine) existingData(p Phone) (string, error) {
 }
 
 // CloneData makes the data volume of to's generation a copy of from's, unless there is one: what Prepare would make empty. Neither
-// guest runs. shared tells that the two take no more space than one until they differ. After a crash there is a whole copy or none.
+// guest runs. shared tells that the two take no more space than one until they differ. After a crash there is a whole copy or none. What
+// from has is brought in order first, as by CheckData.
 //
 // Errors: errdefs.ErrNotFound if from has no data; errdefs.ErrFailedPrecondition if its guest runs or its data is being exported;
 // errdefs.ErrInvalidArgument if to is smaller; errdefs.ErrDataLoss if what from has is beyond repair.
@@ -115,7 +116,11 @@ func (e *Engine) CloneData(ctx context.Context, from, to Phone) (shared bool, er
 	if err != nil {
 		return false, fmt.Errorf("clone the data of %s: %w", from.ID, err)
 	}
-	size, err := volume.FileSystemBytes(source)
+	_, _, err = e.checkData(ctx, from)
+	var size uint64
+	if err == nil {
+		size, err = volume.FileSystemBytes(source)
+	}
 	if err == nil && size > to.DataBytes {
 		err = fmt.Errorf("it has %d bytes and %s only %d: %w", size, to.ID, to.DataBytes, errdefs.ErrInvalidArgument)
 	}

@@ -49,7 +49,7 @@ type Report struct {
 // Nothing is ever changed while a loop device has the volume. The time is bounded by ctx; a check that is cut short, by that or by a
 // crash, is done again by the next.
 //
-// Errors: errdefs.ErrFailedPrecondition if a loop device has the volume; errdefs.ErrDataLoss with the outcome BeyondRepair.
+// Errors: ErrInUse if a loop device has the volume; errdefs.ErrDataLoss with the outcome BeyondRepair.
 func Check(ctx context.Context, path string) (Report, error) {
 	reason, err := suspicion(path)
 	if err != nil || reason == "" {
@@ -91,10 +91,11 @@ const (
 // check checks a locked image.
 func check(ctx context.Context, image *os.File, reason string) (Report, error) {
 	code, output, err := run(ctx, image, "e2fsck", "-p", image.Name())
-	report := Report{Outcome: outcome(code, output), Reason: reason, Summary: summary(output)}
+	report := Report{Reason: reason, Summary: summary(output)}
 	switch {
 	case err != nil:
 	case code <= codeInOrder:
+		report.Outcome = outcome(code, output)
 		err = image.Sync()
 	case code&codeUncorrected != 0 || !workable(image):
 		return mend(ctx, image, report)

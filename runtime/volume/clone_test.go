@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/volume"
@@ -139,7 +140,7 @@ func available(t *testing.T, dir string) int {
 	return int(st.Bavail) * int(st.Bsize)
 }
 
-// TestCloneOfWhatWasNotUnmounted leaves the source as it is, and the clone in order.
+// TestCloneOfWhatWasNotUnmounted wants a check first.
 func TestCloneOfWhatWasNotUnmounted(t *testing.T) {
 	source := powerCut(t, create(t), func(m *volume.Mount) {
 		if err := m.Root().WriteFile("kept", []byte("mine"), 0o600); err != nil {
@@ -151,11 +152,17 @@ func TestCloneOfWhatWasNotUnmounted(t *testing.T) {
 	if err := os.WriteFile(path+".new", []byte("half"), 0o600); err != nil { // of a crash
 		t.Fatal(err)
 	}
-	if _, err := volume.Clone(t.Context(), source, path); err != nil {
-		t.Fatal(err)
+	if _, err := volume.Clone(t.Context(), source, path); !errdefs.IsFailedPrecondition(err) || errors.Is(err, volume.ErrInUse) {
+		t.Errorf("Clone = %v, want a failed precondition", err)
 	}
 	if sum(t, source, 0) != before {
 		t.Error("the source was changed")
+	}
+	if _, err := volume.Check(t.Context(), source); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := volume.Clone(t.Context(), source, path); err != nil {
+		t.Fatal(err)
 	}
 	if err := fsck(t, path); err != nil {
 		t.Error(err)

@@ -19,7 +19,8 @@ const ioctlResize = 0x40086610
 //
 // The image grows first, then its loop device, then the file system, by the kernel and through its journal, so that a crash leaves
 // at each level what was or what shall be, and the next call does the rest. Without CAP_SYS_RESOURCE the kernel refuses; a volume that
-// no guest has is then grown by resize2fs, and one that has been mounted says errdefs.ErrFailedPrecondition: it grows when it is off.
+// no guest has is then grown by resize2fs, and one that is mounted says errdefs.ErrFailedPrecondition: it grows when it is off. ErrInUse
+// means that it is mounted for reading only.
 func Grow(ctx context.Context, path string, bytes uint64) error {
 	if err := checkSize(bytes); err != nil {
 		return err
@@ -53,8 +54,8 @@ func use(ctx context.Context, path string) (loop *Loop, live bool, err error) {
 			return loop, false, nil
 		}
 		// Somebody attached it in between.
-		if attached, e := Attached(path); !errdefs.IsFailedPrecondition(err) || e != nil || !attached {
-			return nil, false, errors.Join(err, e)
+		if !errors.Is(err, ErrInUse) {
+			return nil, false, err
 		}
 	}
 }
@@ -67,7 +68,7 @@ func growDevice(loop *Loop, path string, bytes uint64) error {
 	if err := unix.IoctlSetInt(int(loop.f.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
 		return fmt.Errorf("grow %s, the device of volume %s: %w", loop.Path, path, err)
 	}
-	t, err := mountTree(loop.Path, false)
+	t, err := mountToChange(loop)
 	if err != nil {
 		return fmt.Errorf("grow volume %s: %w", path, err)
 	}

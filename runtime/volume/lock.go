@@ -21,11 +21,14 @@ const (
 	deviceGrace = 10 * time.Second
 )
 
+// ErrInUse means that a loop device has the volume and keeps it: for a guest's mount, or a reader. It is an errdefs.ErrFailedPrecondition.
+var ErrInUse = fmt.Errorf("it is in use: %w", errdefs.ErrFailedPrecondition)
+
 // lock opens the volume at path and takes its lock, unix.LOCK_EX or unix.LOCK_SH. It lasts until the returned file and everything
 // that was given it are closed.
 //
 // What goes away by itself is waited for, until ctx ends: a program that works on the volume, and for a while a loop device that nobody
-// has mounted. A mount is waited for patience at most. Then the error is errdefs.ErrFailedPrecondition.
+// has mounted. A mount is waited for patience at most. Then the error is ErrInUse.
 func lock(ctx context.Context, path string, how int, patience time.Duration) (*os.File, error) {
 	tick := time.NewTicker(lockInterval)
 	defer tick.Stop()
@@ -51,7 +54,7 @@ func lock(ctx context.Context, path string, how int, patience time.Duration) (*o
 }
 
 func inUse(path, device string) error {
-	return fmt.Errorf("volume %s is in use: %s has it: %w", path, device, errdefs.ErrFailedPrecondition)
+	return fmt.Errorf("volume %s: %s has it: %w", path, device, ErrInUse)
 }
 
 // tryLock opens and locks the file that is at path when it returns. It returns unix.EWOULDBLOCK if another has the lock.

@@ -32,7 +32,7 @@ const attempts = 64
 // locked for as long as the device is attached (see the package comment): a second device for the same volume is refused.
 //
 // A device that is about to go, or a program that works on the volume, is waited for until ctx ends. Errors:
-// errdefs.ErrFailedPrecondition if another loop device has the volume and keeps it; errdefs.ErrResourceExhausted when no loop device
+// ErrInUse if another loop device has the volume; errdefs.ErrResourceExhausted when no loop device
 // can be had.
 func Attach(ctx context.Context, path string) (*Loop, error) {
 	back, err := lockFree(ctx, path, unix.LOCK_EX, mountGrace)

@@ -20,7 +20,7 @@ type Mount struct {
 // Open mounts the volume at path, for reading only if readOnly is set; the kernel replays its journal if need be, even then. The volume
 // is in use until Close. No guest's device, set-user-id or executable file is of effect in the mount.
 //
-// Errors: errdefs.ErrFailedPrecondition if the volume is in use; errdefs.ErrNotImplemented if the kernel is too old for detached mounts
+// Errors: ErrInUse; errdefs.ErrNotImplemented if the kernel is too old for detached mounts
 // and errdefs.ErrPermissionDenied if it refuses them; what the kernel says of the file system otherwise.
 func Open(ctx context.Context, path string, readOnly bool) (*Mount, error) {
 	loop, err := Attach(ctx, path)
@@ -86,6 +86,15 @@ func mountTree(device string, readOnly bool) (tree, error) {
 		return tree{}, fmt.Errorf("open the root of %s: %w", device, err)
 	}
 	return tree{mount: mount, dir: os.NewFile(uintptr(dir), "root of "+device)}, nil
+}
+
+// mountToChange is mountTree for a device that is to be changed; ErrInUse if its file system is mounted for reading only.
+func mountToChange(loop *Loop) (tree, error) {
+	t, err := mountTree(loop.Path, false)
+	if errors.Is(err, unix.EBUSY) {
+		err = fmt.Errorf("it is mounted for reading only: %w: %w", err, ErrInUse)
+	}
+	return t, err
 }
 
 // fsContext creates what fsmount(2) makes a mount of: the file system's superblock.

@@ -112,6 +112,14 @@ func TestOpenReadOnlyChangesNothing(t *testing.T) {
 	if sum(t, path, 0) != before {
 		t.Error("the image was changed")
 	}
+	m = open(t, path, true)
+	defer closed(t, m)
+	if err := volume.Grow(t.Context(), path, 2*size); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("Grow of a volume that is being read = %v, want that it is in use", err)
+	}
+	if _, err := volume.Trim(t.Context(), path); !errors.Is(err, volume.ErrInUse) {
+		t.Errorf("Trim of a volume that is being read = %v, want that it is in use", err)
+	}
 }
 
 func TestOpenSaysWhatIsWrong(t *testing.T) {

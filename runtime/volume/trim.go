@@ -19,7 +19,7 @@ const trimStep = 4 << 30
 
 // Trim gives the blocks that the file system of the volume at path does not use back to the host, and returns how many bytes the kernel
 // has discarded; what it knows to be discarded already it does not count again while the file system stays mounted. A guest's mount
-// discards what it frees by itself; this is for volumes that come from somewhere else, or a host that could not at the time.
+// discards what it frees by itself; this is for volumes that come from somewhere else, or a host that could not at the time. It returns ErrInUse if the volume is mounted for reading only.
 func Trim(ctx context.Context, path string) (discarded uint64, err error) {
 	loop, _, err := use(ctx, path)
 	if err != nil {
@@ -33,7 +33,7 @@ func Trim(ctx context.Context, path string) (discarded uint64, err error) {
 }
 
 func trimDevice(ctx context.Context, loop *Loop) (discarded uint64, err error) {
-	t, err := mountTree(loop.Path, false)
+	t, err := mountToChange(loop)
 	if err != nil {
 		return 0, err
 	}

@@ -146,7 +146,7 @@ func fillFileSystem(ctx context.Context, image *os.File, fill func(ctx context.C
 
 // Remove removes the volume at path and whatever was left beside it by a crash, and returns when that is on the disk. Nobody can reach
 // what the volume held from then on: its blocks are free space of the host's file system. A volume that does not exist is no error.
-// It returns errdefs.ErrFailedPrecondition, and removes nothing, if a loop device has the volume and keeps it.
+// It returns ErrInUse, and removes nothing, if a loop device has the volume.
 func Remove(ctx context.Context, path string) error {
 	for _, name := range []string{path, path + newSuffix} {
 		if err := removeFile(ctx, name); err != nil {

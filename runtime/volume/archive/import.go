@@ -44,6 +44,9 @@ func Verify(ctx context.Context, r io.Reader) (Manifest, error) {
 		if err == nil {
 			err = a.read(ctx, e, buf, func([]byte, int64) error { return nil })
 		}
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return Manifest{}, err
 		}
@@ -105,7 +108,7 @@ func (u *unpacker) unpack(ctx context.Context, root *os.Root) error {
 			err = fmt.Errorf("%w: the volume has no room for the archive: %w", err, errdefs.ErrOutOfRange)
 		}
 		if err != nil {
-			return fmt.Errorf("unpack %s: %w", e, err)
+			return fmt.Errorf("unpack %q: %w", e, err)
 		}
 	}
 }
@@ -116,7 +119,7 @@ func (u *unpacker) enterRoot(root *os.Root, e *entry) error {
 		return err
 	}
 	u.dirs = append(u.dirs, directory{f, e})
-	return nil
+	return own(f, ".", e)
 }
 
 // leave closes all but the first depth directories. What they get now must not be in force while something is made in them: a default
@@ -131,7 +134,7 @@ func (u *unpacker) leave(depth int) error {
 			in, name = u.dirs[last-1].File, d.entry.name()
 		}
 		if err := errors.Join(finish(in, name, d.entry), d.Close()); err != nil {
-			errs = append(errs, fmt.Errorf("unpack %s: %w", d.entry, err))
+			errs = append(errs, fmt.Errorf("unpack %q: %w", d.entry, err))
 		}
 		u.dirs = u.dirs[:last]
 	}
@@ -193,7 +196,7 @@ func (u *unpacker) link(in *os.File, name string, e *entry) error {
 	}
 	for _, no := range []error{unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EPERM} {
 		if errors.Is(err, no) {
-			return fmt.Errorf("another name of %s, which is no file of the archive: %w: %w", "/data/"+strings.Join(e.linked, "/"), err, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("another name of %q, which is no file of the archive: %w: %w", "/data/"+strings.Join(e.linked, "/"), err, errdefs.ErrInvalidArgument)
 		}
 	}
 	return twice(err)

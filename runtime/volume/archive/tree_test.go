@@ -237,6 +237,7 @@ func plant(t testing.TB, dir string) {
 	// Owners, modes, attributes.
 	must(t, os.Chown(at("data/com.example"), 10_123, 10_123), os.Chown(at("data/com.example/files/text"), 3_000_000_000, 4_000_000_000))
 	must(t, os.Lchown(at("absolute"), 1000, 1001), os.Chown(at("fifo"), 5, 6))
+	must(t, os.Chown(at("."), 1000, 1000), os.Chmod(at("."), 0o771))
 	must(t, os.Chmod(at("data/com.example/files/000"), 0o4755|fs.ModeSetuid), os.Chmod(at("sticky"), 0o777|fs.ModeSticky|fs.ModeSetgid))
 	acl := []byte("\x02\x00\x00\x00\x01\x00\x07\x00\xff\xff\xff\xff\x02\x00\x04\x00\x39\x30\x00\x00\x04\x00\x05\x00\xff\xff\xff\xff\x10\x00\x05\x00\xff\xff\xff\xff\x20\x00\x00\x00\xff\xff\xff\xff")
 	for _, x := range []struct{ path, name, value string }{

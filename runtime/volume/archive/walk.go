@@ -170,7 +170,7 @@ func open(f *file, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), f.name), nil
 }
 
-func (f *file) failed(err error) error { return fmt.Errorf("/data/%s: %w", f.path, err) }
+func (f *file) failed(err error) error { return fmt.Errorf("%q: %w", "/data/"+f.path, err) }
 
 // content reports whether the file is a regular one that was not met before.
 func (f *file) content() bool { return f.kind() == unix.S_IFREG && f.linked == "" }
