@@ -20,6 +20,7 @@ func TestDisplayKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.waitViewers("p1", 1)
+	h.waitRecording(h.path("killed.h264"))
 	process, err := os.FindProcess(display)
 	if err != nil {
 		t.Fatal(err)

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -145,6 +146,19 @@ func (d *door) waitStatus(id, status string) {
 func (d *door) waitViewers(id string, n int) {
 	d.t.Helper()
 	d.waitChange(id, itoa(n)+" viewers", func(c change) bool { return c.Phone.Viewers == n })
+}
+
+// waitRecording waits until a recording has written something: what the phone does from then on is in it.
+func (d *door) waitRecording(file string) {
+	d.t.Helper()
+	for deadline := time.Now().Add(d.patience()); ; time.Sleep(5 * time.Millisecond) {
+		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			d.t.Fatalf("nothing was recorded in %s within %v", file, d.patience())
+		}
+	}
 }
 
 // waitChange follows `phonectl ls -w` until the phone is as ok wants it.

@@ -105,7 +105,7 @@ func testTap(t *testing.T, h *host) {
 	if err := rec.Start(); err != nil {
 		t.Fatal(err)
 	}
-	h.waitViewers("p1", 1)
+	h.waitRecording(file)
 	h.tls("input", "p1", "tap", itoa(x), itoa(y))
 	if err := rec.Wait(); err != nil {
 		t.Fatalf("record: %v\n%s", err, out.String())

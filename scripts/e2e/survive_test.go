@@ -58,6 +58,7 @@ func TestAgentKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.waitViewers("p1", 1)
+	h.waitRecording(h.path("cut.h264"))
 	h.killAgent()
 	text := make([]byte, 4096)
 	n, _ := stderr.Read(text)

@@ -69,7 +69,7 @@ func (s *server) testTap(t *testing.T) {
 	if err := rec.Start(); err != nil {
 		t.Fatal(err)
 	}
-	s.waitViewers("p1", 1)
+	s.waitRecording(file)
 	s.ctl("input", "p1", "tap", itoa(x), itoa(y))
 	if err := rec.Wait(); err != nil {
 		t.Fatalf("record: %v\n%s", err, out.String())
