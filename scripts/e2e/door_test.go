@@ -151,11 +151,15 @@ func (d *door) waitViewers(id string, n int) {
 // waitRecording waits until a recording has written something: what the phone does from then on is in it.
 func (d *door) waitRecording(file string) {
 	d.t.Helper()
-	for deadline := time.Now().Add(d.patience()); ; time.Sleep(5 * time.Millisecond) {
+	ctx, cancel := context.WithTimeout(d.t.Context(), d.patience())
+	defer cancel()
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
 		if info, err := os.Stat(file); err == nil && info.Size() > 0 {
 			return
 		}
-		if time.Now().After(deadline) {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			d.t.Fatalf("nothing was recorded in %s within %v", file, d.patience())
 		}
 	}
