@@ -106,8 +106,10 @@ func (h *host) endAndLook(t *testing.T, id string) {
 	if code, out := h.exec(id, "sh", "-c", "x=aaaaaaaaaaaaaaaa; while :; do x=$x$x; done"); code != 137 {
 		t.Fatalf("the eater exited with %d: %s", code, out)
 	}
-	if got := h.observe(id).Guest.OOMKills; got != 1 {
-		t.Errorf("the kernel has killed %d processes, want 1", got)
+	// The kernel may count another kill while the first victim is still giving its memory back.
+	kills := h.observe(id).Guest.OOMKills
+	if kills == 0 {
+		t.Error("the kernel has killed no process, want the eater")
 	}
 	ended := make(chan struct{})
 	go func() {
@@ -132,8 +134,8 @@ func (h *host) endAndLook(t *testing.T, id string) {
 	}
 	h.engine = h.open()
 	got := h.observe(id).Guest
-	if got.State != container.TaskStopped || got.OOMKills != 1 || got.Note != p.Note {
-		t.Errorf("guest = %+v, want it stopped, one kill and the note", got)
+	if got.State != container.TaskStopped || got.OOMKills != kills || got.Note != p.Note {
+		t.Errorf("guest = %+v, want it stopped, %d kills and the note", got, kills)
 	}
 	if err := h.engine.RemoveGuest(t.Context(), id); err != nil {
 		t.Fatal(err)
