@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -369,18 +370,30 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
-// TestTerminalHangsUp ends a program whose child still has the terminal: the request ends, and the child with the terminal.
+// TestTerminalHangsUp ends a program whose child still has the terminal: the request ends, and the child with the terminal, if it does
+// not ignore that.
 func TestTerminalHangsUp(t *testing.T) {
+	// A test that was started by nohup ignores the signal, and so would its programs.
+	hangUps := make(chan os.Signal, 1)
+	signal.Notify(hangUps, syscall.SIGHUP)
+	defer signal.Stop(hangUps)
 	c := connected(t)
-	out := newLines()
-	if code, err := c.Exec(bounded(t), control.Command{Args: []string{"sh", "-c", "sleep 1000 & echo $!; exit 6"}, Terminal: &control.Size{}, Stdout: out}); code != 6 || err != nil {
-		t.Errorf("code %d, error %v", code, err)
+	run := func(script string) (child int) {
+		t.Helper()
+		out := newLines()
+		if code, err := c.Exec(bounded(t), control.Command{Args: []string{"sh", "-c", script}, Terminal: &control.Size{}, Stdout: out}); code != 6 || err != nil {
+			t.Errorf("code %d, error %v", code, err)
+		}
+		if _, err := fmt.Sscan(<-out.to, &child); err != nil {
+			t.Fatal(err)
+		}
+		return child
 	}
-	var n int
-	if _, err := fmt.Sscan(<-out.to, &n); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Kill(n, 0); err == nil {
+	if n := run("sleep 1000 & echo $!; exit 6"); syscall.Kill(n, 0) == nil {
 		ends(t, watch(t, fmt.Sprint(n)), "a child in a terminal that is gone")
+	}
+	n := run("trap '' HUP; sleep 1000 & echo $!; exit 6")
+	if err := syscall.Kill(n, syscall.SIGKILL); err != nil {
+		t.Errorf("a child that ignores the hang-up: %v, want it to live on", err)
 	}
 }

@@ -153,20 +153,30 @@ func (p *plumbing) copy(h *handler, streams control.ExecIO, exited <-chan struct
 	return all
 }
 
-// drain copies what a program writes, until its end and what lies in the pipe then. A terminal ends by itself, with its
-// session; a pipe may be held by children that live on.
+// hangUpGrace is how long a terminal may take to end after its session's leader has.
+const hangUpGrace = 500 * time.Millisecond
+
+// drain copies what a program writes, until its end and what lies in the pipe then, which children that live on may hold. A terminal
+// hands on what was written to it a moment later, and then ends by itself, with its session; but not for as long as a child that
+// does not mind a hang-up has it.
 func drain(r *os.File, w io.Writer, terminal bool, exited <-chan struct{}) {
-	if !terminal {
-		stop := make(chan struct{})
-		defer close(stop)
-		go func() {
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		select {
+		case <-exited:
+		case <-stop:
+			return
+		}
+		if terminal {
 			select {
-			case <-exited:
-				r.SetReadDeadline(time.Unix(1, 0)) // ends the read under way
+			case <-time.After(hangUpGrace):
 			case <-stop:
+				return
 			}
-		}()
-	}
+		}
+		r.SetReadDeadline(time.Unix(1, 0)) // ends the read under way
+	}()
 	buf := make([]byte, 64<<10)
 	for {
 		n, err := r.Read(buf)
