@@ -24,13 +24,15 @@ type host struct {
 	dir        string
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
+	limits     []string // more lines of the configuration's section limits
 	agent      *exec.Cmd
 	agentLog   *os.File
 	agentDone  chan struct{}
 }
 
-// newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
-func newHost(t testing.TB) *host {
+// newHost starts containerd and the agent and imports the image. All of it is gone when the test ends. limits are more lines of the
+// configuration's section of that name.
+func newHost(t testing.TB, limits ...string) *host {
 	t.Helper()
 	testenv.Root(t)
 	containerd := testenv.Containerd(t)
@@ -46,7 +48,7 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), limits: limits}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
