@@ -177,7 +177,7 @@ func (h *host) adoption(b *testing.B, ids []string, m measures) {
 func (h *host) memory(b *testing.B, m measures) {
 	sum := 0.0
 	of := h.beside(b)
-	of["agent"] = pss(b, h.agent.Process.Pid)
+	of["agent"] = pss(b, h.agent.cmd.Process.Pid)
 	for what, kib := range of {
 		m.add(what+"_KiB", kib/stormPhones)
 		if what != "guest" {
