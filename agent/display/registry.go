@@ -187,6 +187,9 @@ func (r *Registry) State(id string) State {
 	return State{}
 }
 
+// HasContent tells whether a guest has drawn on the phone's display, as it reported last. It never waits.
+func (r *Registry) HasContent(id string) bool { return r.State(id).HasContent }
+
 // Refresh asks the display for its state. It returns errdefs.ErrUnavailable while it is not connected.
 func (r *Registry) Refresh(ctx context.Context, id string) (State, error) {
 	conn, err := r.Conn(id)

@@ -183,7 +183,7 @@ func TestUpdates(t *testing.T) {
 	s.Send(&displayv1.ServerMessage{Message: &displayv1.ServerMessage_State{State: &displayv1.State{HasContent: true, FramesEncoded: 5}}})
 	g.expect(t, display.Connected)
 	c := <-g.changes
-	if c.Kind != display.Updated || !c.State.HasContent || c.State.FramesEncoded != 5 || g.State("p1") != c.State {
+	if c.Kind != display.Updated || !c.State.HasContent || c.State.FramesEncoded != 5 || g.State("p1") != c.State || !g.HasContent("p1") || g.HasContent("p2") {
 		t.Errorf("change %+v, state %+v", c, g.State("p1"))
 	}
 	s.Commit()

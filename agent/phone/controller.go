@@ -78,6 +78,7 @@ func (c *controller) run(ctx context.Context) {
 			c.startedAt = saw.obs.Guest.StartedAt
 		}
 		c.mem.slot, c.mem.wall = c.s.slotOf(c), c.s.wall()
+		c.lookAtDisplay()
 		p := next(&r, saw, c.mem, time.Now(), c.s.timing)
 		if p.step == stepQueue { // needs nobody, and so no other look
 			c.queue(&r)
@@ -136,6 +137,15 @@ func (c *controller) observe(ctx context.Context) sight {
 		}
 	}
 	return sight{known: false, obs: before.obs}
+}
+
+// lookAtDisplay finds out whether the guest has begun to draw, and then it is asked at once whether it has booted.
+func (c *controller) lookAtDisplay() {
+	drawn := c.s.cfg.Displays.HasContent(c.id)
+	if drawn && !c.mem.drawn {
+		c.asks, c.mem.nextAsk = 0, time.Time{}
+	}
+	c.mem.drawn = drawn
 }
 
 // note remembers how a step went.

@@ -112,6 +112,37 @@ func TestCrashesFarApartAreNoLoop(t *testing.T) {
 	})
 }
 
+// TestBootIsAskedWhenTheGuestDraws boots a guest that shows nothing for a while: it is asked seldom, and often when it draws.
+func TestBootIsAskedWhenTheGuestDraws(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.w.Set(phonetest.Manner{DrawsNothing: true, AsksToBoot: -1})
+		a.create("p1")
+		a.submit(operation.PowerOn, "p1", nil)
+		time.Sleep(900 * time.Millisecond)
+		if n := a.w.Asks("p1"); n != 0 {
+			t.Errorf("asked %d times before anything could have come of it", n)
+		}
+		time.Sleep(10 * time.Second)
+		before := a.w.Asks("p1")
+		if before < 9 || before > 11 {
+			t.Errorf("asked %d times in 10 s while nothing was drawn, want once a second", before)
+		}
+		a.w.Set(phonetest.Manner{AsksToBoot: -1})
+		a.DisplayChanged("p1")
+		synctest.Wait()
+		if n := a.w.Asks("p1") - before; n != 1 {
+			t.Errorf("asked %d times at once when it drew, want once", n)
+		}
+		time.Sleep(100 * time.Millisecond)
+		if n := a.w.Asks("p1") - before; n != 3 {
+			t.Errorf("asked %d times in the 100 ms after it drew, want 3 times", n)
+		}
+		a.w.Set(phonetest.Manner{})
+		time.Sleep(time.Second)
+		a.want("p1", Running)
+	})
+}
+
 // TestSlowAnswers boots guests on a host that has so much to do that every answer comes late: they are waited for, but not beyond the
 // time for the boot.
 func TestSlowAnswers(t *testing.T) {

@@ -76,7 +76,9 @@ type memory struct {
 	shutdownSent bool
 	// tracked is whether the running display is being connected to.
 	tracked bool
-	// nextAsk is when the guest is asked again whether it has booted.
+	// drawn is whether the guest shows something on its display.
+	drawn bool
+	// nextAsk is when the guest is asked again whether it has booted; zero when it has not been asked since it was started or has drawn.
 	nextAsk time.Time
 	// displayAt is the earliest time at which a display that ended is started again.
 	displayAt time.Time
@@ -194,14 +196,18 @@ func runningPlan(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	return plan{step: stepIdle, at: wake}
 }
 
-// bootPlan is for a guest whose boot has not completed.
+// bootPlan is for a guest whose boot has not completed. A guest that shows nothing yet has hardly booted, and each question is a process in
+// it, which a host where many guests boot has no time for: it is asked seldom until it draws, and then at once.
 func bootPlan(s sight, m memory, now time.Time, t Timing, wake time.Time) plan {
-	deadline := s.obs.Guest.StartedAt.Add(t.BootTimeout)
+	deadline, ask := s.obs.Guest.StartedAt.Add(t.BootTimeout), m.nextAsk
+	if ask.IsZero() && !m.drawn {
+		ask = s.obs.Guest.StartedAt.Add(t.BootPoll[1])
+	}
 	switch {
 	case !now.Before(deadline):
 		return plan{step: stepBootTimeout}
-	case now.Before(m.nextAsk):
-		return plan{step: stepIdle, at: earliest(m.nextAsk, deadline, wake)}
+	case now.Before(ask):
+		return plan{step: stepIdle, at: earliest(ask, deadline, wake)}
 	}
 	return plan{step: stepAskBoot, at: deadline}
 }

@@ -153,6 +153,8 @@ func (p displayPoints) Close(id string) {
 	crashpoint.Reached("call/CloseDisplay/after")
 }
 
+func (p displayPoints) HasContent(id string) bool { return p.in.HasContent(id) }
+
 type imagePoints struct{ in Images }
 
 var _ Images = imagePoints{}

@@ -270,7 +270,11 @@ func (c *controller) askBoot(ctx context.Context, r *Record, saw sight) error {
 		return c.booted(r, saw)
 	}
 	c.asks++
-	c.mem.nextAsk = time.Now().Add(backoff(c.s.timing.BootPoll, c.asks))
+	pause := backoff(t.BootPoll, c.asks)
+	if !c.mem.drawn {
+		pause = t.BootPoll[1]
+	}
+	c.mem.nextAsk = time.Now().Add(pause)
 	return nil
 }
 

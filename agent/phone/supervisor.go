@@ -466,6 +466,17 @@ func (s *Supervisor) Refresh(id string) {
 	}
 }
 
+// DisplayChanged is Refresh for a display that was connected or lost, or on which a guest has begun to draw or has ceased to: the phone's
+// controller looks at it too.
+func (s *Supervisor) DisplayChanged(id string) {
+	s.Refresh(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c := s.phones[id]; c != nil {
+		c.poke()
+	}
+}
+
 // Frozen returns how many phones are frozen.
 func (s *Supervisor) Frozen() int {
 	s.mu.Lock()

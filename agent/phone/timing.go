@@ -18,7 +18,8 @@ type Timing struct {
 	Rejudge time.Duration
 	// AskTimeout bounds the first question to a booting guest, and twice as long each after one that was not answered in time; 5 s.
 	AskTimeout time.Duration
-	// BootPoll is the least and the most time between two questions whether a boot has completed; 25 ms and 1 s.
+	// BootPoll is the least and the most time between two questions whether a boot has completed, once the guest draws; until then it is
+	// always the most; 25 ms and 1 s.
 	BootPoll [2]time.Duration
 	// Retry is the least and the most time between two tries of a step that fails; 500 ms and 10 s.
 	Retry [2]time.Duration

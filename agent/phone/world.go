@@ -87,6 +87,8 @@ type Displays interface {
 	WaitReady(ctx context.Context, id string) error
 	// Close forgets a display that is meant to go.
 	Close(id string)
+	// HasContent tells whether a guest shows something on the display, as far as that is known. It never waits.
+	HasContent(id string) bool
 }
 
 // Image is what a phone needs to know of an image.

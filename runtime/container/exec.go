@@ -2,6 +2,7 @@ package container
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -38,10 +39,15 @@ func (e *Engine) Exec(ctx context.Context, id string, o ExecOptions) (exitCode u
 	if len(o.Args) == 0 || o.Args[0] == "" {
 		return 0, fmt.Errorf("exec in %s: no program: %w", id, errdefs.ErrInvalidArgument)
 	}
-	task, spec, _, err := e.guest(ctx, id)
+	task, first, _, err := e.guest(ctx, id)
 	if err != nil {
 		return 0, fmt.Errorf("exec in %s: %w", id, err)
 	}
+	return e.execIn(ctx, id, task, first, o)
+}
+
+// execIn is Exec in a guest that has been looked up: its task, and its first process as its spec has it.
+func (e *Engine) execIn(ctx context.Context, id string, task containerd.Task, first *specs.Process, o ExecOptions) (exitCode uint32, err error) {
 	if err := os.MkdirAll(e.execDir(), 0o700); err != nil {
 		return 0, fmt.Errorf("exec in %s: make the directory of its pipes: %w", id, err)
 	}
@@ -50,7 +56,7 @@ func (e *Engine) Exec(ctx context.Context, id string, o ExecOptions) (exitCode u
 	if name == "" {
 		name = uuid.NewString()
 	}
-	process, err := task.Exec(ctx, name, execProcess(spec, o), x.pipes(e.execDir()))
+	process, err := task.Exec(ctx, name, execProcess(first, o), x.pipes(e.execDir()))
 	if err != nil {
 		return 0, fmt.Errorf("exec in %s: %w", id, execError(err))
 	}
@@ -143,9 +149,12 @@ func (e *Engine) guest(ctx context.Context, id string) (containerd.Task, *specs.
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	spec, err := c.Spec(ctx)
-	if err != nil {
-		return nil, nil, nil, fmt.Errorf("read its spec: %w", unavailable(err))
+	var spec specs.Spec
+	if info.Spec == nil {
+		return nil, nil, nil, fmt.Errorf("read its spec: it has none: %w", errdefs.ErrNotFound)
+	}
+	if err := json.Unmarshal(info.Spec.GetValue(), &spec); err != nil {
+		return nil, nil, nil, fmt.Errorf("read its spec: %w", err)
 	}
 	task, err := c.Task(ctx, nil)
 	if errdefs.IsNotFound(err) {

@@ -12,12 +12,12 @@ import (
 // BootCompleted asks the guest, by one exec, whether it has booted. seen is what it answered, for people, also when it has not.
 // Errors are those of Exec; while a guest's programs cannot be run yet that is an error too.
 func (e *Engine) BootCompleted(ctx context.Context, id string) (done bool, seen string, err error) {
-	_, _, prof, err := e.guest(ctx, id)
+	task, first, prof, err := e.guest(ctx, id)
 	if err != nil {
 		return false, "", fmt.Errorf("ask %s whether it has booted: %w", id, err)
 	}
 	var stdout, stderr head
-	code, err := e.Exec(ctx, id, ExecOptions{Args: prof.BootCompletedArgs, Stdout: &stdout, Stderr: &stderr})
+	code, err := e.execIn(ctx, id, task, first, ExecOptions{Args: prof.BootCompletedArgs, Stdout: &stdout, Stderr: &stderr})
 	if err != nil {
 		return false, "", fmt.Errorf("ask %s whether it has booted: %w", id, err)
 	}
@@ -31,7 +31,7 @@ func (e *Engine) BootCompleted(ctx context.Context, id string) (done bool, seen 
 // Shutdown asks the guest to shut down, as its profile says, and does not wait for it: the end is an event. Errors are those of
 // Exec, and errdefs.ErrInternal if the guest refused.
 func (e *Engine) Shutdown(ctx context.Context, id string) error {
-	_, _, prof, err := e.guest(ctx, id)
+	task, first, prof, err := e.guest(ctx, id)
 	if err != nil {
 		return fmt.Errorf("shut %s down: %w", id, err)
 	}
@@ -39,7 +39,7 @@ func (e *Engine) Shutdown(ctx context.Context, id string) error {
 		return e.signal(ctx, id, Guest, prof.Shutdown.Signal)
 	}
 	var output head
-	code, err := e.Exec(ctx, id, ExecOptions{Args: prof.Shutdown.Args, Stderr: &output})
+	code, err := e.execIn(ctx, id, task, first, ExecOptions{Args: prof.Shutdown.Args, Stderr: &output})
 	if err != nil {
 		return fmt.Errorf("shut %s down: %w", id, err)
 	}

@@ -27,6 +27,9 @@ func TestFormat(t *testing.T) {
 	if line, err = r.format(map[string]float64{"ms": 5, "y_ms": 5, "ratio": 1}); err != nil || !strings.HasSuffix(line, "\tmet") {
 		t.Errorf("got %q, %v", line, err)
 	}
+	if line, err = (row{"X", "x", "ms", "y_ms", "", 6, "ms"}).format(map[string]float64{"ms": 5, "y_ms": 4}); err != nil || !strings.Contains(line, "5 ms\t4 ms\t-\t≤ 6\tmet") {
+		t.Errorf("a peer that is only shown: %q, %v", line, err)
+	}
 	if _, err = r.format(map[string]float64{"ms": 10}); err == nil {
 		t.Error("a metric that is missing was formatted")
 	}

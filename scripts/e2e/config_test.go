@@ -38,7 +38,8 @@ ca   = "{{.Dir}}/pki/ca.pem"
 
 [limits]
 disk_reserve_bytes = 268435456
-
+{{range .Limits}}{{.}}
+{{end}}
 [[access]]
 user = "root"
 role = "admin"
@@ -58,7 +59,7 @@ role = "viewer"
 func (h *host) writeConfig(more string) {
 	h.t.Helper()
 	var text strings.Builder
-	err := configTemplate.Execute(&text, map[string]string{
+	err := configTemplate.Execute(&text, map[string]any{
 		"Dir":           h.dir,
 		"Containerd":    h.containerd.Address,
 		"Cgroup":        h.cgroupRoot(),
@@ -66,6 +67,7 @@ func (h *host) writeConfig(more string) {
 		"DisplayBinary": h.bin.path("phone-display"),
 		"Socket":        h.socket(),
 		"TLS":           h.tlsAddr,
+		"Limits":        h.limits,
 		"More":          more,
 	})
 	if err != nil {

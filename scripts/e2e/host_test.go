@@ -24,13 +24,20 @@ type host struct {
 	dir        string
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
-	agent      *exec.Cmd
-	agentLog   *os.File
-	agentDone  chan struct{}
+	limits     []string // more lines of the configuration's section limits
+	agent      *agent   // one for all copies of the host: what a subtest starts is ended with the host
 }
 
-// newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
-func newHost(t testing.TB) *host {
+// agent is the phonehostd that was started last.
+type agent struct {
+	cmd  *exec.Cmd
+	log  *os.File
+	done chan struct{} // closed when it has ended
+}
+
+// newHost starts containerd and the agent and imports the image. All of it is gone when the test ends. limits are more lines of the
+// configuration's section of that name.
+func newHost(t testing.TB, limits ...string) *host {
 	t.Helper()
 	testenv.Root(t)
 	containerd := testenv.Containerd(t)
@@ -46,7 +53,7 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), limits: limits, agent: &agent{}}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
@@ -108,7 +115,6 @@ func (h *host) startAgent() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.agentLog = log
 	notify, ready := readySocket(h.t, h.path("notify.sock"))
 	cmd := exec.Command(h.bin.path("phonehostd"), "--config", h.path("phonehostd.toml"))
 	cmd.Stdout, cmd.Stderr = log, log
@@ -116,11 +122,12 @@ func (h *host) startAgent() {
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.agent, h.agentDone = cmd, make(chan struct{})
-	go func(done chan struct{}) { cmd.Wait(); close(done) }(h.agentDone)
+	done := make(chan struct{})
+	*h.agent = agent{cmd: cmd, log: log, done: done}
+	go func() { cmd.Wait(); close(done) }()
 	select {
 	case <-ready:
-	case <-h.agentDone:
+	case <-done:
 		h.t.Fatalf("phonehostd ended at once:\n%s", h.tail())
 	case <-time.After(60 * time.Second):
 		h.t.Fatalf("phonehostd was not ready within a minute:\n%s", h.tail())
@@ -156,10 +163,11 @@ func readySocket(t testing.TB, path string) (string, <-chan struct{}) {
 // killAgent ends the agent as a crash would.
 func (h *host) killAgent() {
 	h.t.Helper()
-	if err := h.agent.Process.Signal(syscall.SIGKILL); err != nil {
+	if err := h.agent.cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		h.t.Fatal(err)
 	}
-	<-h.agentDone
+	<-h.agent.done
+	h.agent.log.Close()
 }
 
 // stop removes the phones and ends the agent in order; the test environment ends containerd after it.
@@ -174,15 +182,15 @@ func (h *host) stop() {
 			h.command(ctx, "rm", "--force", id).Run()
 		}
 	}
-	h.agent.Process.Signal(syscall.SIGTERM)
+	h.agent.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-h.agentDone:
+	case <-h.agent.done:
 	case <-time.After(30 * time.Second):
 		h.t.Errorf("phonehostd did not end within 30 s of SIGTERM:\n%s", h.tail())
-		h.agent.Process.Kill()
-		<-h.agentDone
+		h.agent.cmd.Process.Kill()
+		<-h.agent.done
 	}
-	h.agentLog.Close()
+	h.agent.log.Close()
 }
 
 func (h *host) tail() string {

@@ -60,7 +60,7 @@ func (a *agent) displayWatcher() func(display.Change) {
 		}
 		mu.Unlock()
 		if changed {
-			a.phones.Refresh(c.Phone)
+			a.phones.DisplayChanged(c.Phone)
 		}
 	}
 }

@@ -46,6 +46,14 @@ func (d Displays) Track(string) error { return nil }
 // Close implements phone.Displays.
 func (d Displays) Close(string) {}
 
+// HasContent implements phone.Displays.
+func (d Displays) HasContent(id string) bool {
+	d.Lock()
+	defer d.Unlock()
+	b := d.Bodies[id]
+	return b != nil && b.Guest.State == container.TaskRunning && b.Display.State == container.TaskRunning && !d.Manner.DrawsNothing
+}
+
 // WaitReady implements phone.Displays.
 func (d Displays) WaitReady(ctx context.Context, id string) error {
 	d.Lock()

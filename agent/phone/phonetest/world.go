@@ -45,6 +45,8 @@ type Manner struct {
 	AsksToBoot int
 	// AnswerAfter is how long an answer to such a question takes.
 	AnswerAfter time.Duration
+	// DrawsNothing has guests show nothing on their displays; else they do from their start on.
+	DrawsNothing bool
 	// IgnoreShutdown goes on after Shutdown.
 	IgnoreShutdown bool
 	// ExitAfter ends a guest so long after its start, with ExitCode; zero: never.
@@ -342,6 +344,13 @@ func (w *World) BootCompleted(ctx context.Context, id string) (bool, string, err
 	b.asks++
 	done := w.Manner.AsksToBoot >= 0 && b.asks > w.Manner.AsksToBoot
 	return done, fmt.Sprintf("sys.boot_completed=%q", map[bool]string{true: "1"}[done]), ctx.Err()
+}
+
+// Asks returns how often the phone's present guest has been asked whether it has booted.
+func (w *World) Asks(id string) int {
+	w.Lock()
+	defer w.Unlock()
+	return w.Bodies[id].asks
 }
 
 // Exit ends a task and reports it.
