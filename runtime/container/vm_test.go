@@ -63,7 +63,7 @@ func TestVMBinder(t *testing.T) {
 
 // TestVMLimits changes the limits of a guest, and looks at what its end leaves behind, on pure cgroup v2.
 func TestVMLimits(t *testing.T) {
-	vm.Run(t, vm.On("6.12").System(), func(t *testing.T) {
+	vm.Run(t, vm.On("6.12").Arch("arm64").System().And(vm.On("6.12").Arch("amd64").System().Nightly()), func(t *testing.T) {
 		h := newHost(t)
 		h.setLimits(t)
 		h.endAndLook(t, "p2")
@@ -72,7 +72,7 @@ func TestVMLimits(t *testing.T) {
 
 // TestVMDataGrows has the data of a running guest grow where the kernel lets the agent do that.
 func TestVMDataGrows(t *testing.T) {
-	vm.Run(t, vm.On("6.12").System().And(vm.On("6.1", "7.3").System().Nightly()), func(t *testing.T) {
+	vm.Run(t, vm.On("6.12").Arch("arm64").System().And(vm.On("6.12").Arch("amd64").System().Nightly(), vm.On("6.1", "7.3").System().Nightly()), func(t *testing.T) {
 		if !mayResize(t) {
 			t.Fatal("root has no CAP_SYS_RESOURCE here")
 		}

@@ -16,7 +16,7 @@ import (
 // TestVMBinderPool has two phones on a host whose kernel has binder devices for one, and looks at what an SRE and a control plane are
 // told: one phone at a time.
 func TestVMBinderPool(t *testing.T) {
-	targets := vm.On("6.1").Arch("arm64").System().And(vm.On("6.1").Arch("amd64").System().Nightly())
+	targets := vm.On("6.1").System().Nightly()
 	vm.Each(t, targets, func(t *testing.T, m *vm.Machine) {
 		s := newServer(t, m)
 		s.wantBinder("none", hostBinder{Kind: "BINDER_KIND_NONE"})

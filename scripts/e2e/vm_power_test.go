@@ -10,7 +10,7 @@ import (
 // TestVMPowerCut takes the power from a machine in the middle of operations, again and again: at the next boot the store opens and
 // every phone reaches what was asked for.
 func TestVMPowerCut(t *testing.T) {
-	targets := vm.On("6.12").System()
+	targets := vm.On("6.12").Arch("arm64").System().And(vm.On("6.12").Arch("amd64").System().Nightly())
 	for _, target := range targets {
 		t.Run(target.String(), func(t *testing.T) {
 			disk := vm.Disk(filepath.Join(t.TempDir(), "disk.qcow2"))

@@ -12,7 +12,7 @@ import (
 
 // TestVMPhonesOutliveSystemd does to a host what administrators and failures do, and looks for what it did to a running phone: nothing.
 func TestVMPhonesOutliveSystemd(t *testing.T) {
-	targets := vm.On("6.12").System().And(vm.On("6.1", "7.3").System().Nightly(), vm.On("6.1").System().With(vm.CgroupV1).Nightly())
+	targets := vm.On("6.12").Arch("amd64").System().And(vm.On("6.12").Arch("arm64").System().Nightly(), vm.On("6.1", "7.3").System().Nightly(), vm.On("6.1").System().With(vm.CgroupV1).Nightly())
 	vm.Each(t, targets, func(t *testing.T, m *vm.Machine) {
 		at := place{root: scope, v1: len(m.Target().Variants) > 0}
 		h := newHost(t, m, "systemctl enable --now phonehostd", "p1")
@@ -21,12 +21,9 @@ func TestVMPhonesOutliveSystemd(t *testing.T) {
 		for _, step := range steps() {
 			t.Run(step.name, func(t *testing.T) { h.in(t).testStep(step, at, before) })
 		}
-		// What takes long and is the same on both architectures is done daily on one.
-		if m.Target().Nightly || m.Target().Arch == "amd64" {
-			t.Run("units", func(t *testing.T) { h.in(t).testUnits() })
-			t.Run("sandbox", func(t *testing.T) { h.in(t).testSandbox() })
-			t.Run(hang().name, func(t *testing.T) { h.in(t).testStep(hang(), at, before) })
-		}
+		t.Run("units", func(t *testing.T) { h.in(t).testUnits() })
+		t.Run("sandbox", func(t *testing.T) { h.in(t).testSandbox() })
+		t.Run(hang().name, func(t *testing.T) { h.in(t).testStep(hang(), at, before) })
 		t.Run("stop of the target", func(t *testing.T) { h.in(t).testTarget(at, before) })
 		// scripts/e2e boots its machines anew daily.
 		if m.Target().Nightly {
