@@ -77,8 +77,9 @@ type Record struct {
 	CreateTime time.Time `json:"create_time"`
 	// ImageDigest is the content that the root file system is made from; it changes by Reset, and by a Restart with an image.
 	ImageDigest string `json:"image_digest"`
-	// ImageAndroid is the Android version that the image names, or empty.
+	// ImageAndroid is the Android version that the image names, or empty; ImageProfile the profile, where that is not the spec's.
 	ImageAndroid string `json:"image_android,omitempty"`
+	ImageProfile string `json:"image_profile,omitempty"`
 	// CloneOf is the phone that the data was copied from, or empty.
 	CloneOf string `json:"clone_of,omitempty"`
 

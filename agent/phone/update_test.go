@@ -34,6 +34,34 @@ func (a *agent) change(id string, spec Spec, fields ...string) {
 	synctest.Wait()
 }
 
+// TestUpdateOfProperties refuses what the phone's profile could not be given at its next start.
+func TestUpdateOfProperties(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		spec := Spec{ID: "p1", Image: "testphone", Profile: "redroid", MemoryBytes: 256 << 20, Properties: map[string]string{"ro.y": "1"}}
+		if _, err := a.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		err := a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{Properties: map[string]string{"persist.x": "1"}}, "properties.persist.x"))
+		if fault.Meta(err)["field"] != "spec.properties" || !strings.Contains(err.Error(), `"persist.x"`) || !strings.Contains(err.Error(), "androidboot.") {
+			t.Errorf("the refusal %q does not say what is wrong and what would be right", err)
+		}
+		a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{Properties: map[string]string{"ro.z": "a b"}}, "properties"))
+		a.change("p1", Spec{Properties: map[string]string{"androidboot.x": "1"}}, "properties.androidboot.x")
+		if got := a.want("p1", Stopped).Record.Spec.Properties; len(got) != 2 {
+			t.Errorf("properties: %v", got)
+		}
+		// What an older release has taken keeps nobody from anything else.
+		if err := a.Supervisor.change("p1", func(_ *store.Tx, r *Record) error {
+			r.Spec.Properties = map[string]string{"persist.x": "1"}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		a.change("p1", Spec{Labels: map[string]string{"user": "u"}}, "labels")
+		a.change("p1", Spec{}, "properties.persist.x")
+	})
+}
+
 // TestUpdateAtOnce changes what changes while the phone runs; the guest is not touched.
 func TestUpdateAtOnce(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
