@@ -122,6 +122,7 @@ var remedies = map[string]string{
 	fault.LeaseExpired:    "renew it: `phonectl renew {phone} --expires 24h`",
 	fault.WrongProfile:    "see which profile each image has: `phonectl image ls`",
 	fault.DataNewer:       "take an image that is as new: `phonectl image ls`; or, which destroys the data: `phonectl reset {phone} --image IMG`",
+	fault.DataLoss:        "look at the image with e2fsck and debugfs, in a copy, or, which destroys the data: `phonectl reset {phone}`; what was found: `phonectl events --phone {phone}`",
 	fault.OutOfMemory:     "give it more, such as `phonectl set {phone} --memory 2GiB`; see why: `phonectl events --phone {phone}`",
 	fault.UpdateFailed:    "see what it has: `phonectl show {phone}`",
 	fault.Superseded:      "see what went before it: `phonectl ops ls --phone {phone}`",

@@ -54,6 +54,8 @@ type Start struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// HostBoot is the kernel's boot id then: another one now means that the host's restart ended the guest.
 	HostBoot string `json:"host_boot,omitempty"`
+	// At is when it was; zero if that was not seen, or by a release that did not keep it.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Boot is what was learned when a guest reported boot completed.

@@ -80,6 +80,8 @@ type Profile struct {
 	Shutdown Shutdown
 	// Ending says what the exit of the guest's first process means.
 	Ending func(exitCode uint32, e Evidence) Ending
+	// NeedsBootReason says for which exit codes Ending asks for Evidence.BootReason, which costs a mount of the data volume; nil: for none.
+	NeedsBootReason func(exitCode uint32) bool
 
 	// How it is worked with.
 

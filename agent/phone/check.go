@@ -1,0 +1,42 @@
+package phone
+
+import (
+	"context"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/runtime/volume"
+)
+
+// checkData brings the data of a phone that is off in order, and makes an event of what was found. The phone is the controller's own, or
+// the one whose data it copies. The error is a fault of class ErrDataLoss with reason DATA_LOSS for data that is beyond repair.
+func (c *controller) checkData(ctx context.Context, r *Record) error {
+	id := r.Spec.ID
+	found, err := c.s.cfg.Volumes.CheckData(ctx, r.container())
+	lost := errdefs.IsDataLoss(err)
+	if found.Outcome != volume.Clean && (err == nil || lost) {
+		c.s.cfg.Journal.Emit(event.Event{
+			Kind: event.DataChecked, PhoneID: id, OperationID: r.operationID(), Message: checkWords(found),
+			Attributes: map[string]string{"outcome": outcomeWords[found.Outcome], "reason": found.Reason, "summary": fault.Readable(found.Summary)},
+		})
+	}
+	if lost {
+		return fault.New(errdefs.ErrDataLoss, fault.DataLoss, "the data of %s is beyond repair (%s): %s", id, found.Reason,
+			orDefault(lastLine(found.Summary), err.Error()))
+	}
+	return err
+}
+
+// outcomeWords are the outcomes of a check as the event DATA_CHECKED carries them.
+var outcomeWords = map[volume.Outcome]string{volume.Replayed: "replayed", volume.Mended: "mended", volume.BeyondRepair: "beyond_repair"}
+
+// checkWords is one sentence about what a check found.
+func checkWords(found volume.Report) string {
+	return map[volume.Outcome]string{
+		volume.Replayed:     "the data was brought in order by its journal",
+		volume.Mended:       "the data's file system was mended; files may have been lost",
+		volume.BeyondRepair: "the data's file system is beyond repair and was left as it is",
+	}[found.Outcome] + ": " + found.Reason
+}
