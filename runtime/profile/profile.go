@@ -93,6 +93,11 @@ type Profile struct {
 	PackageList string
 }
 
+// Line returns the arguments that have the profile's shell run a line, with what the line finds as $0, $1 and so on.
+func (p *Profile) Line(line string, words ...string) []string {
+	return append(append(slices.Clone(p.Shell), "-c", line), words...)
+}
+
 // Binder is a guest's need of the kernel's binder driver.
 type Binder int
 
