@@ -72,7 +72,8 @@ func (p *progress) underWay(op *phonehostv1.Operation) []string {
 	if p.tty == nil {
 		return nil
 	}
-	var doing, queued []string
+	var doing groups
+	var queued []string
 	all, failed := len(op.GetResults()), 0
 	for _, r := range op.GetResults() {
 		switch {
@@ -82,24 +83,26 @@ func (p *progress) underWay(op *phonehostv1.Operation) []string {
 		case all > 1 && strings.HasPrefix(r.GetProgress(), queuedWord):
 			queued = append(queued, r.GetPhoneId())
 		default:
-			doing = append(doing, r.GetPhoneId()+": "+describe(op, r))
+			doing.add(describe(op, r), r.GetPhoneId())
 		}
 	}
-	left := len(doing) + len(queued)
-	if left == 0 {
-		return nil
-	}
+	left := doing.phones + len(queued)
 	columns := p.columns()
 	var lines []string
-	if all > 1 {
+	switch {
+	case left == 0:
+		return nil
+	case all == 1:
+		lines = append(lines, doing.ids[0][0]+": "+doing.texts[0])
+	default:
 		line := fmt.Sprintf("%s %d of %d done", bar(all-left, all, columns/4), all-left-failed, all)
 		if failed > 0 {
 			line += fmt.Sprintf(", %d failed", failed)
 		}
 		lines = append(lines, line)
 	}
-	if len(doing) > 0 {
-		lines = append(lines, strings.Join(doing, ", "))
+	if all > 1 && doing.phones > 0 {
+		lines = append(lines, doing.String())
 	}
 	if len(queued) > 0 {
 		lines = append(lines, fmt.Sprintf("%s: %d, %s", queuedWord, len(queued), strings.Join(queued, ", ")))
@@ -108,6 +111,32 @@ func (p *progress) underWay(op *phonehostv1.Operation) []string {
 		lines[i] = cut(line, columns)
 	}
 	return lines
+}
+
+// groups are phones by what is being done with them, in the order in which that was first seen.
+type groups struct {
+	texts  []string
+	ids    [][]string
+	phones int
+}
+
+func (g *groups) add(text, id string) {
+	g.phones++
+	i := slices.Index(g.texts, text)
+	if i < 0 {
+		g.texts, g.ids = append(g.texts, text), append(g.ids, nil)
+		i = len(g.texts) - 1
+	}
+	g.ids[i] = append(g.ids[i], id)
+}
+
+// String returns "starting the guest: cp-1, cp-2; preparing: cp-3".
+func (g *groups) String() string {
+	var all []string
+	for i, text := range g.texts {
+		all = append(all, text+": "+strings.Join(g.ids[i], ", "))
+	}
+	return strings.Join(all, "; ")
 }
 
 // queuedWord begins the progress of a phone that waits for a boot slot.

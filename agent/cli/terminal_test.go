@@ -227,15 +227,15 @@ func TestProgressOnATerminal(t *testing.T) {
 	p.update(operationOf("", "!", "", ""))
 	p.end()
 	want := "\r" + erase + "[>---------] 0 of 4 done\r\n" +
-		"cp-1: starting the guest, cp-2: starting the g…\r\n" +
+		"starting the guest: cp-1, cp-2\r\n" +
 		"QUEUED: 2, cp-3, cp-4" +
 		up2 + erase + "cp-1: power-on done in 1s\r\n" +
 		"[==>-------] 1 of 4 done\r\n" +
-		"cp-2: waiting for boot completed, cp-3: starti…\r\n" +
+		"waiting for boot completed: cp-2; starting the …\r\n" +
 		"QUEUED: 1, cp-4" +
 		up2 + erase + "cp-2: power-on failed: no boot\r\n" +
 		"[====>---] 1 of 4 done, 1 failed\r\n" +
-		"cp-3: starting the guest, cp-4: starti…" +
+		"starting the guest: cp-3, cp-4" +
 		up1 + erase + "cp-3: power-on done in 1s\r\ncp-4: power-on done in 1s\r\n"
 	if got := screen.close(); got != want {
 		t.Errorf("printed\n%q, want\n%q", got, want)

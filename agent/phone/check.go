@@ -2,6 +2,7 @@ package phone
 
 import (
 	"context"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
@@ -24,9 +25,15 @@ func (c *controller) checkData(ctx context.Context, r *Record) error {
 	}
 	if lost {
 		return fault.New(errdefs.ErrDataLoss, fault.DataLoss, "the data of %s is beyond repair (%s): %s", id, found.Reason,
-			orDefault(lastLine(found.Summary), err.Error()))
+			orDefault(firstLine(found.Summary), err.Error()))
 	}
 	return err
+}
+
+// firstLine returns what a text begins with, up to the end of the line. e2fsck names what is wrong there, and then gives advice.
+func firstLine(text string) string {
+	line, _, _ := strings.Cut(text, "\n")
+	return line
 }
 
 // outcomeWords are the outcomes of a check as the event DATA_CHECKED carries them.
@@ -36,7 +43,7 @@ var outcomeWords = map[volume.Outcome]string{volume.Replayed: "replayed", volume
 func checkWords(found volume.Report) string {
 	return map[volume.Outcome]string{
 		volume.Replayed:     "the data was brought in order by its journal",
-		volume.Mended:       "the data's file system was mended; files may have been lost",
+		volume.Mended:       "the data's file system was gone through and mended where it had to be; files may have been lost",
 		volume.BeyondRepair: "the data's file system is beyond repair and was left as it is",
 	}[found.Outcome] + ": " + found.Reason
 }

@@ -67,6 +67,10 @@ func (p *Patch) check() error {
 		if instead, fixed := fixedFields[field]; fixed {
 			return fault.Field("spec."+field, "cannot be changed: %s", instead)
 		}
+		name, key, isKey := strings.Cut(field, ".")
+		if isKey && key == "" && mapFields[name] != nil {
+			return fault.Field("spec."+name, "a name must not be empty")
+		}
 		if _, key := mapKey(field); patchFields[field] == nil && key == "" {
 			return fault.Field("update_mask", "%q is not a field that can be changed; those are: %s", fault.Clip(field), strings.Join(patchNames(), ", "))
 		}

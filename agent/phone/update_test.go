@@ -46,6 +46,12 @@ func TestUpdateOfProperties(t *testing.T) {
 			t.Errorf("the refusal %q does not say what is wrong and what would be right", err)
 		}
 		a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{Properties: map[string]string{"ro.z": "a b"}}, "properties"))
+		for _, name := range []string{"properties", "labels"} {
+			err := a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{}, name+"."))
+			if fault.Meta(err)["field"] != "spec."+name {
+				t.Errorf("an empty name in %s: %v", name, err)
+			}
+		}
 		a.change("p1", Spec{Properties: map[string]string{"androidboot.x": "1"}}, "properties.androidboot.x")
 		if got := a.want("p1", Stopped).Record.Spec.Properties; len(got) != 2 {
 			t.Errorf("properties: %v", got)
