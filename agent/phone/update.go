@@ -69,7 +69,7 @@ func (p *Patch) check() error {
 		}
 		name, key, isKey := strings.Cut(field, ".")
 		if isKey && key == "" && mapFields[name] != nil {
-			return fault.Field("spec."+name, "a name must not be empty")
+			return fault.Field("update_mask", "%q: a name in %s must not be empty", field, name)
 		}
 		if _, key := mapKey(field); patchFields[field] == nil && key == "" {
 			return fault.Field("update_mask", "%q is not a field that can be changed; those are: %s", fault.Clip(field), strings.Join(patchNames(), ", "))

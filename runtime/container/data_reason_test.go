@@ -38,29 +38,31 @@ func TestBootReason(t *testing.T) {
 		h.start(p)
 		h.booted("p1")
 	}
-	for name, command := range map[string]string{
-		"no message":  "echo nothing > /data/property/persistent_properties",
-		"a way out":   "rm /data/property/persistent_properties; ln -s /etc/passwd /data/property/persistent_properties",
-		"a directory": "rm /data/property/persistent_properties; mkdir /data/property/persistent_properties",
+	h.off("p1")
+	for name, tt := range map[string]struct {
+		command string
+		refused bool
+	}{
+		"nothing":     {"rm -rf /data/property", false},
+		"no message":  {"echo nothing > /data/property/persistent_properties", true},
+		"a way out":   {"rm -f /data/property/persistent_properties; ln -s /etc/passwd /data/property/persistent_properties", true},
+		"a directory": {"rm -f /data/property/persistent_properties; mkdir /data/property/persistent_properties", true},
 	} {
-		h.shell("p1", command)
-		h.off("p1")
-		if reason, err := h.engine.BootReason(t.Context(), p); !errdefs.IsInvalidArgument(err) || reason.Value != "" {
-			t.Errorf("%s: BootReason = %+v, %v, want an invalid argument", name, reason, err)
-		}
 		p.BootGeneration++
+		p.DataGeneration++ // no init is made to live with what is wrong
 		h.start(p)
 		h.booted("p1")
-	}
-	h.shell("p1", "rm -r /data/property")
-	h.off("p1")
-	if reason, err := h.engine.BootReason(t.Context(), p); err != nil || reason.Value != "" {
-		t.Errorf("BootReason of data that says nothing = %+v, %v", reason, err)
+		h.shell("p1", "mkdir -p /data/property; "+tt.command)
+		h.off("p1")
+		reason, err := h.engine.BootReason(t.Context(), p)
+		if reason.Value != "" || errdefs.IsInvalidArgument(err) != tt.refused || !tt.refused && err != nil {
+			t.Errorf("%s: BootReason = %+v, %v", name, reason, err)
+		}
 	}
 	if loops := h.loops(); len(loops) != 0 {
 		t.Errorf("loop devices left: %v", loops)
 	}
-	if err := os.WriteFile(h.dataImage("p1", 1), []byte(strings.Repeat("noise", 1<<20)), 0o600); err != nil {
+	if err := os.WriteFile(h.dataImage("p1", int(p.DataGeneration)), []byte(strings.Repeat("noise", 1<<20)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.engine.BootReason(t.Context(), p); err == nil || errdefs.IsNotFound(err) {
