@@ -231,7 +231,7 @@ func TestProgressOnATerminal(t *testing.T) {
 		"QUEUED: 2, cp-3, cp-4" +
 		up2 + erase + "cp-1: power-on done in 1s\r\n" +
 		"[==>-------] 1 of 4 done\r\n" +
-		"waiting for boot completed: cp-2; starting the …\r\n" +
+		"waiting for boot completed: cp-2; starting the…\r\n" +
 		"QUEUED: 1, cp-4" +
 		up2 + erase + "cp-2: power-on failed: no boot\r\n" +
 		"[====>---] 1 of 4 done, 1 failed\r\n" +

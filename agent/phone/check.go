@@ -8,6 +8,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/runtime/volume"
 )
 
@@ -18,16 +19,26 @@ func (c *controller) checkData(ctx context.Context, r *Record) error {
 	found, err := c.s.cfg.Volumes.CheckData(ctx, r.container())
 	lost := errdefs.IsDataLoss(err)
 	if found.Outcome != volume.Clean && (err == nil || lost) {
-		c.s.cfg.Journal.Emit(event.Event{
-			Kind: event.DataChecked, PhoneID: id, OperationID: r.operationID(), Message: checkWords(found),
-			Attributes: map[string]string{"outcome": outcomeWords[found.Outcome], "reason": found.Reason, "summary": fault.Readable(found.Summary)},
-		})
+		c.noteCheck(r, found)
 	}
 	if lost {
 		return fault.New(errdefs.ErrDataLoss, fault.DataLoss, "the data of %s is beyond repair (%s): %s", id, found.Reason,
 			orDefault(firstLine(found.Summary), err.Error()))
 	}
 	return err
+}
+
+// noteCheck stores the event of a check before anything follows from it: an operation that ends for it ends after it.
+func (c *controller) noteCheck(r *Record, found volume.Report) {
+	err := c.s.cfg.DB.Update(func(tx *store.Tx) error {
+		return c.s.cfg.Journal.Append(tx, event.Event{
+			Kind: event.DataChecked, PhoneID: r.Spec.ID, OperationID: r.operationID(), Message: checkWords(found),
+			Attributes: map[string]string{"outcome": outcomeWords[found.Outcome], "reason": found.Reason, "summary": fault.Readable(found.Summary)},
+		})
+	})
+	if err != nil {
+		c.logger.Warn("what a check of the data found is not in the journal", "outcome", found.Outcome.String(), "reason", found.Reason, "error", err)
+	}
 }
 
 // firstLine returns what a text begins with, up to the end of the line. e2fsck names what is wrong there, and then gives advice.
