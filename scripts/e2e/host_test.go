@@ -24,9 +24,14 @@ type host struct {
 	dir        string
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
-	agent      *exec.Cmd
-	agentLog   *os.File
-	agentDone  chan struct{}
+	*process
+}
+
+// process is the agent that runs. A host and those that stand for it in subtests share it: one that a subtest has started ends with the host.
+type process struct {
+	agent     *exec.Cmd
+	agentLog  *os.File
+	agentDone chan struct{}
 }
 
 // newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
@@ -46,7 +51,7 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), process: &process{}}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
