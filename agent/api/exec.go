@@ -43,7 +43,7 @@ func (s *phoneServer) Exec(stream execStream) error {
 	if snap.Status != phone.Running && snap.Status != phone.Starting {
 		return statusError(fault.New(errdefs.ErrFailedPrecondition, fault.NotRunning, "phone %s is %s", start.GetPhoneId(), snap.Status))
 	}
-	opts, err := execOptions(start)
+	opts, err := execOptions(start, snap)
 	if err != nil {
 		return statusError(err)
 	}
@@ -51,12 +51,16 @@ func (s *phoneServer) Exec(stream execStream) error {
 }
 
 // execOptions checks the command of a caller.
-func execOptions(m *phonehostv1.ExecStart) (container.ExecOptions, error) {
+func execOptions(m *phonehostv1.ExecStart, snap phone.Snapshot) (container.ExecOptions, error) {
 	opts := container.ExecOptions{
 		Args: m.GetArgs(), Env: m.GetEnv(), Cwd: m.GetCwd(), UID: m.GetUid(), Terminal: m.GetTerminal(),
 	}
 	if len(opts.Args) == 0 && opts.Terminal {
-		opts.Args = []string{"sh"} // every profile has it on its guest's PATH
+		kind, err := snap.Profile()
+		if err != nil {
+			return opts, err
+		}
+		opts.Args = kind.Shell
 	}
 	if len(opts.Args) == 0 || opts.Args[0] == "" {
 		return opts, fault.Field("start.args", "must name a command")

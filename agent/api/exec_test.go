@@ -107,7 +107,7 @@ func TestExecShellAndResize(t *testing.T) {
 	}
 	stdout, _, code, err := s.exec(t, t.Context(), startMessage(&phonehostv1.ExecStart{PhoneId: "p1", Terminal: true}),
 		&phonehostv1.ExecRequest{Message: &phonehostv1.ExecRequest_Resize{Resize: &phonehostv1.TerminalSize{Columns: 65535, Rows: 1}}})
-	if err != nil || code != 0 || stdout != "[sh] 65535 x 1" {
+	if err != nil || code != 0 || stdout != "[/system/bin/sh] 65535 x 1" {
 		t.Errorf("%q %d %v", stdout, code, err)
 	}
 }

@@ -16,12 +16,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/job"
+	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -93,12 +95,36 @@ func (m *Manager) clear(ctx context.Context, w job.Work) error {
 	return err
 }
 
+// manager is one of the guest's managers, which its profile knows.
+type manager int
+
+const (
+	packages   manager = iota // pm
+	activities                // am
+)
+
+// argsOf are what runs one of a phone's managers.
+func argsOf(snap phone.Snapshot, which manager, args []string) ([]string, error) {
+	kind, err := snap.Profile()
+	if err != nil {
+		return nil, err
+	}
+	program := kind.PackageManager
+	if which == activities {
+		program = kind.ActivityManager
+	}
+	return append(slices.Clone(program), args...), nil
+}
+
 // run runs one of the guest's managers and returns what it says. An error is of the phone, of containerd, or of ctx; whether the
 // manager did what it was asked for is in the text.
-func (m *Manager) run(ctx context.Context, where place, stdin io.Reader, args ...string) (string, uint32, error) {
+func (m *Manager) run(ctx context.Context, where place, stdin io.Reader, which manager, args ...string) (string, uint32, error) {
 	id := where.phone
 	before, err := job.Running(m.Phones, id)
 	if err != nil {
+		return "", 0, err
+	}
+	if args, err = argsOf(before, which, args); err != nil {
 		return "", 0, err
 	}
 	var out answer

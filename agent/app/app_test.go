@@ -28,7 +28,9 @@ import (
 type phones struct{}
 
 func (phones) Get(id string) (phone.Snapshot, error) {
-	return phone.Snapshot{Status: phone.Running, InitPID: 7}, nil
+	snap := phone.Snapshot{Status: phone.Running, InitPID: 7}
+	snap.Record.Spec.Profile = "testphone"
+	return snap, nil
 }
 func (phones) Watch([]string) *phone.Watcher { panic("the guest of this test does not end") }
 

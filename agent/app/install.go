@@ -116,8 +116,8 @@ func (m *Manager) installOne(ctx context.Context, w job.Work, q installation) er
 	}
 	defer f.Close()
 	w.Progress("installing")
-	args := append([]string{"pm", "install"}, q.Options.flags()...)
-	said, code, err := m.run(ctx, at(w), f, append(args, "-S", strconv.FormatUint(q.Set.APKs[0].Size, 10))...)
+	args := append([]string{"install"}, q.Options.flags()...)
+	said, code, err := m.run(ctx, at(w), f, packages, append(args, "-S", strconv.FormatUint(q.Set.APKs[0].Size, 10))...)
 	return outcome(w.PhoneID, "pm install", said, code, err)
 }
 
@@ -137,8 +137,8 @@ var sessionPattern = regexp.MustCompile(`Success: created install session \[(\d+
 
 // installSet installs a base APK and its splits in a session of the guest's package manager.
 func (m *Manager) installSet(ctx context.Context, w job.Work, q installation) error {
-	args := append([]string{"pm", "install-create"}, q.Options.flags()...)
-	said, code, err := m.run(ctx, at(w), nil, append(args, "-S", strconv.FormatUint(q.Set.bytes(), 10))...)
+	args := append([]string{"install-create"}, q.Options.flags()...)
+	said, code, err := m.run(ctx, at(w), nil, packages, append(args, "-S", strconv.FormatUint(q.Set.bytes(), 10))...)
 	if err != nil {
 		return err
 	}
@@ -155,7 +155,7 @@ func (m *Manager) installSet(ctx context.Context, w job.Work, q installation) er
 		}
 	}
 	w.Progress("installing")
-	said, code, err = m.run(ctx, at(w), nil, "pm", "install-commit", session)
+	said, code, err = m.run(ctx, at(w), nil, packages, "install-commit", session)
 	if err := outcome(w.PhoneID, "pm install-commit", said, code, err); err != nil {
 		m.abandon(ctx, w, session)
 		return err
@@ -174,7 +174,7 @@ func (m *Manager) writeSession(ctx context.Context, w job.Work, session string, 
 }
 
 func (m *Manager) write(ctx context.Context, w job.Work, session string, i int, size uint64, f *os.File) error {
-	said, code, err := m.run(ctx, at(w), f, "pm", "install-write", "-S", strconv.FormatUint(size, 10), session, strconv.Itoa(i)+".apk", "-")
+	said, code, err := m.run(ctx, at(w), f, packages, "install-write", "-S", strconv.FormatUint(size, 10), session, strconv.Itoa(i)+".apk", "-")
 	return outcome(w.PhoneID, "pm install-write", said, code, err)
 }
 
@@ -185,5 +185,5 @@ const abandonTime = 10 * time.Second
 func (m *Manager) abandon(ctx context.Context, w job.Work, session string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTime)
 	defer cancel()
-	_, _, _ = m.run(ctx, at(w), nil, "pm", "install-abandon", session)
+	_, _, _ = m.run(ctx, at(w), nil, packages, "install-abandon", session)
 }

@@ -41,7 +41,7 @@ func (m *Manager) List(ctx context.Context, id string, scope Scope) ([]Installed
 		if !slices.Contains(part.in, scope) {
 			continue
 		}
-		said, code, err := m.run(ctx, place{phone: id}, nil, "pm", "list", "packages", "-f", "-U", "--show-versioncode", part.flag)
+		said, code, err := m.run(ctx, place{phone: id}, nil, packages, "list", "packages", "-f", "-U", "--show-versioncode", part.flag)
 		if err != nil {
 			return nil, err
 		}

@@ -45,11 +45,11 @@ func handler(clear func(ctx context.Context, w job.Work) error, do func(ctx cont
 // Uninstaller does jobs of the kind operation.UninstallApp.
 func (m *Manager) Uninstaller() job.Handler {
 	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
-		args := []string{"pm", "uninstall"}
+		args := []string{"uninstall"}
 		if q.KeepData {
 			args = append(args, "-k")
 		}
-		said, code, err := m.run(ctx, at(w), nil, append(args, q.Package)...)
+		said, code, err := m.run(ctx, at(w), nil, packages, append(args, q.Package)...)
 		return outcome(w.PhoneID, "pm uninstall", said, code, err)
 	})
 }
@@ -58,7 +58,7 @@ func (m *Manager) Uninstaller() job.Handler {
 // (Intent.parseCommandArgs).
 func (m *Manager) Starter() job.Handler {
 	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
-		said, code, err := m.run(ctx, at(w), nil, "am", "start", q.Package)
+		said, code, err := m.run(ctx, at(w), nil, activities, "start", q.Package)
 		return managed(w.PhoneID, "am start", said, code, err)
 	})
 }
@@ -66,7 +66,7 @@ func (m *Manager) Starter() job.Handler {
 // Stopper does jobs of the kind operation.StopApp. An app that does not run is stopped; am says nothing of one that is not there.
 func (m *Manager) Stopper() job.Handler {
 	return handler(m.clear, func(ctx context.Context, w job.Work, q target) error {
-		said, code, err := m.run(ctx, at(w), nil, "am", "force-stop", q.Package)
+		said, code, err := m.run(ctx, at(w), nil, activities, "force-stop", q.Package)
 		return managed(w.PhoneID, "am force-stop", said, code, err)
 	})
 }

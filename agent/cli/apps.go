@@ -63,7 +63,7 @@ func (c *appInstallCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := stream.CloseAndRecv()
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	bar.done()
 	a.sayf("%s", render.App(answer.GetApp()))
@@ -116,7 +116,7 @@ type onApp struct {
 // follow follows the operation that a command has made.
 func (c *onApp) follow(ctx context.Context, a *app, op *phonehostv1.Operation, err error) error {
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, op, c.waiting)
 }

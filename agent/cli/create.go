@@ -4,6 +4,9 @@ import (
 	"context"
 	"io"
 
+	"google.golang.org/grpc/status"
+
+	"github.com/phonehost/phonehost/agent/fault"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 )
 
@@ -46,7 +49,7 @@ func (c *createCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := phones.CreatePhone(ctx, &phonehostv1.CreatePhoneRequest{Spec: c.spec(a), CloneFrom: c.CloneFrom})
 	if err != nil {
-		return about(c.ID, err)
+		return about(c.subject(err), err)
 	}
 	phone := answer.GetPhone()
 	if op := answer.GetOperation(); op != nil && !c.NoWait {
@@ -70,6 +73,14 @@ func (c *createCmd) Run(ctx context.Context, a *app) error {
 		a.sayf("%s: created; start it: `phonectl on %s`", phone.GetSpec().GetId(), phone.GetSpec().GetId())
 		return nil
 	})
+}
+
+// subject is the phone that a refusal is about: the one to be copied where that is in the way.
+func (c *createCmd) subject(err error) string {
+	if reason, _ := reasonOf(status.Convert(err)); c.CloneFrom != "" && reason != fault.PhoneExists {
+		return c.CloneFrom
+	}
+	return c.ID
 }
 
 // spec is what the command line asks for.

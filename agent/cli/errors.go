@@ -44,6 +44,7 @@ func (a *app) exitCode(ctx context.Context, err error) int {
 // aboutError is an error of a request that names what the request was about, so that its remedy can name it too.
 type aboutError struct {
 	subject string // id of a phone, reference of an image...
+	of      int    // how many phones the request was for, where it was for several
 	err     error
 }
 
@@ -56,6 +57,14 @@ func about(subject string, err error) error {
 		return nil
 	}
 	return aboutError{subject: subject, err: err}
+}
+
+// aboutAll is about for a request of several phones: when all of them refuse, the error is the first one's.
+func aboutAll(ids []string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return aboutError{subject: first(ids), of: len(ids), err: err}
 }
 
 // explain puts an error into words and finds what mends it.
@@ -85,8 +94,14 @@ func (a *app) explain(ctx context.Context, err error) (text, remedy string) {
 	if code == codes.Unavailable && reason == "" {
 		text = "the agent is gone or does not answer: " + text
 	}
+	if named.of > 1 && refusals[code] && reason != "" {
+		text = fmt.Sprintf("all %d phones refuse; the first: %s", named.of, text)
+	}
 	return text, remedyFor(code, reason, subject, meta)
 }
+
+// refusals are the codes with which a phone refuses a request, or is not there to take it.
+var refusals = map[codes.Code]bool{codes.FailedPrecondition: true, codes.NotFound: true, codes.ResourceExhausted: true}
 
 // explainEnd explains an error that comes of the command's own end: Ctrl-C, or --timeout, which an agent may notice first.
 func (a *app) explainEnd(ctx context.Context, code codes.Code, err error) string {
@@ -118,10 +133,11 @@ var remedies = map[string]string{
 	fault.NotOff:          "power it off first: `phonectl off {phone}`, or use --force",
 	fault.AlreadyOn:       "see what it does: `phonectl status {phone}`; to start it anew: `phonectl restart {phone}`",
 	fault.Busy:            "see what is under way: `phonectl ops ls --running`",
-	fault.Frozen:          "see why: `phonectl show {phone}`; let it go: `phonectl unfreeze {phone}`",
+	fault.Frozen:          "see why: `phonectl show {phone}`; let it go: `phonectl unfreeze {phone}`, or where its lease is over: `phonectl renew {phone} --expires 24h`",
 	fault.LeaseExpired:    "renew it: `phonectl renew {phone} --expires 24h`",
 	fault.WrongProfile:    "see which profile each image has: `phonectl image ls`",
 	fault.DataNewer:       "take an image that is as new: `phonectl image ls`; or, which destroys the data: `phonectl reset {phone} --image IMG`",
+	fault.DataLoss:        "look at the image with e2fsck and debugfs, in a copy, or, which destroys the data: `phonectl reset {phone}`; what was found: `phonectl events --phone {phone}`",
 	fault.OutOfMemory:     "give it more, such as `phonectl set {phone} --memory 2GiB`; see why: `phonectl events --phone {phone}`",
 	fault.UpdateFailed:    "see what it has: `phonectl show {phone}`",
 	fault.Superseded:      "see what went before it: `phonectl ops ls --phone {phone}`",
@@ -142,7 +158,7 @@ var remedies = map[string]string{
 	"ENCODER_FAILED":      "see why: `phonectl logs --display {phone}`, `phonectl doctor`",
 	"TOO_MANY_VIEWERS":    "see how many there are: `phonectl status {phone}`",
 	"APP_REFUSED":         "see what the phone's package manager says: `phonectl logs {phone}`; what is installed: `phonectl app ls {phone}`",
-	"COMMAND_TIMEOUT":     "give it longer: `phonectl run --limit 1m ...`, or let it go on by itself: `phonectl run --no-wait ...`",
+	"COMMAND_TIMEOUT":     "give it longer: `phonectl run --limit 1m ...`, or let it go on by itself: `phonectl run --start ...`",
 	"EXIT_CODE":           "see what it printed: `phonectl ops show OPERATION`",
 	"GUEST_ENDED":         "see what the phone does: `phonectl status {phone}`, `phonectl events --phone {phone}`",
 	"INTERRUPTED":         "look whether it was done, and ask again if it was not",

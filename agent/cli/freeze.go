@@ -31,7 +31,7 @@ func (c *freezeCmd) Run(ctx context.Context, a *app) error {
 		PhoneIds: c.IDs, RequestId: c.RequestID, Reason: freezeReasons[c.Reason], Grace: c.grace(), Force: c.Force,
 	})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }
@@ -53,7 +53,7 @@ func (c *unfreezeCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := phones.Unfreeze(ctx, q)
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }

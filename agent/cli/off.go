@@ -37,7 +37,7 @@ func (c *offCmd) Run(ctx context.Context, a *app) error {
 		PhoneIds: c.IDs, RequestId: c.RequestID, Grace: c.grace(), Force: c.Force,
 	})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }

@@ -18,7 +18,7 @@ func (c *onCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := phones.PowerOn(ctx, &phonehostv1.PowerOnRequest{PhoneIds: c.IDs, RequestId: c.RequestID})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }

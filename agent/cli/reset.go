@@ -19,7 +19,7 @@ func (c *resetCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := phones.Reset(ctx, &phonehostv1.ResetRequest{PhoneIds: c.IDs, RequestId: c.RequestID, Image: c.Image})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }

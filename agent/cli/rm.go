@@ -19,7 +19,7 @@ func (c *rmCmd) Run(ctx context.Context, a *app) error {
 	}
 	answer, err := phones.Delete(ctx, &phonehostv1.DeleteRequest{PhoneIds: c.IDs, RequestId: c.RequestID, Force: c.Force})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	return a.finish(ctx, answer.GetOperation(), c.waiting)
 }

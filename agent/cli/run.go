@@ -90,13 +90,13 @@ func (c *runCmd) Run(ctx context.Context, a *app) error {
 	if c.Start || c.NoWait || c.RequestID != "" {
 		answer, err := commands.StartCommand(ctx, &phonehostv1.StartCommandRequest{PhoneIds: c.IDs, Command: line, Timeout: timeout, RequestId: c.RequestID})
 		if err != nil {
-			return about(first(c.IDs), err)
+			return aboutAll(c.IDs, err)
 		}
 		return a.finish(ctx, answer.GetOperation(), c.waiting)
 	}
 	answer, err := commands.RunCommand(ctx, &phonehostv1.RunCommandRequest{PhoneIds: c.IDs, Command: line, Timeout: timeout})
 	if err != nil {
-		return about(first(c.IDs), err)
+		return aboutAll(c.IDs, err)
 	}
 	err = a.print(answer, func(w io.Writer) error { return render.CommandResults(w, answer.GetResults()) })
 	if err != nil {

@@ -143,7 +143,7 @@ func (a *app) update(ctx context.Context, q *phonehostv1.UpdateRequest, flags wa
 	}
 	answer, err := phones.Update(ctx, q)
 	if err != nil {
-		return about(first(q.GetPhoneIds()), err)
+		return aboutAll(q.GetPhoneIds(), err)
 	}
 	return a.finish(ctx, answer.GetOperation(), flags)
 }

@@ -195,15 +195,19 @@ func TestBinaryDataIsNotForTerminals(t *testing.T) {
 	}
 }
 
-// operationOf returns an operation of two phones with the given progress; an empty one has ended well.
-func operationOf(first, second string) *phonehostv1.Operation {
+// operationOf returns an operation with the given progress of its phones; "" has ended well, and "!" has not.
+func operationOf(progress ...string) *phonehostv1.Operation {
 	op := &phonehostv1.Operation{Kind: phonehostv1.OperationKind_OPERATION_KIND_POWER_ON, CreateTime: timestamppb.New(base)}
-	for i, progress := range []string{first, second} {
+	for i, progress := range progress {
 		r := &phonehostv1.OperationResult{
 			PhoneId: fmt.Sprintf("cp-%d", i+1), Progress: progress, State: phonehostv1.OperationState_OPERATION_STATE_RUNNING,
 		}
-		if progress == "" {
+		switch progress {
+		case "":
 			r.State, r.EndTime = phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED, timestamppb.New(base.Add(time.Second))
+		case "!":
+			r.State, r.EndTime = phonehostv1.OperationState_OPERATION_STATE_FAILED, timestamppb.New(base.Add(time.Second))
+			r.Failure = &phonehostv1.Failure{Message: "no boot"}
 		}
 		op.Results = append(op.Results, r)
 	}
@@ -211,20 +215,57 @@ func operationOf(first, second string) *phonehostv1.Operation {
 }
 
 func TestProgressOnATerminal(t *testing.T) {
-	screen := newTerminal(t, 44, 25)
+	const erase, up1, up2 = "\x1b[J", "\x1b[1A\r", "\x1b[2A\r"
+	queued := "QUEUED: waiting for a boot slot"
+	screen := newTerminal(t, 48, 25)
 	p := newProgress(screen.tty)
-	p.update(operationOf("starting", "starting"))
-	p.update(operationOf("starting", "starting")) // nothing new, nothing written
-	p.update(operationOf("", "waiting for boot completed"))
-	p.update(operationOf("", ""))
+	p.update(operationOf("starting the guest", "starting the guest", queued, queued))
+	p.update(operationOf("starting the guest", "starting the guest", queued, queued)) // nothing new, nothing written
+	p.update(operationOf("", "waiting for boot completed", "starting the guest", queued))
+	screen.resize(t, 40, 25)
+	p.update(operationOf("", "!", "starting the guest", "starting the guest"))
+	p.update(operationOf("", "!", "", ""))
 	p.end()
-	const erase = "\r\x1b[K"
-	want := erase + "0 of 2 done; cp-1: starting, cp-2: starting" +
-		erase + "cp-1: power-on done in 1s\r\n" +
-		erase + "1 of 2 done; cp-2: waiting for boot comple…" +
-		erase + "cp-2: power-on done in 1s\r\n"
+	want := "\r" + erase + "[>---------] 0 of 4 done\r\n" +
+		"starting the guest: cp-1, cp-2\r\n" +
+		"QUEUED: 2, cp-3, cp-4" +
+		up2 + erase + "cp-1: power-on done in 1s\r\n" +
+		"[==>-------] 1 of 4 done\r\n" +
+		"waiting for boot completed: cp-2; starting the…\r\n" +
+		"QUEUED: 1, cp-4" +
+		up2 + erase + "cp-2: power-on failed: no boot\r\n" +
+		"[====>---] 1 of 4 done, 1 failed\r\n" +
+		"starting the guest: cp-3, cp-4" +
+		up1 + erase + "cp-3: power-on done in 1s\r\ncp-4: power-on done in 1s\r\n"
 	if got := screen.close(); got != want {
 		t.Errorf("printed\n%q, want\n%q", got, want)
+	}
+}
+
+func TestProgressOfOnePhoneOnATerminal(t *testing.T) {
+	screen := newTerminal(t, 80, 25)
+	p := newProgress(screen.tty)
+	p.update(operationOf("preparing"))
+	p.update(operationOf("QUEUED: waiting for a boot slot"))
+	p.update(operationOf(""))
+	p.end()
+	want := "\r\x1b[Jcp-1: preparing\r\x1b[Jcp-1: QUEUED: waiting for a boot slot\r\x1b[Jcp-1: power-on done in 1s\r\n"
+	if got := screen.close(); got != want {
+		t.Errorf("printed\n%q, want\n%q", got, want)
+	}
+}
+
+func TestProgressElsewhere(t *testing.T) {
+	var words bytes.Buffer
+	p := newProgress(&words)
+	p.update(operationOf("", "QUEUED: waiting for a boot slot", "!"))
+	p.update(operationOf("", "starting the guest", "!"))
+	p.update(operationOf("", "", "!"))
+	p.end()
+	want := "cp-1: power-on done in 1s\ncp-2: QUEUED: waiting for a boot slot\ncp-3: power-on failed: no boot\n" +
+		"cp-2: starting the guest\ncp-2: power-on done in 1s\n"
+	if words.String() != want {
+		t.Errorf("printed\n%q, want\n%q", words.String(), want)
 	}
 }
 

@@ -56,7 +56,7 @@ type Runner struct {
 type Command struct {
 	// PhoneID names the phone.
 	PhoneID string
-	// Line is for the shell; Check has accepted it.
+	// Line is for the profile's shell; Check has accepted it.
 	Line string
 	// Timeout is how long it may run.
 	Timeout time.Duration
@@ -87,12 +87,16 @@ func (r *Runner) Run(ctx context.Context, c Command) (*operation.Output, error) 
 	if err != nil {
 		return nil, err
 	}
+	kind, err := before.Profile()
+	if err != nil {
+		return nil, err
+	}
 	limited, cancel := context.WithTimeout(ctx, c.Timeout)
 	defer cancel()
 	stdout, stderr := head{keep: c.Keep}, head{keep: c.Keep}
 	began := time.Now()
 	code, err := r.Guests.Exec(limited, c.PhoneID, container.ExecOptions{
-		ID: c.Name, Args: []string{"sh", "-c", c.Line}, Stdout: &stdout, Stderr: &stderr,
+		ID: c.Name, Args: kind.Line(c.Line), Stdout: &stdout, Stderr: &stderr,
 	})
 	out := &operation.Output{Duration: time.Since(began)}
 	out.Stdout, out.StdoutDropped = stdout.kept()

@@ -34,14 +34,16 @@ func (phones) Get(id string) (phone.Snapshot, error) {
 	if id != "p1" {
 		return phone.Snapshot{}, fault.New(errdefs.ErrNotFound, fault.NoSuchPhone, "no phone %q", id)
 	}
-	return phone.Snapshot{Status: phone.Running, InitPID: 7}, nil
+	snap := phone.Snapshot{Status: phone.Running, InitPID: 7}
+	snap.Record.Spec.Profile = "testphone"
+	return snap, nil
 }
 
 func (phones) Watch([]string) *phone.Watcher { panic("the guest of this test does not end") }
 
 func TestRunKeepsTheBeginning(t *testing.T) {
 	r := command.Runner{Phones: phones{}, Guests: guests(func(_ context.Context, o container.ExecOptions) (uint32, error) {
-		if got := strings.Join(o.Args, "|"); got != "sh|-c|some line" {
+		if got := strings.Join(o.Args, "|"); got != "/system/bin/sh|-c|some line" {
 			return 0, fmt.Errorf("ran %s", got)
 		}
 		for range 100 {

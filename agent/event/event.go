@@ -38,6 +38,7 @@ const (
 	PhoneFrozen      Kind = 21
 	PhoneUnfrozen    Kind = 22
 	PhoneUpdated     Kind = 23
+	DataChecked      Kind = 24
 )
 
 // Event is one thing that happened.

@@ -46,6 +46,8 @@ const (
 	WrongProfile = "WRONG_PROFILE"
 	// DataNewer means that the data was used with a newer Android than the image's.
 	DataNewer = "DATA_NEWER"
+	// DataLoss means that the file system of the phone's data could not be mended.
+	DataLoss = "DATA_LOSS"
 	// OutOfMemory means that the guest ended because the kernel killed its processes for want of memory.
 	OutOfMemory = "OUT_OF_MEMORY"
 	// UpdateFailed means that what an Update asked for could not be done now.

@@ -84,8 +84,12 @@ func (c *Copier) run(ctx context.Context, id string, s script) (code uint32, sai
 	if err != nil {
 		return 0, "", err
 	}
+	kind, err := before.Profile()
+	if err != nil {
+		return 0, "", err
+	}
 	var errs tail
-	s.opts.Args = append([]string{"sh", "-c", s.text, "sh"}, s.args...)
+	s.opts.Args = kind.Line(s.text, append([]string{"sh"}, s.args...)...)
 	s.opts.Stderr = &errs
 	code, err = c.Guests.Exec(ctx, id, s.opts)
 	if ctx.Err() != nil {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -25,7 +26,10 @@ import (
 type local struct{ dir string }
 
 func (l local) Exec(ctx context.Context, _ string, o container.ExecOptions) (uint32, error) {
-	cmd := exec.CommandContext(ctx, o.Args[0], o.Args[1:]...)
+	if o.Args[0] != "/system/bin/sh" {
+		return 0, fmt.Errorf("ran %q, which is not the profile's shell", o.Args[0])
+	}
+	cmd := exec.CommandContext(ctx, "sh", o.Args[1:]...)
 	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = l.dir, o.Stdin, o.Stdout, o.Stderr
 	err := cmd.Run()
 	if cmd.ProcessState == nil {
@@ -39,7 +43,7 @@ type phones struct{}
 
 func (phones) Get(id string) (phone.Snapshot, error) {
 	snap := phone.Snapshot{Status: phone.Running, InitPID: 1}
-	snap.Record.Spec.ID = id
+	snap.Record.Spec.ID, snap.Record.Spec.Profile = id, "testphone"
 	if id == "off" {
 		snap.Status = phone.PoweredOff
 	}

@@ -101,6 +101,9 @@ func (c *controller) copyData(ctx context.Context, r *Record) error {
 		return err
 	}
 	from, to := source.Record.container(), r.container()
+	if err := c.checkData(ctx, &source.Record); err != nil {
+		return fmt.Errorf("copy the data of %s: %w", r.CloneOf, err)
+	}
 	shared, err := c.s.cfg.Volumes.CloneData(ctx, from, to)
 	if errdefs.IsNotFound(err) {
 		return nil // there is nothing to copy; the first start makes the new phone's volume

@@ -51,8 +51,10 @@ type controller struct {
 	displayStart time.Time
 	// seen is the guest's last answer to the question whether it has booted.
 	seen string
-	// startedAt is when the guest that was last seen running started; zero when none was.
+	// startedAt is when the guest that was last seen running started, by the clock as it was then, and startedOf its boot generation;
+	// zero when none was.
 	startedAt time.Time
+	startedOf uint64
 }
 
 // poke has the loop look again.
@@ -75,7 +77,7 @@ func (c *controller) run(ctx context.Context) {
 			c.mem.renewals = 0
 		}
 		if saw.known && saw.guestUp() {
-			c.startedAt = saw.obs.Guest.StartedAt
+			c.startedAt, c.startedOf = saw.obs.Guest.StartedAt, saw.obs.Guest.BootGeneration
 		}
 		c.mem.slot, c.mem.wall = c.s.slotOf(c), c.s.wall()
 		c.lookAtDisplay()

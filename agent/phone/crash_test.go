@@ -31,7 +31,7 @@ func TestAgentDiesAtEveryStep(t *testing.T) {
 		want  Status
 		calls []string
 	}{
-		{"power on", offNew, ask(operation.PowerOn, nil), Running, []string{"CreateNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
+		{"power on", offNew, ask(operation.PowerOn, nil), Running, []string{"CreateNetwork", "CheckData", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
 		{"power off", on, ask(operation.PowerOff, nil), PoweredOff, []string{"Shutdown", "RemoveGuest", "RemoveDisplay"}},
 		{"restart", on, ask(operation.Restart, nil), Running, []string{"Shutdown", "CreateNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
 		{"reset on", on, ask(operation.Reset, nil), Running, []string{"Kill", "Prepare", "StartGuest", "KeepGeneration"}},

@@ -112,8 +112,13 @@ func chooseProfile(spec *Spec, img Image) error {
 	if err != nil {
 		return fault.Field("spec.profile", "%q is not known; known are: %s", fault.Clip(spec.Profile), known)
 	}
-	if err := kind.CheckProperties(spec.Properties); err != nil {
-		return fault.Field("spec.properties", "%v", err)
+	return checkProperties(kind, spec.Properties)
+}
+
+// checkProperties refuses properties that phones of a profile cannot be given.
+func checkProperties(kind *profile.Profile, properties map[string]string) error {
+	if err := kind.CheckProperties(properties); err != nil {
+		return fault.Field("spec.properties", "%s", fault.Readable(err.Error()))
 	}
 	return nil
 }
@@ -158,8 +163,8 @@ func (s *Supervisor) create(tx *store.Tx, n creation, img Image, diskErr error) 
 		return nil, err
 	}
 	r := Record{
-		Spec: n.spec, Slot: slot, CreateTime: time.Now(), ImageDigest: img.Digest, ImageAndroid: img.AndroidVersion, CloneOf: n.from,
-		DataGeneration: 1, KeptGeneration: 1,
+		Spec: n.spec, Slot: slot, CreateTime: time.Now(), ImageDigest: img.Digest, ImageAndroid: img.AndroidVersion,
+		ImageProfile: img.otherProfile(n.spec), CloneOf: n.from, DataGeneration: 1, KeptGeneration: 1,
 	}
 	message := fmt.Sprintf("phone %s was created from %s", id, n.spec.Image)
 	if n.from != "" {

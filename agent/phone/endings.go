@@ -2,7 +2,9 @@ package phone
 
 import (
 	"context"
+	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/phonehost/phonehost/agent/event"
@@ -10,6 +12,7 @@ import (
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // operationID returns the id of the operation under way, or "".
@@ -26,17 +29,20 @@ func (c *controller) end(ctx context.Context, r *Record, saw sight) error {
 	c.s.mu.Lock()
 	memory := c.kills
 	c.s.mu.Unlock()
-	log := ""
+	log, wish, err := "", profile.Crashed, error(nil)
 	if unasked(r, saw) {
-		log = c.logTail(ctx)
+		log = c.logTail(ctx, r)
+		if wish, err = c.wishOf(ctx, r, saw, log); err != nil {
+			return err
+		}
 	}
 	now := time.Now()
-	err := c.s.change(c.id, func(tx *store.Tx, r *Record) error {
+	err = c.s.change(c.id, func(tx *store.Tx, r *Record) error {
 		if !ended(r, saw) {
 			return nil
 		}
 		e := observedEnding(r, saw, c.s.cfg.HostBoot, memory, now)
-		e.log = log
+		e.log, e.wish = log, wish
 		meaning := applyEnding(r, e, c.s.timing)
 		code := ""
 		if !e.gone {
@@ -58,12 +64,45 @@ const maxLogTail = 4096
 
 // logTail returns the last lines that the present guest printed, at most maxLogTail bytes of valid UTF-8; empty where they cannot be
 // had.
-func (c *controller) logTail(ctx context.Context) string {
-	tail, err := c.s.cfg.Runtime.LogTail(ctx, c.id, container.Guest, c.startedAt, maxLogTail)
+func (c *controller) logTail(ctx context.Context, r *Record) string {
+	tail, err := c.s.cfg.Runtime.LogTail(ctx, c.id, container.Guest, c.began(r), maxLogTail)
 	if err != nil {
 		c.logger.Debug("last lines of the guest not read", "error", err)
 	}
 	return tail
+}
+
+// wishOf is what a guest that has ended asked for by its end, as its profile reads it from its exit code, its log and, where the profile
+// needs it, its data. Data that cannot be read says nothing; the error is that of a step that was interrupted.
+func (c *controller) wishOf(ctx context.Context, r *Record, saw sight, log string) (profile.Ending, error) {
+	kind, err := profile.Get(r.Spec.Profile)
+	g := saw.obs.Guest
+	if err != nil || g.State != container.TaskStopped || g.HostStopped {
+		return profile.Crashed, nil
+	}
+	found := profile.Evidence{StartedAt: c.began(r), Log: strings.Split(log, "\n")}
+	if kind.NeedsBootReason != nil && kind.NeedsBootReason(g.ExitCode) {
+		found.BootReason, err = c.s.cfg.Volumes.BootReason(ctx, r.container())
+		if errors.Is(ctx.Err(), context.Canceled) {
+			return profile.Crashed, ctx.Err()
+		}
+		if err != nil {
+			c.logger.Warn("why the guest ended was not read from its data; its log has to tell", "error", err)
+		}
+	}
+	return kind.Ending(g.ExitCode, found), nil
+}
+
+// began is when the present guest, or the one that has just ended, started: as seen by this agent, or as recorded, or else the earliest
+// that it can be. Zero if nothing is known.
+func (c *controller) began(r *Record) time.Time {
+	switch {
+	case c.startedOf == r.BootGeneration && !c.startedAt.IsZero():
+		return c.startedAt
+	case r.Started.Generation == r.BootGeneration && !r.Started.At.IsZero():
+		return r.Started.At
+	}
+	return r.BootAsked
 }
 
 // renew makes the file systems of a reset while the phone is off, so that the reset is complete when its operation ends.

@@ -10,10 +10,11 @@ import (
 )
 
 // fits returns why a phone cannot have an image: it is for another profile, or older than the data that it would be started with. An
-// image that says nothing of a matter fits. The zero Image means that the phone keeps its own.
+// image that says nothing of a matter fits, and for a phone that was created with another profile than its image names, so does another
+// image that names the same. The zero Image means that the phone keeps its own.
 func (img Image) fits(r *Record, dataAndroid string) error {
 	id := r.Spec.ID
-	if img.Profile != "" && img.Profile != r.Spec.Profile {
+	if img.Profile != "" && img.Profile != r.Spec.Profile && img.Profile != r.ImageProfile {
 		return fault.New(errdefs.ErrFailedPrecondition, fault.WrongProfile,
 			"phone %s has the profile %s, and image %s is for %s: take an image of its profile, or create another phone",
 			id, r.Spec.Profile, fault.Clip(img.Name), fault.Clip(img.Profile))
@@ -31,7 +32,15 @@ func (r *Record) take(img Image) {
 	if img.Digest == "" {
 		return
 	}
-	r.Spec.Image, r.ImageDigest, r.ImageAndroid = img.Name, img.Digest, img.AndroidVersion
+	r.Spec.Image, r.ImageDigest, r.ImageAndroid, r.ImageProfile = img.Name, img.Digest, img.AndroidVersion, img.otherProfile(r.Spec)
+}
+
+// otherProfile returns the profile that the image names where a phone has another, or "".
+func (img Image) otherProfile(s Spec) string {
+	if img.Profile == s.Profile {
+		return ""
+	}
+	return img.Profile
 }
 
 // newerAndroid reports whether version a is newer than b: numbers that dots separate, compared one by one, where one that is missing is

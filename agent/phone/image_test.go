@@ -102,6 +102,27 @@ func TestRestartAndResetWithAnImage(t *testing.T) {
 	})
 }
 
+// TestImageOfAnotherProfile restarts and resets a phone that was created with another profile than its image names.
+func TestImageOfAnotherProfile(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.shelf()
+		a.images["labelled"] = Image{Digest: "sha256:5", Profile: "redroid"}
+		a.images["labelled:2"] = Image{Digest: "sha256:6", Profile: "redroid"}
+		a.images["own"] = Image{Digest: "sha256:7", Profile: "redroid-sysboot"}
+		if _, err := a.Create(t.Context(), Spec{ID: "p1", Image: "labelled", Profile: "redroid-sysboot", MemoryBytes: 256 << 20}); err != nil {
+			t.Fatal(err)
+		}
+		a.do(operation.PowerOn, "p1", operation.Succeeded)
+		a.do(operation.Reset, "p1", operation.Succeeded)
+		a.finish(a.submit(operation.Restart, "p1", imaged("labelled:2")))
+		a.runs("p1", "labelled:2", "sha256:6")
+		a.refused(operation.Restart, "p1", fault.WrongProfile, imaged("other"))
+		a.finish(a.submit(operation.Restart, "p1", imaged("own")))
+		a.runs("p1", "own", "sha256:7")
+		a.refused(operation.Restart, "p1", fault.WrongProfile, imaged("labelled")) // the override is over
+	})
+}
+
 // TestRestartTakesThePresentContent restarts with the image's own name after its content has changed.
 func TestRestartTakesThePresentContent(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {

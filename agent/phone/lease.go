@@ -46,6 +46,14 @@ func (r *Record) checkLease(now time.Time) error {
 		r.Spec.ID, r.Spec.Lease.ExpiresAt.UTC().Format(time.RFC3339))
 }
 
+// expiryWords say, for a phone that is frozen for the end of its lease, when that was.
+func (r *Record) expiryWords() string {
+	if !r.frozenFor(FrozenExpired) || r.Spec.Lease.ExpiresAt.IsZero() {
+		return ""
+	}
+	return " (its lease ended at " + r.Spec.Lease.ExpiresAt.UTC().Format(time.RFC3339) + ")"
+}
+
 // checkUnfreeze refuses to take FrozenExpired away while the lease is over. No reason named means all.
 func (r *Record) checkUnfreeze(reasons []FreezeReason, now time.Time) error {
 	if r.frozenFor(FrozenExpired) && (len(reasons) == 0 || slices.Contains(reasons, FrozenExpired)) {

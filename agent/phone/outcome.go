@@ -35,10 +35,12 @@ type ending struct {
 	hostRestart bool
 	// outOfMemory tells that the kernel killed processes of it for memory just before.
 	outOfMemory bool
-	// started is when it started, zero if that is not known, and at when it ended.
-	started, at time.Time
+	// at is when it ended.
+	at time.Time
 	// log is the last that it printed, some lines at most.
 	log string
+	// wish is what the guest itself asked for by its end, as its profile reads it.
+	wish profile.Ending
 }
 
 // kills is what a controller knows of the processes of the present guest that the kernel killed for want of memory.
@@ -82,7 +84,7 @@ func unasked(r *Record, s sight) bool {
 	return r.wantsGuest() && max(s.obs.Guest.BootGeneration, r.Started.Generation) >= r.BootGeneration
 }
 
-// observedEnding reads the end of a guest for which ended is true.
+// observedEnding reads the end of a guest for which ended is true; its log and its wish are for others to find out.
 func observedEnding(r *Record, s sight, hostBoot string, memory kills, now time.Time) ending {
 	g := s.obs.Guest
 	if g.State == container.TaskStopped && !g.HostStopped {
@@ -90,7 +92,7 @@ func observedEnding(r *Record, s sight, hostBoot string, memory kills, now time.
 		if at.IsZero() || at.After(now) {
 			at = now
 		}
-		return ending{generation: g.BootGeneration, code: g.ExitCode, outOfMemory: memory.explain(g.OOMKills, g.ExitCode, at), started: g.StartedAt, at: at}
+		return ending{generation: g.BootGeneration, code: g.ExitCode, outOfMemory: memory.explain(g.OOMKills, g.ExitCode, at), at: at}
 	}
 	generation := r.Started.Generation
 	if g.State == container.TaskStopped {
@@ -125,7 +127,7 @@ func (e ending) meaning(r *Record) string {
 	case e.hostRestart:
 		return meansHostRestart
 	}
-	switch e.wish(r) {
+	switch e.wish {
 	case profile.Rebooted:
 		return meansReboot
 	case profile.PoweredOff:
@@ -135,15 +137,6 @@ func (e ending) meaning(r *Record) string {
 		return meansOOM
 	}
 	return meansCrash
-}
-
-// wish is what the guest itself asked for by its end, as its profile reads it.
-func (e ending) wish(r *Record) profile.Ending {
-	kind, err := profile.Get(r.Spec.Profile)
-	if err != nil || e.gone {
-		return profile.Crashed
-	}
-	return kind.Ending(e.code, profile.Evidence{StartedAt: e.started, Log: strings.Split(e.log, "\n")})
 }
 
 // applyEnding changes desired state by what a guest's end means, and returns the meaning. It is pure but for the record.

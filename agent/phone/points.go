@@ -6,6 +6,8 @@ import (
 
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/crashpoint"
+	"github.com/phonehost/phonehost/runtime/profile"
+	"github.com/phonehost/phonehost/runtime/volume"
 )
 
 // pointOfStep marks a boundary of a controller's step.
@@ -115,6 +117,16 @@ func (p volumePoints) GrowData(ctx context.Context, ph container.Phone) error {
 func (p volumePoints) CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error) {
 	err = around("CloneData", func() (err error) { shared, err = p.in.CloneData(ctx, from, to); return err })
 	return shared, err
+}
+
+func (p volumePoints) CheckData(ctx context.Context, ph container.Phone) (found volume.Report, err error) {
+	err = around("CheckData", func() (err error) { found, err = p.in.CheckData(ctx, ph); return err })
+	return found, err
+}
+
+func (p volumePoints) BootReason(ctx context.Context, ph container.Phone) (reason profile.BootReason, err error) {
+	err = around("BootReason", func() (err error) { reason, err = p.in.BootReason(ctx, ph); return err })
+	return reason, err
 }
 
 type networkPoints struct{ in Networks }

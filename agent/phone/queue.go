@@ -128,10 +128,13 @@ func (q *bootQueue) settle(c *controller, saw sight, now time.Time, t Timing) {
 
 // queue has a phone wait for its boot slot.
 func (c *controller) queue(r *Record) {
-	c.progress(r, "waiting for a boot slot")
 	c.s.mu.Lock()
-	defer c.s.mu.Unlock()
 	c.s.boots.enqueue(c, r.BootAsked, time.Now())
+	waits := c.slot == slotQueued
+	c.s.mu.Unlock()
+	if waits {
+		c.progress(r, "QUEUED: waiting for a boot slot")
+	}
 }
 
 // BootQueue returns how many phones boot now, and how many wait for a slot.

@@ -100,7 +100,7 @@ func TestBootsAreAdmittedInOrder(t *testing.T) {
 			t.Errorf("reason %q", snap.Reason)
 		}
 		op, err := a.ops.Get(ops[3].ID)
-		if err != nil || op.Results[0].Progress != "waiting for a boot slot" {
+		if err != nil || op.Results[0].Progress != "QUEUED: waiting for a boot slot" {
 			t.Errorf("progress %q %v", op.Results[0].Progress, err)
 		}
 		changes, err := watch.Next(t.Context())

@@ -54,6 +54,8 @@ type Start struct {
 	Generation uint64 `json:"generation,omitempty"`
 	// HostBoot is the kernel's boot id then: another one now means that the host's restart ended the guest.
 	HostBoot string `json:"host_boot,omitempty"`
+	// At is when it was; zero if that was not seen, or by a release that did not keep it.
+	At time.Time `json:"at,omitzero"`
 }
 
 // Boot is what was learned when a guest reported boot completed.
@@ -77,8 +79,9 @@ type Record struct {
 	CreateTime time.Time `json:"create_time"`
 	// ImageDigest is the content that the root file system is made from; it changes by Reset, and by a Restart with an image.
 	ImageDigest string `json:"image_digest"`
-	// ImageAndroid is the Android version that the image names, or empty.
+	// ImageAndroid is the Android version that the image names, or empty; ImageProfile the profile, where that is not the spec's.
 	ImageAndroid string `json:"image_android,omitempty"`
+	ImageProfile string `json:"image_profile,omitempty"`
 	// CloneOf is the phone that the data was copied from, or empty.
 	CloneOf string `json:"clone_of,omitempty"`
 

@@ -191,6 +191,7 @@ func TestLowDisk(t *testing.T) {
 		})
 		defer a.stop()
 		a.create("p1")
+		a.on("p3")
 		free = 1 << 30
 		_, err := a.Create(t.Context(), Spec{ID: "p2", Image: "testphone", MemoryBytes: 64 << 20})
 		if fault.Reason(err) != fault.DiskLow || !errdefs.IsResourceExhausted(err) {
@@ -205,6 +206,8 @@ func TestLowDisk(t *testing.T) {
 		if _, _, err = a.Clone(t.Context(), Spec{ID: "p2"}, "p1", "uid/0"); fault.Reason(err) != fault.DiskLow {
 			t.Errorf("clone: %v", err)
 		}
+		a.refused(operation.Restart, "p3", fault.DiskLow, imaged("testphone")) // which may have to be unpacked
+		a.do(operation.Restart, "p3", operation.Succeeded)
 		a.do(operation.Delete, "p1", operation.Succeeded) // which makes room
 	})
 }

@@ -142,7 +142,7 @@ func refusal(kind operation.Kind, force bool, status Status, r *Record) error {
 	case lost:
 		return fault.New(errdefs.ErrUnavailable, fault.ContainerdLost, "phone %s: containerd does not answer, so its state is not known", id)
 	case frozen:
-		return fault.New(errdefs.ErrFailedPrecondition, fault.Frozen, "phone %s is frozen: %s", id, r.freezeWords())
+		return fault.New(errdefs.ErrFailedPrecondition, fault.Frozen, "phone %s is frozen: %s%s", id, r.freezeWords(), r.expiryWords())
 	case on:
 		return fault.New(errdefs.ErrFailedPrecondition, fault.AlreadyOn, "phone %s is %s already", id, status)
 	case off:

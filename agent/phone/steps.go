@@ -120,6 +120,9 @@ func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	if _, err := c.s.cfg.Networks.Create(c.id); err != nil {
 		return err
 	}
+	if err := c.checkData(ctx, r); err != nil {
+		return err
+	}
 	if err := rt.Prepare(ctx, p); err != nil {
 		return err
 	}
@@ -181,7 +184,7 @@ func (c *controller) awaitDisplay(ctx, ready context.Context) error {
 // permanent reports whether a start that failed would fail again in the same way.
 func permanent(err error) bool {
 	return errdefs.IsInvalidArgument(err) || errdefs.IsNotFound(err) || errdefs.IsFailedPrecondition(err) ||
-		errdefs.IsNotImplemented(err) || errdefs.IsResourceExhausted(err)
+		errdefs.IsNotImplemented(err) || errdefs.IsResourceExhausted(err) || errdefs.IsDataLoss(err)
 }
 
 // attempt returns which try in a row of a step the present one is, from 1.
@@ -203,9 +206,9 @@ func (c *controller) resetBoot() {
 
 // started records that the wanted guest runs.
 func (c *controller) started(r *Record, saw sight) error {
-	generation, pid := r.BootGeneration, saw.obs.Guest.PID
+	generation, pid, at := r.BootGeneration, saw.obs.Guest.PID, saw.obs.Guest.StartedAt
 	return c.s.change(c.id, func(tx *store.Tx, r *Record) error {
-		r.Started = Start{Generation: generation, HostBoot: c.s.cfg.HostBoot}
+		r.Started = Start{Generation: generation, HostBoot: c.s.cfg.HostBoot, At: at}
 		// From its start on a guest may bring the data to its version, whether it boots or not.
 		if r.ImageAndroid != "" && r.ImageDigest == saw.obs.Guest.ImageDigest && !newerAndroid(r.DataAndroid, r.ImageAndroid) {
 			r.DataAndroid = r.ImageAndroid
@@ -300,7 +303,7 @@ func (c *controller) bootTimeout(ctx context.Context, r *Record) error {
 	generation := r.BootGeneration
 	message := fmt.Sprintf("the guest has not reported boot completed within %s; last seen: %s",
 		c.s.timing.BootTimeout, orDefault(c.seen, "nothing"))
-	if line := lastLine(c.logTail(ctx)); line != "" {
+	if line := lastLine(c.logTail(ctx, r)); line != "" {
 		message += "; last log line: " + line
 	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {

@@ -69,7 +69,7 @@ func (s *Supervisor) accepting() error {
 func (s *Supervisor) prepareRequest(ctx context.Context, q Request) prepared {
 	ready := prepared{phones: make(map[string]answer, len(q.IDs))}
 	var hostErr error
-	if q.Kind == operation.PowerOn || q.Kind == operation.Reset {
+	if q.Kind == operation.PowerOn || q.Kind == operation.Reset || q.Kind == operation.Restart && q.Image != "" {
 		hostErr = s.CheckDisk()
 	}
 	if q.Kind == operation.PowerOn && hostErr == nil {

@@ -18,6 +18,7 @@ import (
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // Config is what a Supervisor works with. All fields but those that say otherwise are required.
@@ -418,6 +419,9 @@ func (s *Supervisor) view(c *controller) Snapshot {
 
 // Next returns the phone of a snapshot in the engine's words, as its next start would use it.
 func (s Snapshot) Next() container.Phone { return s.Record.container() }
+
+// Profile returns the phone's profile.
+func (s Snapshot) Profile() (*profile.Profile, error) { return profile.Get(s.Record.Spec.Profile) }
 
 // CheckOn returns nil while the phone's display runs or should; else ErrNotFound, or a fault with reason NOT_RUNNING.
 func (s *Supervisor) CheckOn(id string) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/runtime/profile"
 )
 
 // maxPatchFields bounds the fields of a patch: every map key may be named, and twice is no use.
@@ -65,6 +66,10 @@ func (p *Patch) check() error {
 	for _, field := range p.Fields {
 		if instead, fixed := fixedFields[field]; fixed {
 			return fault.Field("spec."+field, "cannot be changed: %s", instead)
+		}
+		name, key, isKey := strings.Cut(field, ".")
+		if isKey && key == "" && mapFields[name] != nil {
+			return fault.Field("update_mask", "%q: a name in %s must not be empty", field, name)
 		}
 		if _, key := mapKey(field); patchFields[field] == nil && key == "" {
 			return fault.Field("update_mask", "%q is not a field that can be changed; those are: %s", fault.Clip(field), strings.Join(patchNames(), ", "))
@@ -134,10 +139,26 @@ func (s *Supervisor) checkUpdate(r *Record, p *Patch) error {
 	if spec.DataBytes > r.Spec.DataBytes && len(r.Readers) > 0 {
 		return busyWith(r, Stopped, beingCopied)
 	}
+	if err := p.checkProperties(spec); err != nil {
+		return err
+	}
 	if p.names("lease") && !spec.Lease.ExpiresAt.Equal(r.Spec.Lease.ExpiresAt) {
 		return spec.Lease.checkAhead(s.wall())
 	}
 	return nil
+}
+
+// checkProperties refuses properties that the phone's profile cannot be given. Those of a spec that the patch does not touch are left: an
+// older release may have stored them.
+func (p *Patch) checkProperties(spec Spec) error {
+	if !p.names("properties") {
+		return nil
+	}
+	kind, err := profile.Get(spec.Profile)
+	if err != nil {
+		return fault.Field("spec.properties", "%v", err)
+	}
+	return checkProperties(kind, spec.Properties)
 }
 
 // update changes the spec, and what follows from it.

@@ -34,6 +34,34 @@ func (a *agent) change(id string, spec Spec, fields ...string) {
 	synctest.Wait()
 }
 
+// TestUpdateOfProperties refuses what the phone's profile could not be given at its next start.
+func TestUpdateOfProperties(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		spec := Spec{ID: "p1", Image: "testphone", Profile: "redroid", MemoryBytes: 256 << 20, Properties: map[string]string{"ro.y": "1"}}
+		if _, err := a.Create(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		err := a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{Properties: map[string]string{"persist.x": "1"}}, "properties.persist.x"))
+		if fault.Meta(err)["field"] != "spec.properties" || !strings.Contains(err.Error(), `"persist.x"`) || !strings.Contains(err.Error(), "androidboot.") {
+			t.Errorf("the refusal %q does not say what is wrong and what would be right", err)
+		}
+		a.refused(operation.Update, "p1", fault.InvalidField, patching(Spec{Properties: map[string]string{"ro.z": "a b"}}, "properties"))
+		a.change("p1", Spec{Properties: map[string]string{"androidboot.x": "1"}}, "properties.androidboot.x")
+		if got := a.want("p1", Stopped).Record.Spec.Properties; len(got) != 2 {
+			t.Errorf("properties: %v", got)
+		}
+		// What an older release has taken keeps nobody from anything else.
+		if err := a.Supervisor.change("p1", func(_ *store.Tx, r *Record) error {
+			r.Spec.Properties = map[string]string{"persist.x": "1"}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		a.change("p1", Spec{Labels: map[string]string{"user": "u"}}, "labels")
+		a.change("p1", Spec{}, "properties.persist.x")
+	})
+}
+
 // TestUpdateAtOnce changes what changes while the phone runs; the guest is not touched.
 func TestUpdateAtOnce(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
@@ -162,7 +190,7 @@ func TestUpdatesThatAreWrong(t *testing.T) {
 			{"many fields", "update_mask", "512", &Patch{Fields: make([]string, 513)}},
 			{"unknown", "update_mask", "vcpus", &Patch{Fields: []string{"colour"}}},
 			{"part of a number", "update_mask", "vcpus.x", &Patch{Fields: []string{"vcpus.x"}}},
-			{"no key", "update_mask", `"labels."`, &Patch{Fields: []string{"labels."}}},
+			{"no key", "update_mask", `"labels.": a name in labels must not be empty`, &Patch{Fields: []string{"labels."}}},
 			{"id", "spec.id", "create another", &Patch{Fields: []string{"id"}}},
 			{"profile", "spec.profile", "create another", &Patch{Fields: []string{"profile"}}},
 			{"image", "spec.image", "Restart and Reset", &Patch{Fields: []string{"image"}}},

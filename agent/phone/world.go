@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/profile"
+	"github.com/phonehost/phonehost/runtime/volume"
 )
 
 // Runtime is what the controllers need of the engine that runs containers (container.Engine). Calls for one phone are never made
@@ -47,7 +49,7 @@ type Runtime interface {
 	LogTail(ctx context.Context, id string, role container.Role, since time.Time, limit int) (string, error)
 }
 
-// Volumes is what the controllers need of the engine to change data volumes (container.Engine). The rules are those of Runtime.
+// Volumes is what the controllers need of the engine to work on data volumes (container.Engine). The rules are those of Runtime.
 type Volumes interface {
 	// GrowData grows the data volume of p's generation to p.DataBytes, also while the guest runs. A volume that has the size
 	// already, or more, is left alone, and one that does not exist is no error: Prepare makes it as large as it has to be.
@@ -56,9 +58,15 @@ type Volumes interface {
 	// whether the two share their blocks. Neither phone runs. A volume of to that is complete is left alone; a crash leaves nothing that
 	// the next call does not replace. ErrNotFound: from was never started, and so has no data.
 	CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error)
+	// CheckData brings the data volume of p's generation in order after an unclean end, and says what it found. One that does not exist
+	// or that a guest runs on is clean. ErrDataLoss, with the outcome BeyondRepair, for one that cannot be mended.
+	CheckData(ctx context.Context, p container.Phone) (volume.Report, error)
+	// BootReason reads from the data volume of p's generation why its guest, which has ended, last shut down. Nothing has the volume
+	// when it returns. It is asked only where the profile needs it (profile.Profile.NeedsBootReason).
+	BootReason(ctx context.Context, p container.Phone) (profile.BootReason, error)
 }
 
-// noVolumes is the Volumes of a world that cannot change them.
+// noVolumes is the Volumes of a world that knows nothing of them.
 type noVolumes struct{}
 
 func (noVolumes) GrowData(_ context.Context, p container.Phone) error {
@@ -67,6 +75,14 @@ func (noVolumes) GrowData(_ context.Context, p container.Phone) error {
 
 func (noVolumes) CloneData(_ context.Context, from, _ container.Phone) (shared bool, err error) {
 	return false, fmt.Errorf("copy the data of %s: not possible on this host: %w", from.ID, errdefs.ErrNotImplemented)
+}
+
+func (noVolumes) CheckData(context.Context, container.Phone) (volume.Report, error) {
+	return volume.Report{}, nil
+}
+
+func (noVolumes) BootReason(_ context.Context, p container.Phone) (profile.BootReason, error) {
+	return profile.BootReason{}, fmt.Errorf("read the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
 }
 
 // Networks is what the controllers need of the phones' network namespaces (netns.Dir).

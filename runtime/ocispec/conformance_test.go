@@ -236,6 +236,13 @@ func TestProfilesSayHowTheyLive(t *testing.T) {
 					t.Errorf("exit %d means %v, want %v", code, got, want)
 				}
 			}
+			// Where evidence makes a difference it is asked for, and nowhere else.
+			for _, code := range []uint32{0, 1, 129, 130, 134, 137} {
+				told := p.Ending(code, profile.Evidence{BootReason: profile.BootReason{Value: "shutdown"}}) != p.Ending(code, profile.Evidence{})
+				if asks := p.NeedsBootReason != nil && p.NeedsBootReason(code); asks != told {
+					t.Errorf("exit %d: the boot reason is asked for: %v, and makes a difference: %v", code, asks, told)
+				}
+			}
 			if len(p.Shell) == 0 || !filepath.IsAbs(p.Shell[0]) || len(p.PackageManager) == 0 || len(p.ActivityManager) == 0 || !strings.HasPrefix(p.PackageList, "/data/") {
 				t.Errorf("shell %v, pm %v, am %v, packages in %q", p.Shell, p.PackageManager, p.ActivityManager, p.PackageList)
 			}

@@ -77,8 +77,9 @@ func androidBase(name string) *Profile {
 		BootCompleted:     bootCompleted,
 		// init takes SIGTERM for a shutdown where it has no CAP_SYS_BOOT and the sender is outside its pid namespace (init/init.cpp,
 		// HandleSigtermSignal).
-		Shutdown: Shutdown{Signal: unix.SIGTERM},
-		Ending:   cleanExitEnding,
+		Shutdown:        Shutdown{Signal: unix.SIGTERM},
+		Ending:          cleanExitEnding,
+		NeedsBootReason: cleanExit,
 
 		Shell:           []string{"/system/bin/sh"},
 		PackageManager:  []string{"/system/bin/pm"},

@@ -49,7 +49,7 @@ func pidNamespaceEnding(exitCode uint32, _ Evidence) Ending {
 // reboot. Which of them it was stands in the persistent properties, since init stores the reason early in an orderly shutdown and
 // not after a fatal error; or in its log.
 func cleanExitEnding(exitCode uint32, e Evidence) Ending {
-	if exitCode != 0 {
+	if !cleanExit(exitCode) {
 		return pidNamespaceEnding(exitCode, e)
 	}
 	reason := e.BootReason.Value
@@ -68,6 +68,9 @@ func cleanExitEnding(exitCode uint32, e Evidence) Ending {
 		return Rebooted // "reboot,userrequested", "reboot,bpfloader-failed", "recovery"
 	}
 }
+
+// cleanExit reports whether an exit code says so little that evidence must tell.
+func cleanExit(exitCode uint32) bool { return exitCode == 0 }
 
 // stale reports whether the reason was stored before the guest started: then it tells of an end before this one.
 func (e Evidence) stale() bool {

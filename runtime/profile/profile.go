@@ -80,6 +80,8 @@ type Profile struct {
 	Shutdown Shutdown
 	// Ending says what the exit of the guest's first process means.
 	Ending func(exitCode uint32, e Evidence) Ending
+	// NeedsBootReason says for which exit codes Ending asks for Evidence.BootReason, which costs a mount of the data volume; nil: for none.
+	NeedsBootReason func(exitCode uint32) bool
 
 	// How it is worked with.
 
@@ -89,6 +91,11 @@ type Profile struct {
 	PackageManager, ActivityManager []string
 	// PackageList is the path of the list of packages, in the guest.
 	PackageList string
+}
+
+// Line returns the arguments that have the profile's shell run a line, with what the line finds as $0, $1 and so on.
+func (p *Profile) Line(line string, words ...string) []string {
+	return append(append(slices.Clone(p.Shell), "-c", line), words...)
 }
 
 // Binder is a guest's need of the kernel's binder driver.

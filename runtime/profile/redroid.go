@@ -31,7 +31,7 @@ func redroidSysBoot() *Profile {
 	p.Name = "redroid-sysboot"
 	p.Capabilities = append([]string{"CAP_SYS_BOOT"}, p.Capabilities...)
 	p.Shutdown = Shutdown{Args: []string{"/system/bin/setprop", "sys.powerctl", "shutdown"}}
-	p.Ending = pidNamespaceEnding
+	p.Ending, p.NeedsBootReason = pidNamespaceEnding, nil
 	return p
 }
 

@@ -23,7 +23,7 @@ func Apps(w io.Writer, apps []*phonehostv1.InstalledApp) error {
 
 // App describes an app in a line: its package, its versions, its name, and how it is signed.
 func App(a *phonehostv1.App) string {
-	text := fmt.Sprintf("%s %s (%d)", a.GetPackage(), a.GetVersionName(), a.GetVersionCode())
+	text := fmt.Sprintf("%s (%d)", strings.TrimSpace(a.GetPackage()+" "+a.GetVersionName()), a.GetVersionCode())
 	if a.GetLabel() != "" {
 		text += ", " + a.GetLabel()
 	}

@@ -124,7 +124,13 @@ func (h *host) cgroupValue(v1, v2 string) string {
 }
 
 // ends returns the events of guests that ended.
-func (h *host) ends() (all []*phonehostv1.Event) {
+func (h *host) ends() []*phonehostv1.Event {
+	h.t.Helper()
+	return h.events(phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED)
+}
+
+// events returns the phone's events of a kind.
+func (h *host) events(kind phonehostv1.EventKind) (all []*phonehostv1.Event) {
 	h.t.Helper()
 	_, _, c := h.dial()
 	defer c.Close()
@@ -141,7 +147,7 @@ func (h *host) ends() (all []*phonehostv1.Event) {
 			h.t.Fatal(err)
 		}
 		for _, e := range m.GetEvents() {
-			if e.GetKind() == phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED {
+			if e.GetKind() == kind {
 				all = append(all, e)
 			}
 		}
@@ -229,4 +235,64 @@ func TestLifecycle(t *testing.T) {
 	if out, err := exec.Command("sh", "-c", "find /sys/fs/cgroup -name "+filepath.Base(h.dir)+" -exec find {} -mindepth 1 -type d \\;").CombinedOutput(); err != nil || len(out) != 0 {
 		t.Errorf("cgroups left: %s %v", out, err)
 	}
+}
+
+// TestDataOutOfOrder starts a real phone on data that is not in order: what is done about it is told, and what cannot be mended.
+func TestDataOutOfOrder(t *testing.T) {
+	h := newHost(t)
+	h.importImage()
+	phones, _, c := h.dial()
+	defer c.Close()
+	_, err := phones.CreatePhone(t.Context(), &phonehostv1.CreatePhoneRequest{Spec: &phonehostv1.PhoneSpec{
+		Id: "p1", Image: "phonehost.dev/testphone:latest", MemoryBytes: 192 << 20, DataBytes: 64 << 20,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.succeeds(h.accept(true))
+	h.shell("echo kept > /data/file; sync")
+	image := h.path("state/phones/p1/data-1.img")
+	live, err := os.ReadFile(image) // as a power cut would leave it
+	if err != nil {
+		t.Fatal(err)
+	}
+	// put gives the phone, which is off, another image.
+	put := func(content []byte) {
+		h.succeeds(h.accept(false))
+		if err := os.WriteFile(image+"~", content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(image+"~", image); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(live)
+	h.succeeds(h.accept(true))
+	if got := h.shell("cat /data/file"); got != "kept\n" {
+		t.Errorf("the data after a power cut: %q", got)
+	}
+	put([]byte(strings.Repeat("noise", 1<<20)))
+	op := h.finish(h.accept(true))
+	if f := op.GetResults()[0].GetFailure(); f.GetReason() != "DATA_LOSS" || codes.Code(f.GetCode()) != codes.DataLoss || !strings.Contains(f.GetMessage(), "superblock") {
+		t.Errorf("start on noise: %v", op)
+	}
+	if hold := h.phone().GetHold(); hold.GetReason() != "START_FAILED" {
+		t.Errorf("hold: %v", hold)
+	}
+	var outcomes []string
+	for _, e := range h.events(phonehostv1.EventKind_EVENT_KIND_DATA_CHECKED) {
+		outcomes = append(outcomes, e.GetAttributes()["outcome"])
+		if e.GetAttributes()["reason"] == "" || e.GetAttributes()["summary"] == "" || e.GetOperationId() == "" {
+			t.Errorf("event %v", e)
+		}
+	}
+	if !slices.Equal(outcomes, []string{"replayed", "beyond_repair"}) {
+		t.Errorf("events of %v", outcomes)
+	}
+	reset, err := phones.Reset(t.Context(), &phonehostv1.ResetRequest{PhoneIds: []string{"p1"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.succeeds(reset.GetOperation().GetId())
+	h.succeeds(h.accept(true))
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/profile"
+	"github.com/phonehost/phonehost/runtime/volume"
 )
 
 // Volume is a data volume.
@@ -15,6 +17,10 @@ type Volume struct {
 	// Bytes is its size, and Content what users put there.
 	Bytes   uint64
 	Content string
+	// Reason is why the guest's init last shut down, as it stored it.
+	Reason profile.BootReason
+	// Found is what the next check finds; only what is beyond repair is found again.
+	Found volume.Report
 }
 
 // root makes the root file system of an image, and removes those of other images that no container names.
@@ -59,4 +65,38 @@ func (w *World) CloneData(ctx context.Context, from, to container.Phone) (shared
 		}
 		return nil
 	})
+}
+
+// CheckData implements phone.Volumes.
+func (w *World) CheckData(ctx context.Context, p container.Phone) (found volume.Report, err error) {
+	err = w.do(ctx, "CheckData", p.ID, func(b *Body) error {
+		v, there := b.Volumes[p.DataGeneration]
+		if !there || b.Guest.State == container.TaskRunning {
+			return nil
+		}
+		found = v.Found
+		if found.Outcome == volume.BeyondRepair {
+			return fmt.Errorf("mend the data of %s: %w", p.ID, errdefs.ErrDataLoss)
+		}
+		v.Found = volume.Report{}
+		b.Volumes[p.DataGeneration] = v
+		return nil
+	})
+	return found, err
+}
+
+// BootReason implements phone.Volumes.
+func (w *World) BootReason(ctx context.Context, p container.Phone) (reason profile.BootReason, err error) {
+	err = w.do(ctx, "BootReason", p.ID, func(b *Body) error {
+		if b.Guest.State == container.TaskRunning {
+			w.Violation = "BootReason while the guest runs"
+		}
+		v, there := b.Volumes[p.DataGeneration]
+		if !there {
+			return fmt.Errorf("data of %s: there is none: %w", p.ID, errdefs.ErrNotFound)
+		}
+		reason = v.Reason
+		return nil
+	})
+	return reason, err
 }

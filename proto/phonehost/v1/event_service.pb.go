@@ -75,6 +75,9 @@ const (
 	EventKind_EVENT_KIND_PHONE_UNFROZEN EventKind = 22
 	// A phone's spec was changed; attributes: "fields", separated by commas.
 	EventKind_EVENT_KIND_PHONE_UPDATED EventKind = 23
+	// The file system of a phone's data was not in order before its start, or before a copy of it; attributes: "outcome" (replayed,
+	// mended, beyond_repair), "reason", why it was looked into, and "summary", what e2fsck said.
+	EventKind_EVENT_KIND_DATA_CHECKED EventKind = 24
 )
 
 // Enum value maps for EventKind.
@@ -104,6 +107,7 @@ var (
 		21: "EVENT_KIND_PHONE_FROZEN",
 		22: "EVENT_KIND_PHONE_UNFROZEN",
 		23: "EVENT_KIND_PHONE_UPDATED",
+		24: "EVENT_KIND_DATA_CHECKED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":       0,
@@ -130,6 +134,7 @@ var (
 		"EVENT_KIND_PHONE_FROZEN":      21,
 		"EVENT_KIND_PHONE_UNFROZEN":    22,
 		"EVENT_KIND_PHONE_UPDATED":     23,
+		"EVENT_KIND_DATA_CHECKED":      24,
 	}
 )
 
@@ -403,7 +408,7 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xed\x05\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\x8a\x06\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_CREATED\x10\x01\x12\x1c\n" +
@@ -429,7 +434,8 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"\x19EVENT_KIND_ORPHAN_REMOVED\x10\x14\x12\x1b\n" +
 	"\x17EVENT_KIND_PHONE_FROZEN\x10\x15\x12\x1d\n" +
 	"\x19EVENT_KIND_PHONE_UNFROZEN\x10\x16\x12\x1c\n" +
-	"\x18EVENT_KIND_PHONE_UPDATED\x10\x172j\n" +
+	"\x18EVENT_KIND_PHONE_UPDATED\x10\x17\x12\x1b\n" +
+	"\x17EVENT_KIND_DATA_CHECKED\x10\x182j\n" +
 	"\fEventService\x12Z\n" +
 	"\x05Watch\x12&.phonehost.v1.EventServiceWatchRequest\x1a'.phonehost.v1.EventServiceWatchResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 
