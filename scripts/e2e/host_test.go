@@ -24,9 +24,13 @@ type host struct {
 	dir        string
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
-	agent      *exec.Cmd
-	agentLog   *os.File
-	agentDone  chan struct{}
+	agent      *running // the same one for the hosts of sub-tests, which may start another
+}
+
+// running is the agent's process, the present one or the last.
+type running struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
 }
 
 // newHost starts containerd and the agent and imports the image. All of it is gone when the test ends.
@@ -46,13 +50,13 @@ func newHost(t testing.TB) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t)}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), agent: &running{}}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
 	h.writeConfig("")
-	h.startAgent()
 	t.Cleanup(h.stop)
+	h.startAgent()
 	h.ctl("image", "import", bin.path("testphone.tar"))
 	return h
 }
@@ -108,7 +112,7 @@ func (h *host) startAgent() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	h.agentLog = log
+	defer log.Close()
 	notify, ready := readySocket(h.t, h.path("notify.sock"))
 	cmd := exec.Command(h.bin.path("phonehostd"), "--config", h.path("phonehostd.toml"))
 	cmd.Stdout, cmd.Stderr = log, log
@@ -116,11 +120,12 @@ func (h *host) startAgent() {
 	if err := cmd.Start(); err != nil {
 		h.t.Fatal(err)
 	}
-	h.agent, h.agentDone = cmd, make(chan struct{})
-	go func(done chan struct{}) { cmd.Wait(); close(done) }(h.agentDone)
+	done := make(chan struct{})
+	*h.agent = running{cmd, done}
+	go func() { cmd.Wait(); close(done) }()
 	select {
 	case <-ready:
-	case <-h.agentDone:
+	case <-done:
 		h.t.Fatalf("phonehostd ended at once:\n%s", h.tail())
 	case <-time.After(60 * time.Second):
 		h.t.Fatalf("phonehostd was not ready within a minute:\n%s", h.tail())
@@ -156,14 +161,17 @@ func readySocket(t testing.TB, path string) (string, <-chan struct{}) {
 // killAgent ends the agent as a crash would.
 func (h *host) killAgent() {
 	h.t.Helper()
-	if err := h.agent.Process.Signal(syscall.SIGKILL); err != nil {
+	if err := h.agent.cmd.Process.Signal(syscall.SIGKILL); err != nil {
 		h.t.Fatal(err)
 	}
-	<-h.agentDone
+	<-h.agent.done
 }
 
 // stop removes the phones and ends the agent in order; the test environment ends containerd after it.
 func (h *host) stop() {
+	if h.agent.cmd == nil { // it could not be started
+		return
+	}
 	if h.t.Failed() {
 		h.t.Logf("the agent's log:\n%s", h.tail())
 	}
@@ -174,15 +182,14 @@ func (h *host) stop() {
 			h.command(ctx, "rm", "--force", id).Run()
 		}
 	}
-	h.agent.Process.Signal(syscall.SIGTERM)
+	h.agent.cmd.Process.Signal(syscall.SIGTERM)
 	select {
-	case <-h.agentDone:
+	case <-h.agent.done:
 	case <-time.After(30 * time.Second):
 		h.t.Errorf("phonehostd did not end within 30 s of SIGTERM:\n%s", h.tail())
-		h.agent.Process.Kill()
-		<-h.agentDone
+		h.agent.cmd.Process.Kill()
+		<-h.agent.done
 	}
-	h.agentLog.Close()
 }
 
 func (h *host) tail() string {
