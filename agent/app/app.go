@@ -128,8 +128,7 @@ func (m *Manager) run(ctx context.Context, where place, stdin io.Reader, which m
 		return "", 0, err
 	}
 	var out answer
-	both := &serial{w: &out}
-	code, err := m.Guests.Exec(ctx, id, container.ExecOptions{ID: where.name, Args: args, Stdin: stdin, Stdout: both, Stderr: both})
+	code, err := m.Guests.Exec(ctx, id, container.ExecOptions{ID: where.name, Args: args, Stdin: stdin, Stdout: &out, Stderr: &out})
 	if ctx.Err() != nil {
 		return "", 0, context.Cause(ctx)
 	}

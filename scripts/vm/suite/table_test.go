@@ -20,6 +20,8 @@ const (
 	noLayouts  = "the machine has no xkbcli"
 	noScanner  = "the machine has no wayland-scanner, and what is generated is the same everywhere"
 	noGo       = "the machine has no go command"
+	noAndroid  = "the machine has none of Android's tools"
+	noZstd     = "the machine has no zstd program"
 	noShells   = "the machine has no zsh and no fish"
 	itsOwnSkip = "it makes the test environment skip a test, everywhere"
 )
@@ -60,7 +62,7 @@ var table = []entry{
 		"TestFilePlaysAsTheStreamItWasMadeOf/baseline", "TestFilePlaysAsTheStreamItWasMadeOf/main", "TestFilePlaysAsTheStreamItWasMadeOf/high",
 		"TestTimesAreTheFramesOwn", "TestSizeMayChange", "TestFileBeyond4GiB", "TestRefusals")}},
 	{Suite: vm.Suite{Package: "agent/operation"}},
-	{Suite: vm.Suite{Package: "agent/phone", Options: files("agent/store/testdata")}},
+	{Suite: vm.Suite{Package: "agent/phone", Options: files("agent/store/testdata", "docs/api.md")}},
 	{Suite: vm.Suite{Package: "agent/pki"}},
 	{Suite: vm.Suite{Package: "agent/store"}},
 	{Suite: vm.Suite{Package: "agent/stream", Skipped: why(noClients, "TestRealStream", "TestRealTouch")}},
@@ -89,15 +91,15 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "runtime/container", Options: slow(25 * time.Minute)}},
 	{Suite: vm.Suite{Package: "runtime/displayroot"}},
 	{Suite: vm.Suite{Package: "runtime/image"}},
-	{Suite: vm.Suite{Package: "runtime/image/sparse"}},
+	{Suite: vm.Suite{Package: "runtime/image/sparse", Skipped: why(noAndroid, "TestExpandsWhatImg2simgMakes")}},
 	{Suite: vm.Suite{Package: "runtime/logger"}},
-	{Suite: vm.Suite{Package: "runtime/ocispec"}},
+	{Suite: vm.Suite{Package: "runtime/ocispec", Without: why(noGo, "TestSpecsAreValid")}},
 	{Suite: vm.Suite{Package: "runtime/profile"}},
-	{Suite: vm.Suite{Package: "runtime/volume/archive"}},
+	{Suite: vm.Suite{Package: "runtime/volume/archive", Skipped: why(noZstd, "TestTarReadsIt")}},
 
 	{Suite: vm.Suite{Package: "scripts/bench"}},
 	{Suite: vm.Suite{Package: "scripts/testenv", Skipped: why(itsOwnSkip, "TestPrebuiltProgramsAreTaken/missing")}},
-	{Suite: vm.Suite{Package: "scripts/testphone/apkmake"}},
+	{Suite: vm.Suite{Package: "scripts/testphone/apkmake", Skipped: why(noAndroid, "TestAndroidToolsTakeIt")}},
 	{Suite: vm.Suite{Package: "scripts/testphone/app"}},
 	{Suite: vm.Suite{Package: "scripts/testphone/applet"}},
 	{Suite: vm.Suite{Package: "scripts/testphone/barcode"}},
