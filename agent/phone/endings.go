@@ -76,6 +76,10 @@ func (c *controller) renew(ctx context.Context, r *Record) error {
 	if r.Task == nil || c.tryAgain(ctx, stepRenew, err) {
 		return err
 	}
+	if r.imported() {
+		c.logger.Warn("root file system not made; the next start makes it", "error", err)
+		return c.keep(ctx, r)
+	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
 		r.fail(failure(fault.Code(err), orDefault(fault.Reason(err), HoldStartFailed), err.Error(), time.Now()))
 		return nil
@@ -144,6 +148,11 @@ func overcome(failed, succeeded operation.Kind) bool {
 func (c *controller) destroy(ctx context.Context, r *Record) error {
 	c.progress(r, "removing all that belongs to the phone")
 	c.s.cfg.Displays.Close(c.id)
+	if r.Import != nil {
+		if err := c.dropArchive(r.Import); err != nil {
+			return err
+		}
+	}
 	if err := c.s.cfg.Runtime.Destroy(ctx, c.id); err != nil {
 		return err
 	}

@@ -3,11 +3,13 @@ package phone
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/volume/archive"
 )
 
 // Runtime is what the controllers need of the engine that runs containers (container.Engine). Calls for one phone are never made
@@ -56,6 +58,20 @@ type Volumes interface {
 	// whether the two share their blocks. Neither phone runs. A volume of to that is complete is left alone; a crash leaves nothing that
 	// the next call does not replace. ErrNotFound: from was never started, and so has no data.
 	CloneData(ctx context.Context, from, to container.Phone) (shared bool, err error)
+	// ImportData makes the data volume of p's generation out of an archive. A volume that is complete is left alone; an error or a crash
+	// leaves nothing that KeepGeneration does not remove. The errors are those of archive.Import.
+	ImportData(ctx context.Context, p container.Phone, r io.Reader) (archive.Manifest, error)
+	// TrimData gives what the data volume of p's generation does not use back to the host, also while the guest runs. ErrNotFound: there
+	// is no volume.
+	TrimData(ctx context.Context, p container.Phone) (bytes uint64, err error)
+}
+
+// Archives is what the controllers need of the archives that were received to be imported (data.Spool).
+type Archives interface {
+	// Open opens an archive; ErrNotFound if it is not there.
+	Open(name string) (io.ReadCloser, error)
+	// Remove removes one; no error when it is gone.
+	Remove(name string) error
 }
 
 // noVolumes is the Volumes of a world that cannot change them.
@@ -68,6 +84,23 @@ func (noVolumes) GrowData(_ context.Context, p container.Phone) error {
 func (noVolumes) CloneData(_ context.Context, from, _ container.Phone) (shared bool, err error) {
 	return false, fmt.Errorf("copy the data of %s: not possible on this host: %w", from.ID, errdefs.ErrNotImplemented)
 }
+
+func (noVolumes) ImportData(_ context.Context, p container.Phone, _ io.Reader) (archive.Manifest, error) {
+	return archive.Manifest{}, fmt.Errorf("import data for %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
+}
+
+func (noVolumes) TrimData(_ context.Context, p container.Phone) (bytes uint64, err error) {
+	return 0, fmt.Errorf("trim the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
+}
+
+// noArchives is the Archives of a world that has none.
+type noArchives struct{}
+
+func (noArchives) Open(string) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("open an archive: there are none: %w", errdefs.ErrNotFound)
+}
+
+func (noArchives) Remove(string) error { return nil }
 
 // Networks is what the controllers need of the phones' network namespaces (netns.Dir).
 type Networks interface {
