@@ -68,7 +68,11 @@ func (c *controller) logTail(ctx context.Context) string {
 
 // renew makes the file systems of a reset while the phone is off, so that the reset is complete when its operation ends.
 func (c *controller) renew(ctx context.Context, r *Record) error {
-	c.progress(r, "making fresh file systems")
+	if r.imported() {
+		c.progress(r, "making a fresh root file system")
+	} else {
+		c.progress(r, "making fresh file systems")
+	}
 	err := c.s.cfg.Runtime.Prepare(ctx, r.container())
 	if err == nil {
 		return c.keep(ctx, r)

@@ -146,7 +146,6 @@ func checkArchive(r *Record, a *data.Archive) error {
 
 // beginImport stores what an import that is accepted makes of a phone.
 func (s *Supervisor) beginImport(tx *store.Tx, r Record, q *ImportRequest) (operation.Operation, error) {
-	tx.OnCommit(func() { s.committed(q.ID, r, true) })
 	op, err := s.cfg.Operations.Create(tx, operation.Operation{
 		Kind: operation.ImportData, RequestID: q.RequestID, RequestedBy: q.RequestedBy, Fingerprint: q.fingerprint(),
 		Results: []operation.Result{{PhoneID: q.ID}},
@@ -154,6 +153,7 @@ func (s *Supervisor) beginImport(tx *store.Tx, r Record, q *ImportRequest) (oper
 	if err != nil {
 		return op, err
 	}
+	tx.OnCommit(func() { s.committed(q.ID, r, true) }) // after the operation is known, whose progress the controller tells
 	r.LastGeneration = r.nextGeneration()
 	r.Import = &Import{Archive: q.Archive.Name, Bytes: q.Archive.Bytes, Generation: r.LastGeneration, Android: q.Archive.Manifest.AndroidVersion}
 	// From here on there is something of a generation that is not the phone's.
