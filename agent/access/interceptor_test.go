@@ -38,6 +38,7 @@ func newServer(c access.Config) *grpc.Server {
 	phonehostv1.RegisterImageServiceServer(srv, phonehostv1.UnimplementedImageServiceServer{})
 	phonehostv1.RegisterCommandServiceServer(srv, phonehostv1.UnimplementedCommandServiceServer{})
 	phonehostv1.RegisterAppServiceServer(srv, phonehostv1.UnimplementedAppServiceServer{})
+	phonehostv1.RegisterDataServiceServer(srv, phonehostv1.UnimplementedDataServiceServer{})
 	phonehostv1.RegisterFileServiceServer(srv, phonehostv1.UnimplementedFileServiceServer{})
 	phonehostv1.RegisterEventServiceServer(srv, phonehostv1.UnimplementedEventServiceServer{})
 	healthpb.RegisterHealthServer(srv, health.NewServer())
@@ -220,6 +221,10 @@ func TestSensitiveRPCs(t *testing.T) {
 		"/phonehost.v1.CommandService/RunCommand":     access.RoleAdmin,
 		"/phonehost.v1.CommandService/StartCommand":   access.RoleAdmin,
 		"/phonehost.v1.FileService/PushFile":          access.RoleAdmin,
+		"/phonehost.v1.DataService/ListData":          access.RoleViewer,
+		"/phonehost.v1.DataService/TrimData":          access.RoleOperator,
+		"/phonehost.v1.DataService/ExportData":        access.RoleAdmin,
+		"/phonehost.v1.DataService/ImportData":        access.RoleAdmin,
 		"/phonehost.v1.AppService/InstallApp":         access.RoleOperator,
 		"/phonehost.v1.AppService/UninstallApp":       access.RoleOperator,
 		"/phonehost.v1.AppService/ListApps":           access.RoleViewer,

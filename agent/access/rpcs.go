@@ -33,6 +33,12 @@ var required = map[string]Role{
 	"/phonehost.v1.FileService/PushFile":        RoleAdmin,
 	"/phonehost.v1.FileService/PullFile":        RoleAdmin,
 
+	// Archives hold all that a user has, and an import replaces it.
+	"/phonehost.v1.DataService/ListData":   RoleViewer,
+	"/phonehost.v1.DataService/TrimData":   RoleOperator,
+	"/phonehost.v1.DataService/ExportData": RoleAdmin,
+	"/phonehost.v1.DataService/ImportData": RoleAdmin,
+
 	"/phonehost.v1.AppService/ListApps":     RoleViewer,
 	"/phonehost.v1.AppService/InstallApp":   RoleOperator,
 	"/phonehost.v1.AppService/UninstallApp": RoleOperator,

@@ -48,6 +48,9 @@ type server struct {
 	journal *event.Journal
 	sup     *phone.Supervisor
 	api     *Server
+	data    phonehostv1.DataServiceClient
+	volumes *volumes
+	spool   string // directory of the archives
 }
 
 // images knows the images of the tests: testphone, an older and a newer one, and one of another profile.
@@ -144,10 +147,11 @@ func start(t testing.TB) *server {
 		t.Fatal(err)
 	}
 	w := phonetest.New()
+	vols, spool, spoolDir := newVolumes(t, w)
 	life, die := context.WithCancel(context.Background())
 	sup, err := phone.New(phone.Config{
 		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
-		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w,
+		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w, Archives: spool,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
 	if err != nil {
@@ -156,7 +160,7 @@ func start(t testing.TB) *server {
 	if err := sup.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup}
+	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup, volumes: vols, spool: spoolDir}
 	commands := &command.Runner{Guests: s.guests, Phones: sup}
 	jobs, err := job.New(job.Config{
 		DB: db, Operations: ops, Phones: sup, Logger: logger, Handlers: map[operation.Kind]job.Handler{operation.Command: commands.Handler()},
@@ -174,6 +178,7 @@ func start(t testing.TB) *server {
 		Hosts:      phonehostv1.UnimplementedHostServiceServer{},
 		Images:     phonehostv1.UnimplementedImageServiceServer{},
 		Commands:   NewCommandServer(CommandConfig{Commands: commands, Jobs: jobs}),
+		Data:       NewDataServer(DataConfig{Phones: sup, Volumes: vols, Spool: spool}),
 		Files:      NewFileServer(&guestfile.Copier{Guests: s.guests, Phones: sup}),
 	})
 	s.api = grpcServer
@@ -201,6 +206,7 @@ func start(t testing.TB) *server {
 		}
 	})
 	s.phones, s.ops, s.events = phonehostv1.NewPhoneServiceClient(s.conn), phonehostv1.NewOperationServiceClient(s.conn), phonehostv1.NewEventServiceClient(s.conn)
+	s.data = phonehostv1.NewDataServiceClient(s.conn)
 	return s
 }
 

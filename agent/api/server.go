@@ -26,6 +26,7 @@ type Services struct {
 	Commands   phonehostv1.CommandServiceServer
 	Files      phonehostv1.FileServiceServer
 	Apps       phonehostv1.AppServiceServer
+	Data       phonehostv1.DataServiceServer
 }
 
 // Server is the one gRPC server that all doors share.
@@ -62,6 +63,7 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterCommandServiceServer(s, services.Commands)
 	phonehostv1.RegisterFileServiceServer(s, services.Files)
 	phonehostv1.RegisterAppServiceServer(s, services.Apps)
+	phonehostv1.RegisterDataServiceServer(s, services.Data)
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s

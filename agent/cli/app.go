@@ -121,6 +121,14 @@ func (a *app) apps(ctx context.Context) (phonehostv1.AppServiceClient, error) {
 	return phonehostv1.NewAppServiceClient(c.Media()), nil // APKs are bulk
 }
 
+func (a *app) data(ctx context.Context) (phonehostv1.DataServiceClient, error) {
+	c, err := a.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return phonehostv1.NewDataServiceClient(c.Media()), nil // archives are bulk
+}
+
 func (a *app) files(ctx context.Context) (phonehostv1.FileServiceClient, error) {
 	c, err := a.connect(ctx)
 	if err != nil {

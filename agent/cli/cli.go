@@ -65,6 +65,7 @@ type commandLine struct {
 	Run      runCmd      `cmd:"" group:"phones" help:"Run a line of the shell in many phones and print what each says."`
 	Shell    shellCmd    `cmd:"" group:"phones" help:"Open a shell in a phone."`
 	App      appCmd      `cmd:"" group:"phones" help:"Install, list, start, stop and remove apps."`
+	Data     dataCmd     `cmd:"" group:"phones" help:"Look after data volumes: usage, growth, trim, archives."`
 	Push     pushCmd     `cmd:"" group:"phones" help:"Copy a file into a phone."`
 	Pull     pullCmd     `cmd:"" group:"phones" help:"Copy a file out of a phone."`
 	Logs     logsCmd     `cmd:"" group:"phones" help:"Print the output of a phone's guest or display."`

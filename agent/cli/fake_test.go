@@ -87,6 +87,7 @@ func (f *fakeAgent) serve(t testing.TB, listener net.Listener, options ...grpc.S
 	phonehostv1.RegisterImageServiceServer(server, &f.images)
 	phonehostv1.RegisterStreamServiceServer(server, &f.streams)
 	phonehostv1.RegisterEventServiceServer(server, &f.events)
+	phonehostv1.RegisterDataServiceServer(server, fakeData{agent: f})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	return func() {

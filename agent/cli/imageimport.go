@@ -152,7 +152,7 @@ func (s *sending) unpacking() {
 func openInput(a *app, name string) (file io.ReadCloser, size uint64, err error) {
 	if name == "-" {
 		if _, tty := terminal(a.stdin); tty {
-			return nil, 0, usagef("the standard input is a terminal: `phonectl image import - < FILE`")
+			return nil, 0, usagef("the standard input is a terminal: name a file, or `phonectl ... - < FILE`")
 		}
 		return io.NopCloser(a.stdin), 0, nil
 	}

@@ -186,7 +186,7 @@ func TestLogsCannotSteerATerminal(t *testing.T) {
 
 func TestBinaryDataIsNotForTerminals(t *testing.T) {
 	agent := withPhone(t)
-	for _, args := range [][]string{{"screenshot", "cp-1", "-f", "-"}, {"record", "cp-1", "-f", "-"}} {
+	for _, args := range [][]string{{"screenshot", "cp-1", "-f", "-"}, {"record", "cp-1", "-f", "-"}, {"data", "export", "cp-1", "-f", "-"}} {
 		screen := newTerminal(t, 80, 25)
 		code := Run(t.Context(), Config{Args: append([]string{"--host", "unix://" + agent.socket}, args...), Stdout: screen.tty, Stderr: screen.tty})
 		if printed := screen.close(); code != exitUsage || !strings.Contains(printed, "binary data") {

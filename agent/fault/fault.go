@@ -68,6 +68,8 @@ const (
 	JournalReset = "JOURNAL_RESET"
 	// Superseded means that another request went before this one; metadata "operation_id" names it.
 	Superseded = "SUPERSEDED"
+	// GuestEnded means that the guest ended while something was done in it, or with what it has.
+	GuestEnded = "GUEST_ENDED"
 	// ShuttingDown means that the agent is stopping.
 	ShuttingDown = "SHUTTING_DOWN"
 )

@@ -44,7 +44,7 @@ const (
 	// Interrupted means that the agent ended while the part worked.
 	Interrupted = "INTERRUPTED"
 	// GuestEnded means that the guest ended while the part worked.
-	GuestEnded = "GUEST_ENDED"
+	GuestEnded = fault.GuestEnded
 	// TooMany means that the phone has MaxWaiting parts already.
 	TooMany = "TOO_MANY_JOBS"
 )

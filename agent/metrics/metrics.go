@@ -26,6 +26,7 @@ import (
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/stream"
+	"github.com/phonehost/phonehost/runtime/container"
 )
 
 // Config says what is read at a scrape. All functions are required; they must be fast and are called by many goroutines.
@@ -40,6 +41,8 @@ type Config struct {
 	PhonesFrozen func() int
 	// BootQueue counts the phones that boot, and those that wait for a boot slot.
 	BootQueue func() (booting, queued int)
+	// DataSpace adds up the data volumes. Where it fails their series are left out of the scrape.
+	DataSpace func() (container.DataSpace, error)
 	// Streams returns what the hub counted.
 	Streams func() stream.Totals
 	// DisplaysConnected counts the connected displays.
@@ -82,7 +85,7 @@ func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.Stri
 
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
-	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.Streams == nil ||
+	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Streams == nil ||
 		config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
 		return nil, fmt.Errorf("metrics: every source is required: %w", errdefs.ErrInvalidArgument)
 	}

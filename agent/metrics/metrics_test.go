@@ -24,6 +24,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/stream"
+	"github.com/phonehost/phonehost/runtime/container"
 )
 
 var update = flag.Bool("update", false, "write the table of docs/metrics.md")
@@ -41,6 +42,9 @@ func fixed(t *testing.T) *Metrics {
 		PhonesByStatus: func() [6]int { return [6]int{1, 2, 3, 4, 5, 6} },
 		PhonesFrozen:   func() int { return 2 },
 		BootQueue:      func() (booting, queued int) { return 3, 40 },
+		DataSpace: func() (container.DataSpace, error) {
+			return container.DataSpace{Volumes: 4, PromisedBytes: 400, AllocatedBytes: 40, HostBytes: 1000, HostFreeBytes: 100}, nil
+		},
 		Streams: func() stream.Totals {
 			return stream.Totals{Viewers: 7, Levels: 2, Packets: 100, Bytes: 2000, Skipped: 3, KeyFrames: 4, InputEvents: 9}
 		},
@@ -70,6 +74,12 @@ phonehost_agent_start_time_seconds 1.7000000005e+09
 # HELP phonehost_containerd_up Whether containerd answers: 1 or 0.
 # TYPE phonehost_containerd_up gauge
 phonehost_containerd_up 0
+# HELP phonehost_data_allocated_bytes What the data volumes take of the host's disk.
+# TYPE phonehost_data_allocated_bytes gauge
+phonehost_data_allocated_bytes 40
+# HELP phonehost_data_promised_bytes Sum of the sizes of the data volumes.
+# TYPE phonehost_data_promised_bytes gauge
+phonehost_data_promised_bytes 400
 # HELP phonehost_health_warnings Standing warnings, by severity.
 # TYPE phonehost_health_warnings gauge
 phonehost_health_warnings{severity="error"} 1
@@ -97,7 +107,7 @@ phonehost_tunnel_sessions{door="listen",kind="control"} 0
 phonehost_tunnel_sessions{door="listen",kind="media"} 0
 `
 	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), "phonehost_agent_start_time_seconds", "phonehost_containerd_up",
-		"phonehost_health_warnings", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
+		"phonehost_data_allocated_bytes", "phonehost_data_promised_bytes", "phonehost_health_warnings", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
 		"phonehost_tunnel_sessions"); err != nil {
 		t.Error(err)
 	}

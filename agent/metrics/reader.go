@@ -16,6 +16,7 @@ type reader struct {
 	start, phones, viewers, levels, packets, bytes, skipped  *prometheus.Desc
 	keyFrames, input, displays, containerd, warnings, serves *prometheus.Desc
 	frozen, booting, queued                                  *prometheus.Desc
+	volumes, promised, allocated, diskBytes, diskFree        *prometheus.Desc
 }
 
 func newReader(config Config) *reader {
@@ -29,6 +30,11 @@ func newReader(config Config) *reader {
 		frozen:     desc("phones_frozen", "Phones that are frozen."),
 		booting:    desc("boots_under_way", "Phones that hold a boot slot."),
 		queued:     desc("boots_queued", "Phones that wait for a boot slot."),
+		volumes:    desc("data_volumes", "Data volumes."),
+		promised:   desc("data_promised_bytes", "Sum of the sizes of the data volumes."),
+		allocated:  desc("data_allocated_bytes", "What the data volumes take of the host's disk."),
+		diskBytes:  desc("data_disk_bytes", "Size of the host's file system that holds the data volumes."),
+		diskFree:   desc("data_disk_free_bytes", "What is free of it."),
 		viewers:    desc("viewers", "Attached viewers."),
 		levels:     desc("stream_levels", "Open encoders."),
 		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
@@ -48,6 +54,7 @@ func (r *reader) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
 		r.warnings, r.serves, r.frozen, r.booting, r.queued,
+		r.volumes, r.promised, r.allocated, r.diskBytes, r.diskFree,
 	} {
 		out <- d
 	}
@@ -69,6 +76,13 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 	booting, queued := r.config.BootQueue()
 	gauge(r.booting, float64(booting))
 	gauge(r.queued, float64(queued))
+	if s, err := r.config.DataSpace(); err == nil {
+		gauge(r.volumes, float64(s.Volumes))
+		gauge(r.promised, float64(s.PromisedBytes))
+		gauge(r.allocated, float64(s.AllocatedBytes))
+		gauge(r.diskBytes, float64(s.HostBytes))
+		gauge(r.diskFree, float64(s.HostFreeBytes))
+	}
 	t := r.config.Streams()
 	gauge(r.viewers, float64(t.Viewers))
 	gauge(r.levels, float64(t.Levels))

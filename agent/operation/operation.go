@@ -39,13 +39,14 @@ const (
 	StartApp     Kind = 12
 	StopApp      Kind = 13
 
-	Clone Kind = 15
+	ImportData Kind = 14
+	Clone      Kind = 15
 )
 
 // kindNames are the kinds' names as logs and people read them.
 var kindNames = map[Kind]string{
 	PowerOn: "power on", PowerOff: "power off", Restart: "restart", Reset: "reset", Delete: "delete",
-	Freeze: "freeze", Unfreeze: "unfreeze", Update: "update", Clone: "clone",
+	Freeze: "freeze", Unfreeze: "unfreeze", Update: "update", ImportData: "import data", Clone: "clone",
 	Command: "command", InstallApp: "install app", UninstallApp: "uninstall app", StartApp: "start app", StopApp: "stop app",
 }
 

@@ -184,6 +184,19 @@ func (t *Table) Read(tx *store.Tx, id string) (Operation, error) {
 // Retry returns the operation that an identity's request id made before, or nil. Another request under the same id is a fault of
 // class ErrInvalidArgument with reason REQUEST_ID_REUSED.
 func (t *Table) Retry(tx *store.Tx, identity, requestID, fingerprint string) (*Operation, error) {
+	op, err := t.Known(tx, identity, requestID)
+	if op == nil || err != nil {
+		return nil, err
+	}
+	if op.Fingerprint != fingerprint {
+		return nil, fault.New(errdefs.ErrInvalidArgument, fault.RequestIDReused,
+			"request_id: %q named another request before: %s", requestID, op.ID).With("operation_id", op.ID)
+	}
+	return op, nil
+}
+
+// Known returns the operation that an identity's request id names, whatever the request was, or nil.
+func (t *Table) Known(tx *store.Tx, identity, requestID string) (*Operation, error) {
 	if requestID == "" {
 		return nil, nil
 	}
@@ -197,10 +210,6 @@ func (t *Table) Retry(tx *store.Tx, identity, requestID, fingerprint string) (*O
 	}
 	if expired(op) {
 		return nil, nil
-	}
-	if op.Fingerprint != fingerprint {
-		return nil, fault.New(errdefs.ErrInvalidArgument, fault.RequestIDReused,
-			"request_id: %q named another request before: %s", requestID, op.ID).With("operation_id", op.ID)
 	}
 	return &op, nil
 }

@@ -1,6 +1,7 @@
 package phone
 
 import (
+	"context"
 	"errors"
 	"path/filepath"
 	"strings"
@@ -117,7 +118,7 @@ func TestCloneHoldsBothPhones(t *testing.T) {
 				}
 			}
 		}
-		if _, _, err := a.Lend("p1", "x"); fault.Reason(err) != fault.Busy || fault.Meta(err)["operation_id"] != op.ID {
+		if _, _, err := a.lend("p1"); fault.Reason(err) != fault.Busy || fault.Meta(err)["operation_id"] != op.ID {
 			t.Errorf("lend: %v", err)
 		}
 		a.refused(operation.Freeze, "p2", fault.Busy, freezing(FrozenAdmin, false))
@@ -292,17 +293,17 @@ func TestCloneThatHangs(t *testing.T) {
 func TestLend(t *testing.T) {
 	runAgent(t, func(t *testing.T, a *agent) {
 		a.written("p1", "photos")
-		if _, _, err := a.Lend("nobody", "x"); fault.Reason(err) != fault.NoSuchPhone {
+		if _, _, err := a.lend("nobody"); fault.Reason(err) != fault.NoSuchPhone {
 			t.Errorf("of no phone: %v", err)
 		}
-		snap, release, err := a.Lend("p1", "its data is being exported")
-		if err != nil || snap.Record.Spec.ID != "p1" {
-			t.Fatalf("%+v %v", snap, err)
+		lent, release, err := a.lend("p1")
+		if err != nil {
+			t.Fatal(err)
 		}
 		if _, _, err := a.Clone(t.Context(), Spec{ID: "p2"}, "p1", "uid/0"); fault.Reason(err) != fault.Busy {
 			t.Errorf("clone: %v", err)
 		}
-		_, second, err := a.Lend("p1", "its data is being exported")
+		_, second, err := a.lend("p1")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -313,22 +314,35 @@ func TestLend(t *testing.T) {
 		}
 		a.refused(operation.Update, "p1", fault.Busy, patching(Spec{DataBytes: 8 << 30}, "data_bytes"))
 		a.change("p1", Spec{}, "labels")
+		if lent.Err() != nil {
+			t.Errorf("it ended by itself: %v", context.Cause(lent))
+		}
 		release()
 		release() // twice does nothing
 		a.refused(operation.PowerOn, "p1", fault.Busy, nil)
 		second()
 		a.do(operation.PowerOn, "p1", operation.Succeeded)
-		if _, _, err := a.Lend("p1", "x"); fault.Reason(err) != fault.NotOff {
+		if _, _, err := a.lend("p1"); fault.Reason(err) != fault.NotOff {
 			t.Errorf("of a phone that runs: %v", err)
 		}
 		a.do(operation.PowerOff, "p1", operation.Succeeded)
-		_, release, err = a.Lend("p1", "x")
+		lent, release, err = a.lend("p1")
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer release()
-		a.finish(a.submit(operation.Delete, "p1", func(q *Request) { q.Force = true }))
+		gone := a.submit(operation.Delete, "p1", func(q *Request) { q.Force = true })
+		if cause := context.Cause(lent); fault.Reason(cause) != fault.Superseded || !strings.Contains(cause.Error(), gone.ID) {
+			t.Errorf("the reader was ended by %v", cause)
+		}
+		a.finish(gone)
 	})
+}
+
+// lend borrows a phone's data.
+func (a *agent) lend(id string) (context.Context, func(), error) {
+	lent, _, release, err := a.Lend(a.t.Context(), id, "its data is being exported")
+	return lent, release, err
 }
 
 // TestCloneOverAgents has the agent die before and after each call of a copy, and the next one finish it.

@@ -107,13 +107,21 @@ func (c *controller) began(r *Record) time.Time {
 
 // renew makes the file systems of a reset while the phone is off, so that the reset is complete when its operation ends.
 func (c *controller) renew(ctx context.Context, r *Record) error {
-	c.progress(r, "making fresh file systems")
+	if r.imported() {
+		c.progress(r, "making a fresh root file system")
+	} else {
+		c.progress(r, "making fresh file systems")
+	}
 	err := c.s.cfg.Runtime.Prepare(ctx, r.container())
 	if err == nil {
 		return c.keep(ctx, r)
 	}
 	if r.Task == nil || c.tryAgain(ctx, stepRenew, err) {
 		return err
+	}
+	if r.imported() {
+		c.logger.Warn("root file system not made; the next start makes it", "error", err)
+		return c.keep(ctx, r)
 	}
 	return c.s.change(c.id, func(_ *store.Tx, r *Record) error {
 		r.fail(failure(fault.Code(err), orDefault(fault.Reason(err), HoldStartFailed), err.Error(), time.Now()))
@@ -183,6 +191,11 @@ func overcome(failed, succeeded operation.Kind) bool {
 func (c *controller) destroy(ctx context.Context, r *Record) error {
 	c.progress(r, "removing all that belongs to the phone")
 	c.s.cfg.Displays.Close(c.id)
+	if r.Import != nil {
+		if err := c.dropArchive(r.Import); err != nil {
+			return err
+		}
+	}
 	if err := c.s.cfg.Runtime.Destroy(ctx, c.id); err != nil {
 		return err
 	}

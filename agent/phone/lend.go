@@ -1,6 +1,8 @@
 package phone
 
 import (
+	"context"
+
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/fault"
@@ -8,16 +10,28 @@ import (
 	"github.com/phonehost/phonehost/agent/store"
 )
 
-// Lend holds a phone that is off against being started, reset and deleted, so that its data can be read, until release is called, which
-// must be. what says for whom, in the refusals that others get ("its data is being exported"). It holds for this life of the agent
-// only: a reader dies with it. Delete with force goes before it; the data may then end under the reader, which gets an error for it.
+// loan is a reader's part in the data of a phone.
+type loan struct {
+	// what says for whom.
+	what string
+	// end ends the reader.
+	end context.CancelCauseFunc
+}
+
+// Lend holds a phone that is off against being started, reset, imported and deleted, so that its data can be read, until release is
+// called, which must be. what says for whom, in the refusals that others get ("its data is being exported"). It holds for this life of
+// the agent only: a reader dies with it.
+//
+// Delete with force goes before it: then the context that is returned, a child of ctx, ends with a fault of reason SUPERSEDED as its
+// cause, and the phone goes when the reader has let go of its data.
 //
 // Errors: ErrNotFound; faults of class ErrFailedPrecondition with reason NOT_OFF, or BUSY when something is under way that changes the
 // data or copies it; ErrUnavailable with reason CONTAINERD_LOST.
-func (s *Supervisor) Lend(id, what string) (snap Snapshot, release func(), err error) {
-	token := new(string)
-	*token = what
+func (s *Supervisor) Lend(ctx context.Context, id, what string) (lent context.Context, snap Snapshot, release func(), err error) {
+	lent, end := context.WithCancelCause(ctx)
+	token := &loan{what: what, end: end}
 	release = func() {
+		end(nil)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		delete(s.lent[id], token)
@@ -43,7 +57,7 @@ func (s *Supervisor) Lend(id, what string) (snap Snapshot, release func(), err e
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.lent[id] == nil {
-			s.lent[id] = map[*string]struct{}{}
+			s.lent[id] = map[*loan]struct{}{}
 		}
 		s.lent[id][token] = struct{}{}
 		return nil
@@ -53,9 +67,18 @@ func (s *Supervisor) Lend(id, what string) (snap Snapshot, release func(), err e
 	}
 	if err != nil {
 		release()
-		return Snapshot{}, nil, err
+		return nil, Snapshot{}, nil, err
 	}
-	return snap, release, nil
+	return lent, snap, release, nil
+}
+
+// recall ends the readers of a phone's data for an operation that goes before them.
+func (s *Supervisor) recall(id string, by operation.Operation) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for token := range s.lent[id] {
+		token.end(fault.New(errdefs.ErrAborted, fault.Superseded, "phone %s: %s; it was given up for %s %s", id, token.what, by.Kind, by.ID))
+	}
 }
 
 // checkLent refuses what would change data that is being read.
@@ -72,8 +95,8 @@ func (s *Supervisor) checkLent(id string, q Request) error {
 func (s *Supervisor) lentTo(id string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for what := range s.lent[id] {
-		return fault.New(errdefs.ErrFailedPrecondition, fault.Busy, "phone %s is busy: %s", id, *what)
+	for token := range s.lent[id] {
+		return fault.New(errdefs.ErrFailedPrecondition, fault.Busy, "phone %s is busy: %s", id, token.what)
 	}
 	return nil
 }

@@ -37,7 +37,7 @@ const (
 	stepAskBoot
 	// stepBootTimeout gives up on a boot.
 	stepBootTimeout
-	// stepRenew makes the file systems of a reset while the phone is off.
+	// stepRenew makes the file systems of a reset, or those that an import lacks, while the phone is off.
 	stepRenew
 	// stepKeep drops the file systems of other generations.
 	stepKeep
@@ -54,12 +54,16 @@ const (
 	stepGrow
 	// stepFinishChange ends the Update under way.
 	stepFinishChange
+	// stepImport makes an archive the phone's data.
+	stepImport
+	// stepDropArchive removes an archive that is not needed any more.
+	stepDropArchive
 )
 
 // String returns the step's name for logs.
 func (s step) String() string {
 	return [...]string{"idle", "expire", "end", "destroy", "shutdown", "kill", "queue", "start", "started", "display", "track", "ask_boot",
-		"boot_timeout", "renew", "keep", "remove_guest", "remove_display", "finish", "clone", "limits", "grow", "finish_change"}[s]
+		"boot_timeout", "renew", "keep", "remove_guest", "remove_display", "finish", "clone", "limits", "grow", "finish_change", "import", "drop_archive"}[s]
 }
 
 // plan is the next step. at is when to look again without being woken, where the step is stepIdle or has to wait to be tried
@@ -119,6 +123,10 @@ func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 		return stoppingPlan(r, m, now)
 	case r.taskIs(operation.Clone):
 		return plan{step: stepClone}
+	case r.importing():
+		return plan{step: stepImport}
+	case r.Import != nil:
+		return plan{step: stepDropArchive}
 	}
 	if step := changePlan(r); step != stepIdle {
 		return plan{step: step}
@@ -239,10 +247,10 @@ func offPlan(r *Record, s sight, m memory, t Timing) plan {
 	return plan{step: stepIdle}
 }
 
-// mustRenew reports whether it is time to make the file systems of a reset, of a phone that is off. What a reset destroys goes also if
+// mustRenew reports whether it is time to make the file systems of a reset or an import, of a phone that is off. What a reset destroys goes also if
 // its operation has been given up, once nothing else is under way; where it cannot be had the phone is left alone.
 func mustRenew(r *Record, m memory, t Timing) bool {
-	if r.taskIs(operation.Reset) && r.Task.Failure == nil {
+	if r.taskIs(operation.Reset) && r.Task.Failure == nil || r.imported() {
 		return true
 	}
 	return r.Task == nil && m.renewals < t.StartAttempts

@@ -2,12 +2,14 @@ package phone
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
+	"github.com/phonehost/phonehost/runtime/volume/archive"
 )
 
 // pointOfStep marks a boundary of a controller's step.
@@ -23,7 +25,7 @@ func (c Config) withPoints() Config {
 	if !crashpoint.Enabled {
 		return c
 	}
-	c.Runtime, c.Volumes = runtimePoints{c.Runtime}, volumePoints{c.Volumes}
+	c.Runtime, c.Volumes, c.Archives = runtimePoints{c.Runtime}, volumePoints{c.Volumes}, archivePoints{c.Archives}
 	c.Networks, c.Displays, c.Images = networkPoints{c.Networks}, displayPoints{c.Displays}, imagePoints{c.Images}
 	return c
 }
@@ -127,6 +129,29 @@ func (p volumePoints) CheckData(ctx context.Context, ph container.Phone) (found 
 func (p volumePoints) BootReason(ctx context.Context, ph container.Phone) (reason profile.BootReason, err error) {
 	err = around("BootReason", func() (err error) { reason, err = p.in.BootReason(ctx, ph); return err })
 	return reason, err
+}
+
+func (p volumePoints) ImportData(ctx context.Context, ph container.Phone, r io.Reader) (m archive.Manifest, err error) {
+	err = around("ImportData", func() (err error) { m, err = p.in.ImportData(ctx, ph, r); return err })
+	return m, err
+}
+
+func (p volumePoints) TrimData(ctx context.Context, ph container.Phone) (bytes uint64, err error) {
+	err = around("TrimData", func() (err error) { bytes, err = p.in.TrimData(ctx, ph); return err })
+	return bytes, err
+}
+
+type archivePoints struct{ in Archives }
+
+var _ Archives = archivePoints{}
+
+func (p archivePoints) Open(name string) (f io.ReadCloser, err error) {
+	err = around("OpenArchive", func() (err error) { f, err = p.in.Open(name); return err })
+	return f, err
+}
+
+func (p archivePoints) Remove(name string) error {
+	return around("RemoveArchive", func() error { return p.in.Remove(name) })
 }
 
 type networkPoints struct{ in Networks }

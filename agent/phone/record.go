@@ -101,7 +101,7 @@ type Record struct {
 	// BootGeneration is the boot that should run; it grows with every boot that is asked for or follows an exit. A guest of another
 	// generation must end.
 	BootGeneration uint64 `json:"boot_generation"`
-	// DataGeneration is the root file system and data volume that should be used, from 1; it grows with every reset.
+	// DataGeneration is the root file system and data volume that should be used, from 1; it grows with every reset and import.
 	DataGeneration uint64 `json:"data_generation"`
 	// Stop says how a guest that must end is ended.
 	Stop Stop `json:"stop,omitzero"`
@@ -112,6 +112,10 @@ type Record struct {
 	// Readers holds the phones that are being made from this one's data, each with its operation. While there is any, the phone must
 	// not be started, reset or deleted.
 	Readers map[string]string `json:"readers,omitempty"`
+	// Import is the archive that is to become the phone's data, until it has been removed, or nil.
+	Import *Import `json:"import,omitempty"`
+	// LastGeneration is the newest data generation that an import was to become.
+	LastGeneration uint64 `json:"last_generation,omitempty"`
 	// BootAsked is when the present boot generation was asked for: phones wait for their boot slots in this order.
 	BootAsked time.Time `json:"boot_asked,omitzero"`
 	// LimitsAsked counts the changes of what a running guest may use; LimitsSet is the last that the running guest has.
@@ -120,7 +124,8 @@ type Record struct {
 	// GrowFrom is the size that the data volume has for certain, while it is to grow to the spec's; else 0.
 	GrowFrom uint64 `json:"grow_from,omitempty"`
 
-	// KeptGeneration is the newest data generation for which all others have been removed.
+	// KeptGeneration is the newest data generation for which all others have been removed; 0 since an import began that may have left
+	// something of another.
 	KeptGeneration uint64 `json:"kept_generation"`
 	// Started is the newest start of a guest.
 	Started Start `json:"started,omitzero"`

@@ -21,7 +21,7 @@ const (
 
 // Request asks for a change of what phones should be doing.
 type Request struct {
-	// Kind is what is asked for: any but Clone, which is part of a creation.
+	// Kind is what is asked for: any but Clone, which is part of a creation, and ImportData, which comes with an archive.
 	Kind operation.Kind `json:"kind"`
 	// IDs names the phones, 1..MaxPhones, none twice.
 	IDs []string `json:"ids"`
@@ -154,7 +154,7 @@ func (s *Supervisor) apply(q *Request, r *Record, now time.Time, img Image) appl
 
 // reset asks for the next generation of root file system and data.
 func (r *Record) reset(now time.Time, img Image) {
-	r.DataGeneration++
+	r.DataGeneration = r.nextGeneration()
 	r.take(img)
 	r.DataAndroid, r.GrowFrom = "", 0
 	r.forgetCrashes()

@@ -37,7 +37,7 @@ const (
 	frozen verdict = fault.Frozen
 )
 
-// asked is a request as the rules know it. Clone is the one to copy the phone's data to another.
+// asked is a request as the rules know it. Clone is the one to copy the phone's data to another, ImportData the one to replace it.
 type asked struct {
 	kind  operation.Kind
 	force bool
@@ -47,23 +47,24 @@ type asked struct {
 // numbers.
 var byStatus = map[asked][6]verdict{
 	//                        UNKNOWN STOPPED RUNNING STOPPING STARTING POWERED_OFF
-	{operation.PowerOn, false}:  {lost, ok, on, busy, on, ok},
-	{operation.PowerOff, false}: {lost, off, ok, busy, ok, off},
-	{operation.PowerOff, true}:  {lost, off, ok, ok, ok, off},
-	{operation.Restart, false}:  {lost, off, ok, busy, busy, off},
-	{operation.Reset, false}:    {lost, ok, ok, busy, busy, ok},
-	{operation.Delete, false}:   {lost, ok, up, busy, up, ok},
-	{operation.Delete, true}:    {ok, ok, ok, ok, ok, ok},
-	{operation.Freeze, false}:   {ok, ok, ok, ok, ok, ok},
-	{operation.Unfreeze, false}: {ok, ok, ok, ok, ok, ok},
-	{operation.Update, false}:   {ok, ok, ok, ok, ok, ok},
-	{operation.Clone, false}:    {lost, ok, up, busy, up, ok},
+	{operation.PowerOn, false}:    {lost, ok, on, busy, on, ok},
+	{operation.PowerOff, false}:   {lost, off, ok, busy, ok, off},
+	{operation.PowerOff, true}:    {lost, off, ok, ok, ok, off},
+	{operation.Restart, false}:    {lost, off, ok, busy, busy, off},
+	{operation.Reset, false}:      {lost, ok, ok, busy, busy, ok},
+	{operation.Delete, false}:     {lost, ok, up, busy, up, ok},
+	{operation.Delete, true}:      {ok, ok, ok, ok, ok, ok},
+	{operation.Freeze, false}:     {ok, ok, ok, ok, ok, ok},
+	{operation.Unfreeze, false}:   {ok, ok, ok, ok, ok, ok},
+	{operation.Update, false}:     {ok, ok, ok, ok, ok, ok},
+	{operation.Clone, false}:      {lost, ok, up, busy, up, ok},
+	{operation.ImportData, false}: {lost, ok, up, busy, up, ok},
 }
 
 // obstacles are the columns of byObstacle: the operations that can be under way, and that the phone's data is being copied.
 var obstacles = [...]operation.Kind{
 	operation.PowerOn, operation.PowerOff, operation.Restart, operation.Reset, operation.Delete, operation.Freeze, operation.Clone,
-	operation.Update, beingCopied,
+	operation.ImportData, operation.Update, beingCopied,
 }
 
 // beingCopied is the column for a phone whose data is being copied.
@@ -71,19 +72,20 @@ const beingCopied operation.Kind = -1
 
 // byObstacle is what a request that the status does not refuse meets in what is under way.
 var byObstacle = map[asked][len(obstacles)]verdict{
-	//                           PowerOn PowerOff Restart Reset Delete Freeze Clone Update being copied
-	{operation.PowerOn, false}:  {busy, busy, busy, busy, busy, busy, busy, ok, busy},
-	{operation.PowerOff, false}: {wins, busy, wins, wins, busy, busy, busy, ok, ok},
-	{operation.PowerOff, true}:  {wins, wins, wins, wins, busy, wins, busy, ok, ok},
-	{operation.Restart, false}:  {busy, busy, busy, busy, busy, busy, busy, ok, busy},
-	{operation.Reset, false}:    {busy, busy, busy, busy, busy, busy, busy, ok, busy},
-	{operation.Delete, false}:   {busy, busy, busy, busy, busy, busy, busy, busy, busy},
-	{operation.Delete, true}:    {wins, wins, wins, wins, busy, wins, wins, wins, wins},
-	{operation.Freeze, false}:   {wins, wins, wins, wins, busy, busy, busy, ok, ok},
-	{operation.Freeze, true}:    {wins, wins, wins, wins, busy, wins, busy, ok, ok},
-	{operation.Unfreeze, false}: {ok, ok, ok, ok, busy, busy, ok, ok, ok},
-	{operation.Update, false}:   {ok, ok, ok, ok, busy, ok, busy, busy, ok},
-	{operation.Clone, false}:    {busy, busy, busy, busy, busy, busy, busy, busy, ok},
+	//                           PowerOn PowerOff Restart Reset Delete Freeze Clone ImportData Update being copied
+	{operation.PowerOn, false}:    {busy, busy, busy, busy, busy, busy, busy, busy, ok, busy},
+	{operation.PowerOff, false}:   {wins, busy, wins, wins, busy, busy, busy, wins, ok, ok},
+	{operation.PowerOff, true}:    {wins, wins, wins, wins, busy, wins, busy, wins, ok, ok},
+	{operation.Restart, false}:    {busy, busy, busy, busy, busy, busy, busy, busy, ok, busy},
+	{operation.Reset, false}:      {busy, busy, busy, busy, busy, busy, busy, busy, ok, busy},
+	{operation.Delete, false}:     {busy, busy, busy, busy, busy, busy, busy, busy, busy, busy},
+	{operation.Delete, true}:      {wins, wins, wins, wins, busy, wins, wins, wins, wins, wins},
+	{operation.Freeze, false}:     {wins, wins, wins, wins, busy, busy, busy, wins, ok, ok},
+	{operation.Freeze, true}:      {wins, wins, wins, wins, busy, wins, busy, wins, ok, ok},
+	{operation.Unfreeze, false}:   {ok, ok, ok, ok, busy, busy, ok, ok, ok, ok},
+	{operation.Update, false}:     {ok, ok, ok, ok, busy, ok, busy, ok, busy, ok},
+	{operation.Clone, false}:      {busy, busy, busy, busy, busy, busy, busy, busy, busy, ok},
+	{operation.ImportData, false}: {busy, busy, busy, busy, busy, busy, busy, busy, busy, busy},
 }
 
 // row returns the row of a request; force means nothing where the table has no row of its own for it.
@@ -101,6 +103,9 @@ func judge(kind operation.Kind, force bool, s situation) (v verdict, obstacle op
 		return frozen, 0
 	}
 	v = row(byStatus, kind, force)[s.status]
+	if v == off && kind == operation.PowerOff && s.task == operation.ImportData {
+		return wins, operation.ImportData // there is no other way to give it up and keep the phone as it is
+	}
 	if v != ok && v != busy && v != on {
 		return v, 0
 	}

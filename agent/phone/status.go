@@ -36,6 +36,10 @@ func statusOf(r *Record, s sight, now time.Time, t Timing) (Status, string) {
 		return Stopping, ""
 	case r.taskIs(operation.Clone):
 		return Stopped, "being cloned from " + r.CloneOf
+	case r.taskIs(operation.ImportData) && r.OffAsked:
+		return PoweredOff, "an archive is being imported"
+	case r.taskIs(operation.ImportData):
+		return Stopped, "an archive is being imported"
 	case r.frozen() && r.OffAsked:
 		return PoweredOff, "frozen: " + r.freezeWords()
 	case r.frozen():

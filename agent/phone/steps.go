@@ -22,7 +22,7 @@ var errGone = errors.New("phone is deleted")
 // act does one step. Every step may be done again after a crash at any point of it.
 func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) error {
 	limit := c.s.timing.StepTimeout
-	if s == stepClone || s == stepGrow {
+	if s == stepClone || s == stepGrow || s == stepImport {
 		limit = c.s.timing.CopyTimeout
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -33,6 +33,10 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 		return c.expire()
 	case stepClone:
 		return c.clone(ctx, r)
+	case stepImport:
+		return c.importData(ctx, r)
+	case stepDropArchive:
+		return c.dropArchive(r.Import)
 	case stepLimits:
 		return c.setLimits(ctx, r, saw)
 	case stepGrow:

@@ -214,6 +214,9 @@ func (s *Supervisor) accept(tx *store.Tx, q Request, r Record, op operation.Oper
 	// What goes on beside what the controller does need not have it begin anew.
 	interrupt := q.Kind != operation.Update && q.Kind != operation.Unfreeze
 	tx.OnCommit(func() { s.committed(id, r, interrupt) }) // before the hooks of operations that end
+	if q.Kind == operation.Delete {
+		tx.OnCommit(func() { s.recall(id, op) })
+	}
 	if err := s.supersede(tx, &r, op); err != nil {
 		return err
 	}
@@ -269,6 +272,11 @@ func (s *Supervisor) note(tx *store.Tx, r *Record, operationID string, did appli
 func (s *Supervisor) supersede(tx *store.Tx, r *Record, by operation.Operation) error {
 	if by.Kind == operation.Update || by.Kind == operation.Unfreeze {
 		return nil // these go on beside
+	}
+	if r.imported() {
+		if err := s.finishTask(tx, r); err != nil {
+			return err
+		}
 	}
 	if r.Task != nil && r.Task.Failure != nil {
 		r.LastFailure = r.Task.Failure

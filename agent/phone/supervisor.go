@@ -32,8 +32,10 @@ type Config struct {
 	Networks Networks
 	Displays Displays
 	Images   Images
-	// Volumes grows and copies data volumes; nil means that neither can be done.
+	// Volumes grows, copies and imports data volumes; nil means that nothing of it can be done.
 	Volumes Volumes
+	// Archives holds what was received to be imported; nil means that there is nothing.
+	Archives Archives
 	// Host is what phones may be given at most.
 	Host Capacity
 	// HostBoot is the kernel's boot id, /proc/sys/kernel/random/boot_id.
@@ -79,7 +81,7 @@ type Supervisor struct {
 	// collecting holds the ids whose remains are being removed, each with a channel that is closed afterwards.
 	collecting map[string]chan struct{}
 	// lent holds the phones whose data is being read, with a token for each reader that says for whom.
-	lent     map[string]map[*string]struct{}
+	lent     map[string]map[*loan]struct{}
 	boots    bootQueue
 	watchers map[*Watcher]struct{}
 	revision uint64
@@ -109,11 +111,14 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Volumes == nil {
 		cfg.Volumes = noVolumes{}
 	}
+	if cfg.Archives == nil {
+		cfg.Archives = noArchives{}
+	}
 	cfg = cfg.withPoints()
 	s := &Supervisor{
 		cfg: cfg, timing: cfg.Timing.withDefaults(),
 		phones: map[string]*controller{}, broken: map[string]error{}, collecting: map[string]chan struct{}{},
-		lent: map[string]map[*string]struct{}{}, watchers: map[*Watcher]struct{}{},
+		lent: map[string]map[*loan]struct{}{}, watchers: map[*Watcher]struct{}{},
 		boots: bootQueue{limit: orDefault(cfg.ConcurrentBoots, max(2, cfg.Host.CPUs)), admitted: cfg.OnAdmitted},
 		// Revisions grow across restarts of the agent because time does.
 		revision: uint64(time.Now().UnixMicro()),

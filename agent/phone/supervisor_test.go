@@ -71,8 +71,8 @@ func startAgent(t *testing.T, w *phonetest.World, path string, edit func(*Config
 	cfg := Config{
 		DB: db, Operations: ops, Journal: journal,
 		Runtime: w, Networks: phonetest.Networks{World: w, Life: life}, Displays: phonetest.Displays{World: w}, Images: images,
-		Volumes: w,
-		Host:    Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "boot-1", Logger: logger,
+		Volumes: w, Archives: w,
+		Host: Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "boot-1", Logger: logger,
 	}
 	if edit != nil {
 		edit(&cfg)

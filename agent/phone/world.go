@@ -3,6 +3,7 @@ package phone
 import (
 	"context"
 	"fmt"
+	"io"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -10,6 +11,7 @@ import (
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
+	"github.com/phonehost/phonehost/runtime/volume/archive"
 )
 
 // Runtime is what the controllers need of the engine that runs containers (container.Engine). Calls for one phone are never made
@@ -64,6 +66,20 @@ type Volumes interface {
 	// BootReason reads from the data volume of p's generation why its guest, which has ended, last shut down. Nothing has the volume
 	// when it returns. It is asked only where the profile needs it (profile.Profile.NeedsBootReason).
 	BootReason(ctx context.Context, p container.Phone) (profile.BootReason, error)
+	// ImportData makes the data volume of p's generation out of an archive. A volume that is complete is left alone; an error or a crash
+	// leaves nothing that KeepGeneration does not remove. The errors are those of archive.Import.
+	ImportData(ctx context.Context, p container.Phone, r io.Reader) (archive.Manifest, error)
+	// TrimData gives what the data volume of p's generation does not use back to the host, also while the guest runs. ErrNotFound: there
+	// is no volume.
+	TrimData(ctx context.Context, p container.Phone) (bytes uint64, err error)
+}
+
+// Archives is what the controllers need of the archives that were received to be imported (data.Spool).
+type Archives interface {
+	// Open opens an archive; ErrNotFound if it is not there.
+	Open(name string) (io.ReadCloser, error)
+	// Remove removes one; no error when it is gone.
+	Remove(name string) error
 }
 
 // noVolumes is the Volumes of a world that knows nothing of them.
@@ -84,6 +100,23 @@ func (noVolumes) CheckData(context.Context, container.Phone) (volume.Report, err
 func (noVolumes) BootReason(_ context.Context, p container.Phone) (profile.BootReason, error) {
 	return profile.BootReason{}, fmt.Errorf("read the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
 }
+
+func (noVolumes) ImportData(_ context.Context, p container.Phone, _ io.Reader) (archive.Manifest, error) {
+	return archive.Manifest{}, fmt.Errorf("import data for %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
+}
+
+func (noVolumes) TrimData(_ context.Context, p container.Phone) (bytes uint64, err error) {
+	return 0, fmt.Errorf("trim the data of %s: not possible on this host: %w", p.ID, errdefs.ErrNotImplemented)
+}
+
+// noArchives is the Archives of a world that has none.
+type noArchives struct{}
+
+func (noArchives) Open(string) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("open an archive: there are none: %w", errdefs.ErrNotFound)
+}
+
+func (noArchives) Remove(string) error { return nil }
 
 // Networks is what the controllers need of the phones' network namespaces (netns.Dir).
 type Networks interface {

@@ -138,6 +138,7 @@ func fillFileSystem(ctx context.Context, image *os.File, fill func(ctx context.C
 		return err
 	}
 	err = fill(ctx, m.Root())
+	crashpoint.Reached("volume/filled")
 	if err == nil {
 		err = m.Sync()
 	}

@@ -80,7 +80,7 @@ func of[A operationAnswer](answer A, err error) (*phonehostv1.Operation, error) 
 func actions() []action {
 	type ctx = context.Context
 	type op = *phonehostv1.Operation
-	return []action{
+	return append(dataActions(), []action{
 		{name: "create", from: absent, to: created, ask: askCreate},
 		{name: "power_on", from: created, to: running, boots: 1, ask: askOn},
 		{name: "power_on_again", from: off, to: running, boots: 1, ask: askOn},
@@ -126,7 +126,7 @@ func actions() []action {
 		}},
 		{name: "delete", from: off, to: absent, ask: askDelete},
 		{name: "delete_running", from: running, to: absent, ask: askDelete},
-	}
+	}...)
 }
 
 // askCreate makes a phone. Creation has no request id: that the phone exists is how a retry finds out.

@@ -19,6 +19,7 @@ import (
 	"github.com/phonehost/phonehost/agent/clock"
 	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
+	"github.com/phonehost/phonehost/agent/data"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
@@ -65,6 +66,7 @@ type agent struct {
 	phones   *phone.Supervisor
 	commands *command.Runner
 	apps     *app.Manager
+	archives *data.Spool
 	jobs     *job.Runner
 	hub      *stream.Hub
 	metrics  *metrics.Metrics
@@ -205,17 +207,24 @@ func (a *agent) openPhones(context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.archives, err = data.NewSpool(filepath.Join(a.cfg.StateDir, "spool", "data"), a.diskFree, a.cfg.Limits.DiskReserveBytes)
+	if err != nil {
+		return err
+	}
 	a.phones, err = phone.New(phone.Config{
 		DB: a.db, Operations: a.ops, Journal: a.journal,
 		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
-		Volumes: a.engine, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
+		Volumes: a.engine, Archives: a.archives, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
 		OnAdmitted: func(waited time.Duration) { a.metrics.BootAdmitted(waited) },
 		Timing:     phone.Timing{BootTimeout: time.Duration(a.cfg.Limits.BootTimeout), Grace: time.Duration(a.cfg.Limits.Grace)},
 		Logger:     a.logger,
 	})
 	if err != nil {
+		return err
+	}
+	if err := a.archives.Collect(a.phones.NamesArchive); err != nil {
 		return err
 	}
 	a.commands = &command.Runner{Guests: a.engine, Phones: a.phones}
@@ -230,9 +239,19 @@ func (a *agent) openPhones(context.Context) (err error) {
 	a.metrics, err = metrics.New(metrics.Config{
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
-		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue,
+		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace,
 	})
 	return err
+}
+
+// dataSpaceTime bounds a look at all data volumes; a thousand take some 25 ms.
+const dataSpaceTime = 5 * time.Second
+
+// dataSpace adds up the data volumes of all phones.
+func (a *agent) dataSpace() (container.DataSpace, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), dataSpaceTime)
+	defer cancel()
+	return a.engine.DataSpace(ctx)
 }
 
 // clockSet reports steps of the host's wall clock. Without them a lease is judged at its time and every few minutes all the same.

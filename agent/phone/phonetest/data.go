@@ -3,13 +3,16 @@ package phonetest
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
+	"github.com/phonehost/phonehost/runtime/volume/archive"
 )
 
 // Volume is a data volume.
@@ -46,6 +49,65 @@ func (w *World) GrowData(ctx context.Context, p container.Phone) error {
 		}
 		return nil
 	})
+}
+
+// ImportData implements phone.Volumes. Its archives are those of Archives.
+func (w *World) ImportData(ctx context.Context, p container.Phone, r io.Reader) (archive.Manifest, error) {
+	text, readErr := io.ReadAll(r)
+	return archive.Manifest{}, w.do(ctx, "ImportData", p.ID, func(b *Body) error {
+		if b.Guest.State == container.TaskRunning {
+			w.Violation = "ImportData while the guest runs"
+		}
+		if readErr != nil {
+			return fmt.Errorf("import: %w", readErr)
+		}
+		w.Bodies[p.ID] = b
+		b.Generations[p.DataGeneration] = true
+		if _, there := b.Volumes[p.DataGeneration]; !there {
+			b.Volumes[p.DataGeneration] = Volume{Bytes: p.DataBytes, Content: string(text)}
+		}
+		return nil
+	})
+}
+
+// TrimData implements phone.Volumes: what is not content is given back.
+func (w *World) TrimData(ctx context.Context, p container.Phone) (bytes uint64, err error) {
+	w.Lock()
+	w.Calls = append(w.Calls, "TrimData")
+	hook := w.Hook
+	var v Volume
+	if b := w.Bodies[p.ID]; b != nil {
+		v = b.Volumes[p.DataGeneration]
+	}
+	w.Unlock()
+	if hook != nil {
+		if err := hook(ctx, "TrimData before", p.ID); err != nil {
+			return 0, err
+		}
+	}
+	if v.Bytes == 0 {
+		return 0, fmt.Errorf("trim the data of %s: there is none: %w", p.ID, errdefs.ErrNotFound)
+	}
+	return v.Bytes - uint64(len(v.Content)), ctx.Err()
+}
+
+// Open implements phone.Archives.
+func (w *World) Open(name string) (io.ReadCloser, error) {
+	w.Lock()
+	defer w.Unlock()
+	text, there := w.Archives[name]
+	if !there {
+		return nil, fmt.Errorf("archive %s: %w", name, errdefs.ErrNotFound)
+	}
+	return io.NopCloser(strings.NewReader(text)), nil
+}
+
+// Remove implements phone.Archives.
+func (w *World) Remove(name string) error {
+	w.Lock()
+	defer w.Unlock()
+	delete(w.Archives, name)
+	return nil
 }
 
 // CloneData implements phone.Volumes.

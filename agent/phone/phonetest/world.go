@@ -26,6 +26,8 @@ type World struct {
 	// Bodies holds what exists of each phone, Nets which have a network namespace.
 	Bodies map[string]*Body
 	Nets   map[string]bool
+	// Archives holds what was received to be imported: what users had, by name.
+	Archives map[string]string
 	// Calls names the changing calls in their order.
 	Calls []string
 	// Violation is the last rule that a caller broke, or empty.
@@ -79,7 +81,7 @@ type Body struct {
 
 // New returns a host without phones, whose guests boot at the third question.
 func New() *World {
-	return &World{Bodies: map[string]*Body{}, Nets: map[string]bool{}, Manner: Manner{AsksToBoot: 2}}
+	return &World{Bodies: map[string]*Body{}, Nets: map[string]bool{}, Archives: map[string]string{}, Manner: Manner{AsksToBoot: 2}}
 }
 
 // do runs one changing call.

@@ -243,6 +243,8 @@ const (
 	OperationKind_OPERATION_KIND_START_APP OperationKind = 12
 	// AppService.StopApp.
 	OperationKind_OPERATION_KIND_STOP_APP OperationKind = 13
+	// DataService.ImportData.
+	OperationKind_OPERATION_KIND_IMPORT_DATA OperationKind = 14
 	// PhoneService.CreatePhone with clone_from.
 	OperationKind_OPERATION_KIND_CLONE OperationKind = 15
 )
@@ -264,6 +266,7 @@ var (
 		11: "OPERATION_KIND_UNINSTALL_APP",
 		12: "OPERATION_KIND_START_APP",
 		13: "OPERATION_KIND_STOP_APP",
+		14: "OPERATION_KIND_IMPORT_DATA",
 		15: "OPERATION_KIND_CLONE",
 	}
 	OperationKind_value = map[string]int32{
@@ -281,6 +284,7 @@ var (
 		"OPERATION_KIND_UNINSTALL_APP": 11,
 		"OPERATION_KIND_START_APP":     12,
 		"OPERATION_KIND_STOP_APP":      13,
+		"OPERATION_KIND_IMPORT_DATA":   14,
 		"OPERATION_KIND_CLONE":         15,
 	}
 )
@@ -1219,7 +1223,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x15FREEZE_REASON_OVERDUE\x10\x02\x12\x1b\n" +
 	"\x17FREEZE_REASON_VIOLATION\x10\x03\x12\x18\n" +
 	"\x14FREEZE_REASON_POLICE\x10\x04\x12\x17\n" +
-	"\x13FREEZE_REASON_ADMIN\x10\x05*\xc1\x03\n" +
+	"\x13FREEZE_REASON_ADMIN\x10\x05*\xe1\x03\n" +
 	"\rOperationKind\x12\x1e\n" +
 	"\x1aOPERATION_KIND_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17OPERATION_KIND_POWER_ON\x10\x01\x12\x1c\n" +
@@ -1235,7 +1239,8 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x12 \n" +
 	"\x1cOPERATION_KIND_UNINSTALL_APP\x10\v\x12\x1c\n" +
 	"\x18OPERATION_KIND_START_APP\x10\f\x12\x1b\n" +
-	"\x17OPERATION_KIND_STOP_APP\x10\r\x12\x18\n" +
+	"\x17OPERATION_KIND_STOP_APP\x10\r\x12\x1e\n" +
+	"\x1aOPERATION_KIND_IMPORT_DATA\x10\x0e\x12\x18\n" +
 	"\x14OPERATION_KIND_CLONE\x10\x0fB?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 
 var (

@@ -18,8 +18,18 @@ import (
 // encoders bounds how many cores an export takes: the phones of the host run on.
 const encoders = 2
 
+// Watcher is a writer that Export tells, beside what it writes, how far it is. Advanced may be called beside Write, by another goroutine.
+type Watcher interface {
+	io.Writer
+	// Begun is called once, before anything is written. Its error ends the export.
+	Begun(m Manifest) error
+	// Advanced is called with how much of the manifest's Bytes has been read so far. The compressor may still have some of it.
+	Advanced(bytes uint64)
+}
+
 // Export writes an archive of everything below root to w. Of m it takes what the caller knows, and returns the manifest of the archive.
-// Nothing else changes the tree meanwhile: it is gone through twice, since the manifest, which counts it, comes first.
+// Nothing else changes the tree meanwhile: it is gone through twice, since the manifest, which counts it, comes first. A Watcher is told
+// how far it is.
 //
 // Errors: errdefs.ErrResourceExhausted for more than 262144 files with several names; those of w, of ctx and of the file
 // system as they are. What was written before an error is no archive.
@@ -32,12 +42,22 @@ func Export(ctx context.Context, root *os.Root, m Manifest, w io.Writer) (Manife
 	if m, err = survey(ctx, top, m); err != nil {
 		return Manifest{}, fmt.Errorf("export: %w", err)
 	}
+	watcher, watched := w.(Watcher)
+	if watched {
+		if err := watcher.Begun(m); err != nil {
+			return Manifest{}, fmt.Errorf("export: %w", err)
+		}
+	}
 	// The next level takes a third more time and makes the archive smaller by a hundredth; the phone is off meanwhile.
 	compressed, err := zstd.NewWriter(w, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(encoders), zstd.WithWindowSize(maxWindow))
 	if err != nil {
 		return Manifest{}, fmt.Errorf("export: %w", err)
 	}
-	err = write(ctx, top, m, compressed)
+	e := &exporter{ctx: ctx, buf: make([]byte, copyBytes), progress: func(uint64) {}}
+	if watched {
+		e.progress = watcher.Advanced
+	}
+	err = e.write(top, m, compressed)
 	// Closing it writes the rest, which is of no use after an error, but ends its goroutines.
 	if err := errors.Join(err, compressed.Close()); err != nil {
 		return Manifest{}, fmt.Errorf("export: %w", err)
@@ -78,13 +98,16 @@ type exporter struct {
 	under io.Writer // what tar writes to
 	buf   []byte
 	done  Manifest // counts of what was written
+	// read is how much content was read, which progress is told.
+	read     uint64
+	progress func(read uint64)
 }
 
 // write writes the whole tar.
-func write(ctx context.Context, root *os.File, m Manifest, w *zstd.Encoder) error {
+func (e *exporter) write(root *os.File, m Manifest, w *zstd.Encoder) error {
 	digest := sha256.New()
-	under := io.MultiWriter(w, digest)
-	e := &exporter{ctx: ctx, tar: tar.NewWriter(under), under: under, buf: make([]byte, copyBytes)}
+	e.under = io.MultiWriter(w, digest)
+	e.tar = tar.NewWriter(e.under)
 	text, err := json.MarshalIndent(m, "", "  ")
 	if err != nil {
 		return err
@@ -96,7 +119,7 @@ func write(ctx context.Context, root *os.File, m Manifest, w *zstd.Encoder) erro
 	if err := errors.Join(e.tar.Flush(), w.Flush()); err != nil {
 		return err
 	}
-	if _, err := walk(ctx, root, e.file); err != nil {
+	if _, err := walk(e.ctx, root, e.file); err != nil {
 		return err
 	}
 	if e.done.Entries != m.Entries || e.done.Bytes != m.Bytes || e.done.Extents != m.Extents {
@@ -179,6 +202,8 @@ func (e *exporter) copy(f *file, pieces []piece, to io.Writer) error {
 				return err
 			}
 			at += int64(len(part))
+			e.read += uint64(len(part))
+			e.progress(e.read)
 		}
 	}
 	return nil

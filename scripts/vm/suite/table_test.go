@@ -49,6 +49,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "agent/command"}},
 	{Suite: vm.Suite{Package: "agent/config"}},
 	{Suite: vm.Suite{Package: "agent/controlplane"}},
+	{Suite: vm.Suite{Package: "agent/data"}},
 	{Suite: vm.Suite{Package: "agent/display"}},
 	{Suite: vm.Suite{Package: "agent/doctor", Options: files("docs/doctor.md")}},
 	{Suite: vm.Suite{Package: "agent/event"}},
