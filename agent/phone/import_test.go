@@ -364,15 +364,15 @@ func TestImportOverAgents(t *testing.T) {
 				w.Hook = die(point, died)
 				op := a.importing("p1", "music")
 				<-died
+				if named := a.NamesArchive("archive-0"); named != strings.HasPrefix(point, "ImportData") {
+					t.Errorf("a record names the archive: %v", named)
+				}
 				w.Lock()
 				w.Hook = nil
 				w.Unlock()
 				a.stop()
 				a = startAgent(t, w, path, nil)
 				defer func() { a.stop() }()
-				if named := a.NamesArchive("archive-0"); named != strings.HasPrefix(point, "ImportData") {
-					t.Errorf("a record names the archive: %v", named)
-				}
 				if r := a.finish(op); r.State != operation.Succeeded {
 					t.Errorf("import: %+v", r.Failure)
 				}
