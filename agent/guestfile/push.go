@@ -15,6 +15,7 @@ import (
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // File is what Push writes.
@@ -83,6 +84,7 @@ func (c *Copier) Push(ctx context.Context, id string, f File, r io.Reader) ([]by
 		},
 		opts: container.ExecOptions{Stdin: in},
 	})
+	crashpoint.Reached("push/ended")
 	switch {
 	case err != nil:
 		return nil, err
@@ -123,6 +125,7 @@ func (a *announced) Read(p []byte) (int, error) {
 		a.err = err
 		return 0, err
 	}
+	crashpoint.Reached("push/came")
 	a.hash.Write(p[:n])
 	a.left -= uint64(n)
 	if a.left == 0 {
@@ -130,6 +133,7 @@ func (a *announced) Read(p []byte) (int, error) {
 			a.err = err
 			return n - 1, err
 		}
+		crashpoint.Reached("push/checked")
 	}
 	return n, nil
 }

@@ -139,8 +139,12 @@ func fillFileSystem(ctx context.Context, image *os.File, fill func(ctx context.C
 	}
 	err = fill(ctx, m.Root())
 	if err == nil {
+		err = crashpoint.Fail("volume/filled")
+	}
+	if err == nil {
 		err = m.Sync()
 	}
+	crashpoint.Reached("volume/synced")
 	return errors.Join(err, m.Close())
 }
 

@@ -19,7 +19,7 @@ import (
 const (
 	roundLimit  = 2 * time.Minute
 	settleLimit = 15 * time.Second
-	lookAgain   = 50 * time.Millisecond
+	lookAgain   = 20 * time.Millisecond
 )
 
 // lab is a host with one phone after the other, and what is known of undisturbed operations.
@@ -30,21 +30,36 @@ type lab struct {
 	at state
 	// number makes the names of phones and requests.
 	number int
+	// twins is whether the present phone may have a twin.
+	twins bool
+	// hit is whether the harm of the present round was done.
+	hit bool
 	// known holds what each action does when nothing disturbs it, by name.
 	known map[string]*reference
+	// spent is how long each part of the rounds took.
+	spent map[string]time.Duration
 }
 
 // reference is an operation that nothing disturbed.
 type reference struct {
-	points []string // in the order of arrival
-	left   inventory
-	events map[string]int
+	points   []string        // in the order of arrival
+	fallible map[string]bool // those that can fail
+	left     inventory
+	events   map[string]int
+	took     time.Duration // from the request to the operation's end
+}
+
+// during adds the time that something takes to a part of the rounds.
+func (l *lab) during(part string, do func() error) error {
+	began := time.Now()
+	defer func() { l.spent[part] += time.Since(began) }()
+	return do()
 }
 
 // newLab starts a host. What all phones share is made by a first phone, which is gone then.
 func newLab(t testing.TB) *lab {
 	t.Helper()
-	l := &lab{h: newHost(t), known: map[string]*reference{}}
+	l := &lab{h: newHost(t), known: map[string]*reference{}, spent: map[string]time.Duration{}}
 	if err := l.bring(t.Context(), running); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +77,14 @@ func (l *lab) bring(ctx context.Context, want state) error {
 		}
 	}
 	for l.at != want {
-		c, next := call{h: l.h, id: l.id}, action{}
+		c, next := call{h: l.h, id: l.id, request: fmt.Sprintf("b%d", l.next())}, action{}
+		if l.at != absent {
+			p, err := c.phone(ctx)
+			if err != nil {
+				return err
+			}
+			c.before = p
+		}
 		switch {
 		case l.at == absent:
 			if _, err := askCreate(ctx, c); err != nil {
@@ -72,10 +94,14 @@ func (l *lab) bring(ctx context.Context, want state) error {
 			continue
 		case l.at == frozen:
 			next = findAction("unfreeze")
+		case l.at == expired:
+			next = findAction("renew")
 		case l.at != running:
 			next = findAction("power_on")
 		case want == frozen:
 			next = findAction("freeze")
+		case want == expired:
+			next = findAction("lease_ends")
 		default:
 			next = findAction("power_off")
 		}
@@ -106,6 +132,9 @@ func (l *lab) plainly(ctx context.Context, a action, c call) error {
 	if err == nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		err = fmt.Errorf("%v", op)
 	}
+	if err == nil {
+		err = l.await(ctx, a, c)
+	}
 	if err != nil {
 		return fmt.Errorf("bring %s from %s to %s: %w", c.id, l.at, a.to, err)
 	}
@@ -113,12 +142,53 @@ func (l *lab) plainly(ctx context.Context, a action, c call) error {
 	return nil
 }
 
-// drop deletes the present phone.
+// await waits until a phone is what an action makes of it, which may be later than the operation's end.
+func (l *lab) await(ctx context.Context, a action, c call) error {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	for deadline := time.Now().Add(settleLimit); a.to != absent; <-tick.C {
+		p, err := c.phone(ctx)
+		if err != nil || a.to.is(p) {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("after %v the phone is %v, want %s", settleLimit, p, a.to)
+		}
+	}
+	return nil
+}
+
+// drop deletes the present phone, and its twin if it may have one.
 func (l *lab) drop(ctx context.Context) error {
 	l.at = absent
-	if err := l.h.remove(ctx, l.id); err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("delete %s: %w", l.id, err)
+	ids := []string{l.id}
+	if l.twins {
+		ids = append(ids, twin(l.id))
 	}
+	for _, id := range ids {
+		if err := l.h.remove(ctx, id); err != nil && status.Code(err) != codes.NotFound {
+			return fmt.Errorf("delete %s: %w", id, err)
+		}
+	}
+	l.twins = false
+	return nil
+}
+
+// conclude says what the phone is after an action that has succeeded. Of twins the first is deleted, which is refused if anything still
+// reads its data, and the second is the present phone.
+func (l *lab) conclude(ctx context.Context, a action) error {
+	l.at = a.to
+	if !a.makes {
+		return nil
+	}
+	answer, err := l.h.phones().Delete(ctx, &phonehostv1.DeleteRequest{PhoneIds: []string{l.id}})
+	if err != nil {
+		return fmt.Errorf("delete the phone that was copied: %w", err)
+	}
+	if op, err := l.h.finish(ctx, answer.GetOperation().GetId()); err != nil || op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
+		return fmt.Errorf("delete the phone that was copied: %v, %w", op, err)
+	}
+	l.id, l.at, l.twins = twin(l.id), copied, false
 	return nil
 }
 
@@ -139,6 +209,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 		return false, err
 	}
 	l.h.plan("record * 1 1")
+	began := time.Now()
 	op, err := a.ask(ctx, c)
 	if err == nil && op != nil {
 		op, err = l.h.finish(ctx, op.GetId())
@@ -146,6 +217,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	ref := &reference{took: time.Since(began)}
 	if op != nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		l.h.plan()
 		l.h.reached()
@@ -156,21 +228,22 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 		}
 		return false, fmt.Errorf("undisturbed: %v", op)
 	}
-	left, err := l.quiet(ctx)
-	if err != nil {
+	if err := l.await(ctx, a, c); err != nil {
+		return false, fmt.Errorf("undisturbed: %w", err)
+	}
+	if ref.left, err = l.quiet(ctx); err != nil {
 		return false, err
 	}
 	l.h.plan()
-	ref := &reference{points: l.h.reached(), left: left}
+	ref.points, ref.fallible = l.h.reached()
 	if ref.events, err = l.events(ctx); err != nil {
 		return false, err
 	}
-	l.at = a.to
 	if err := l.verify(ctx, a, c, op); err != nil {
 		return false, fmt.Errorf("undisturbed: %w", err)
 	}
 	l.known[a.name] = ref
-	return true, nil
+	return true, l.conclude(ctx, a)
 }
 
 // begin brings a phone to where an action begins.
@@ -179,9 +252,10 @@ func (l *lab) begin(ctx context.Context, a action) (call, error) {
 		return call{}, err
 	}
 	c := call{h: l.h, id: l.id, request: fmt.Sprintf("r%d", l.next())}
+	l.twins = a.makes
 	if a.prepare != nil {
-		if err := a.prepare(ctx, l.h); err != nil {
-			return c, err
+		if err := a.prepare(ctx, c); err != nil {
+			return c, fmt.Errorf("prepare %s: %w", a.name, err)
 		}
 	}
 	if _, err := l.events(ctx); err != nil {
@@ -201,7 +275,7 @@ func (l *lab) quiet(ctx context.Context) (inventory, error) {
 	defer tick.Stop()
 	var last inventory
 	same := 0
-	for deadline := time.Now().Add(settleLimit); same < 10; {
+	for deadline := time.Now().Add(settleLimit); time.Duration(same)*lookAgain < 500*time.Millisecond; {
 		now, err := l.h.take(ctx, l.id)
 		if err != nil {
 			return nil, err
@@ -229,37 +303,46 @@ func (l *lab) disturbed(ctx context.Context, a action, start func() (join func()
 	ctx, cancel := context.WithTimeout(ctx, roundLimit)
 	defer cancel()
 	ref := l.known[a.name]
-	c, err := l.begin(ctx, a)
+	var c call
+	err = l.during("bring the phone to where the action begins", func() (err error) { c, err = l.begin(ctx, a); return err })
 	if err != nil {
 		return o, err
 	}
-	if err := l.attempt(ctx, a, c, &o, start()); err != nil {
+	if err := l.during("the action", func() error { return l.attempt(ctx, a, c, &o, start()) }); err != nil {
 		return o, err
 	}
-	if err := l.settle(ctx, a, c, &o, ref); err != nil {
+	if err := l.during("wait for phone and host", func() error { return l.settle(ctx, a, c, &o, ref) }); err != nil {
 		return o, err
 	}
 	l.at = a.to
 	l.h.second = ""
 	l.h.plan() // what was planned and not reached does not disturb the looking
-	if l.h.isDead(lookAgain) {
+	if l.h.isDead(0) {
 		o.killed = true
-		if err := l.h.revive(); err != nil {
+		if err := l.revive(); err != nil {
 			return o, err
 		}
 	}
-	if err := l.verify(ctx, a, c, o.op); err != nil {
-		return o, err
-	}
-	events, err := l.events(ctx)
-	if a.to == absent { // a guest that a deletion has killed may be seen ended, or be gone at once
-		delete(events, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED.String())
-	}
-	if err == nil && !maps.Equal(events, ref.events) {
-		err = fmt.Errorf("the stored events are %v, undisturbed they are %v", events, ref.events)
-	}
-	return o, err
+	return o, l.during("look at the outcome", func() error {
+		if err := l.verify(ctx, a, c, o.op); err != nil {
+			return err
+		}
+		events, err := l.events(ctx)
+		if a.to == absent { // a guest that a deletion has killed may be seen ended, or be gone at once
+			delete(events, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED.String())
+		}
+		if err == nil && !maps.Equal(events, ref.events) {
+			err = fmt.Errorf("the stored events are %v, undisturbed they are %v", events, ref.events)
+		}
+		if err == nil {
+			err = l.conclude(ctx, a)
+		}
+		return err
+	})
 }
+
+// revive starts another agent.
+func (l *lab) revive() error { return l.during("agents that start", l.h.revive) }
 
 // attempt asks for an action until an agent lives to see its end.
 func (l *lab) attempt(ctx context.Context, a action, c call, o *outcome, join func() error) (err error) {
@@ -274,15 +357,30 @@ func (l *lab) attempt(ctx context.Context, a action, c call, o *outcome, join fu
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if l.h.isDead(time.Second) {
+		away := status.Code(err) == codes.Unavailable // as without containerd, or an agent that is just ending
+		switch {
+		case l.h.isDead(patience(away, err)):
 			o.killed = true
-			if err := l.h.revive(); err != nil {
+			if err := l.revive(); err != nil {
 				return err
 			}
-		} else if status.Code(err) != codes.Unavailable { // as without containerd
+		case !away:
 			return err
 		}
 		<-tick.C
+	}
+}
+
+// patience is how long the end of an agent is waited for after an error: not at all where it was the agent that said why, and for a
+// moment where the call is made again anyway.
+func patience(away bool, err error) time.Duration {
+	switch {
+	case len(status.Convert(err).Details()) > 0:
+		return 0
+	case away:
+		return lookAgain
+	default:
+		return time.Second
 	}
 }
 
@@ -293,7 +391,7 @@ func (l *lab) settle(ctx context.Context, a action, c call, o *outcome, ref *ref
 	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
 		if l.h.isDead(0) {
 			o.killed = true
-			if err := l.h.revive(); err != nil {
+			if err := l.revive(); err != nil {
 				return err
 			}
 		}
@@ -310,8 +408,8 @@ func (l *lab) settle(ctx context.Context, a action, c call, o *outcome, ref *ref
 			return err
 		case err == nil && a.to == absent:
 			diff += "\n  the phone exists"
-		case err == nil && (p.GetStatus() != a.to.status() || p.GetOperationId() != ""):
-			diff += fmt.Sprintf("\n  the phone is %s with operation %q, reason %q, want %s", p.GetStatus(), p.GetOperationId(), p.GetReason(), a.to.status())
+		case err == nil && !a.to.is(p):
+			diff += fmt.Sprintf("\n  the phone is %s with operation %q, reason %q, freezes %v, want %s", p.GetStatus(), p.GetOperationId(), p.GetReason(), p.GetFreezes(), a.to)
 		}
 		if diff == "" {
 			return nil
@@ -367,8 +465,12 @@ func (l *lab) events(ctx context.Context) (map[string]int, error) {
 		}
 		for _, e := range m.GetEvents() {
 			l.h.seq = e.GetSeq()
-			if e.GetPhoneId() == l.id && slices.Contains(stored, e.GetKind()) {
-				count[e.GetKind().String()]++
+			switch kind := e.GetKind(); {
+			case !slices.Contains(stored, kind):
+			case e.GetPhoneId() == l.id:
+				count[kind.String()]++
+			case e.GetPhoneId() == twin(l.id):
+				count["twin's "+kind.String()]++
 			}
 		}
 	}
@@ -386,6 +488,7 @@ var stored = []phonehostv1.EventKind{
 func (l *lab) abandon() {
 	l.h.second = ""
 	l.h.plan()
+	l.twins = false
 	if l.h.isDead(0) {
 		if err := l.h.revive(); err != nil {
 			l.h.t.Fatal(err)
