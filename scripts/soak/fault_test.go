@@ -72,14 +72,36 @@ func (l *lab) play(ctx context.Context, f fault) (reached bool, err error) {
 		o, err := l.disturbed(ctx, f.action, func() func() error { return l.killAfter(time.Duration(ms) * time.Millisecond) })
 		return o.killed, err
 	case "fail":
-		return l.wrecked(ctx, f.action, func() func() error {
-			l.h.plan("fail " + strings.Join(f.words, " "))
-			return func() error { return nil }
-		})
+		return l.wrecked(ctx, f.action, func() func() error { return l.failFor(mendTime, f.words) })
 	case "containerd", "shim", "display", "guest", "disk":
 		return l.wrecked(ctx, f.action, func() func() error { return l.heldThen(ctx, f) })
 	}
 	return false, fmt.Errorf("unknown kind of fault %q", f.kind)
+}
+
+// mendTime is how long something fails at most: longer than a start is tried. What is never given up, such as a deletion, ends when the
+// world is whole again.
+const mendTime = 10 * time.Second
+
+// failFor has a point fail, for a time at most.
+func (l *lab) failFor(limit time.Duration, words []string) func() error {
+	l.h.plan("fail " + strings.Join(words, " "))
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			l.h.plan()
+		case <-over:
+		}
+	}()
+	return func() error {
+		close(over)
+		<-done
+		return nil
+	}
 }
 
 // killAfter kills the agent of now after a time, and returns what waits until that is done.
@@ -181,7 +203,9 @@ func (l *lab) wrecked(ctx context.Context, a action, start func() func() error) 
 	err = l.during("the action", func() error {
 		join := start()
 		return l.attempt(ctx, a, c, &o, func() error {
-			l.linger(ctx, a, c)
+			if plain := l.known[a.name].plain; plain || o.op.GetState() == phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
+				l.linger(ctx, a, c)
+			}
 			return join()
 		})
 	})

@@ -82,7 +82,8 @@ func (c call) pulled(ctx context.Context) ([]byte, error) {
 	}
 }
 
-// checkPushed looks for the new file, and for what is beside it: the guest removes what an agent that was killed had begun.
+// checkPushed looks for the new file, and for what is beside it: what an agent that was killed had begun goes away when the next one ends
+// what it has left in the guest.
 func checkPushed(ctx context.Context, c call, _ *phonehostv1.Operation) error {
 	got, err := c.pulled(ctx)
 	if want := sha256.Sum256(content(c.request)); err == nil && !bytes.Equal(got, want[:]) {
@@ -91,7 +92,11 @@ func checkPushed(ctx context.Context, c call, _ *phonehostv1.Operation) error {
 	if err != nil {
 		return err
 	}
-	return c.soon(ctx, "ls /data", "nothing is beside "+pushedPath, func(out string) bool { return !strings.Contains(out, ".phonehost-") })
+	// The pattern does not match itself.
+	const look = "ls /data; grep -l 'pushed.phonehost[-]' /proc/[0-9]*/cmdline 2>/dev/null || true"
+	return c.soon(ctx, look, "nothing is beside "+pushedPath+", and no process writes it", func(out string) bool {
+		return !strings.Contains(out, ".phonehost-") && !strings.Contains(out, "/cmdline")
+	})
 }
 
 // alwaysWhole sees to it that the file is the former one or the new one.

@@ -47,6 +47,7 @@ type reference struct {
 	left     inventory
 	events   map[string]int
 	took     time.Duration // from the request to the operation's end
+	plain    bool          // the request is answered when all is done: there is no operation
 }
 
 // during adds the time that something takes to a part of the rounds.
@@ -217,7 +218,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	ref := &reference{took: time.Since(began)}
+	ref := &reference{took: time.Since(began), plain: op == nil}
 	if op != nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		l.h.plan()
 		l.h.reached()

@@ -66,6 +66,12 @@ func (s *schedule) allFailures() {
 	s.shuffle(s.fails)
 }
 
+// all is how many rounds it takes until every kill has come.
+func (s *schedule) all() int {
+	const kills = 5 // in order
+	return (len(s.kills)*len(order) + kills - 1) / kills
+}
+
 // next draws the n-th fault.
 func (s *schedule) next(n int) fault {
 	f := order[n%len(order)](s)

@@ -14,7 +14,7 @@ import (
 
 // The variables of the soak, which `make soak` sets.
 const (
-	roundsEnv = "PHONEHOST_SOAK_ROUNDS" // how many rounds; without it there is no soak
+	roundsEnv = "PHONEHOST_SOAK_ROUNDS" // how many rounds, or "all": until every arrival was met; without it there is no soak
 	seedEnv   = "PHONEHOST_SOAK_SEED"   // what chance begins with; without it, the time
 	onlyEnv   = "PHONEHOST_SOAK_ONLY"   // faults to be played instead, separated by ";"
 )
@@ -26,8 +26,9 @@ func TestSoak(t *testing.T) {
 		repeat(t, strings.Split(only, ";"))
 		return
 	}
-	rounds, err := strconv.Atoi(os.Getenv(roundsEnv))
-	if err != nil || rounds < 1 {
+	asked := os.Getenv(roundsEnv)
+	rounds, err := strconv.Atoi(asked)
+	if asked != "all" && (err != nil || rounds < 1) {
 		t.Skipf("%s says not how many rounds", roundsEnv)
 	}
 	seed, err := strconv.ParseUint(os.Getenv(seedEnv), 10, 64)
@@ -42,6 +43,9 @@ func TestSoak(t *testing.T) {
 	began = time.Now()
 	plan := newSchedule(s.able, s.l.known, rand.New(rand.NewPCG(seed, seed)))
 	t.Logf("%d arrivals at %d points of %d operations, %d failures", len(plan.kills), plan.points, len(s.able), len(plan.fails))
+	if asked == "all" {
+		rounds = plan.all()
+	}
 	for n := range rounds {
 		s.round(n, plan.next(n))
 	}
