@@ -105,7 +105,7 @@ func (s *soak) round(n int, f fault) {
 		s.reached++
 		s.tally["kind "+f.kind+", reached"]++
 		if f.kind == "kill" || f.kind == "fail" {
-			s.tally["point "+f.words[0]]++
+			s.tally["point "+f.words[0]+", "+f.kind]++
 		}
 	}
 	s.t.Logf("%d: %s: reached %v, %v", n, f, reached, time.Since(began).Round(time.Millisecond))
