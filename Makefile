@@ -57,11 +57,11 @@ test: ## all tests, with real containerd, runc, encoder, Wayland clients and bro
 	$(call need,test)
 	PHONEHOST_TEST_REQUIRE=all $(GO) test -count=1 -timeout 30m -p 2 ./...
 
-# Words of this target: ROUNDS=500, SEED=7 to go the way of an earlier run, ONLY='reset kill volume/renamed 1' to repeat a round.
+# Words of this target: ROUNDS=500 (some 1100 reach every point), SEED=7 to go the way of an earlier run, ONLY='reset kill volume/renamed 1' to repeat a round.
 .PHONY: soak
-soak: ## kill the agent at every point of every operation and at random, and break what is around it: ROUNDS= rounds (500)
+soak: ## kill the agent at every point of every operation and at random, and break what is around it: ROUNDS= rounds (all)
 	$(call need,test)
-	PHONEHOST_TEST_REQUIRE=all PHONEHOST_SOAK_ROUNDS=$(or $(ROUNDS),500) PHONEHOST_SOAK_SEED=$(SEED) PHONEHOST_SOAK_ONLY='$(ONLY)' \
+	PHONEHOST_TEST_REQUIRE=all PHONEHOST_SOAK_ROUNDS=$(or $(ROUNDS),all) PHONEHOST_SOAK_SEED=$(SEED) PHONEHOST_SOAK_ONLY='$(ONLY)' \
 	  $(GO) test -count=1 -timeout 12h -v -run '^TestSoak$$' ./scripts/soak
 
 .PHONY: test-race

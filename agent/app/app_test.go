@@ -203,11 +203,17 @@ func (r errReader) Read([]byte) (int, error) { return 0, r.err }
 // do does a job of an app.
 func do(t *testing.T, h job.Handler, payload any) error {
 	t.Helper()
+	return again(t, h, payload, false)
+}
+
+// again is do for a job that an earlier agent may have begun.
+func again(t *testing.T, h job.Handler, payload any, begun bool) error {
+	t.Helper()
 	text, err := json.Marshal(payload)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = h.Do(t.Context(), job.Work{OperationID: "op-1", PhoneID: "p1", Payload: text, Progress: func(string) {}})
+	_, err = h.Do(t.Context(), job.Work{OperationID: "op-1", PhoneID: "p1", Payload: text, Again: begun, Progress: func(string) {}})
 	return err
 }
 
@@ -328,6 +334,39 @@ func TestManage(t *testing.T) {
 			}
 			if diff := cmp.Diff([]string{tt.ran}, g.ran); diff != "" {
 				t.Error(diff)
+			}
+		})
+	}
+}
+
+// TestUninstallAgain removes an app that an agent which died may have removed: that it is gone is what was asked for, where the guest
+// says that it is gone.
+func TestUninstallAgain(t *testing.T) {
+	const refused = "!Failure [not installed for 0]\n"
+	const other = "package:/data/app/b/base.apk=org.b versionCode:1 uid:10012\n"
+	const there = other + "package:/data/app/e/base.apk=com.example versionCode:1 uid:10013\n"
+	for name, tt := range map[string]struct {
+		again bool
+		says  string // of the uninstallation
+		list  string // of the apps
+		good  bool
+	}{
+		"gone":                  {again: true, says: refused, list: other, good: true},
+		"none is left":          {again: true, says: refused, list: "", good: true},
+		"was not removed":       {again: true, says: "Success\n", list: there, good: true},
+		"gone, by no agent":     {says: refused, list: other},
+		"there, and refused":    {again: true, says: "!Failure [DELETE_FAILED_DEVICE_POLICY_MANAGER]\n", list: there},
+		"refused, and no list":  {again: true, says: refused, list: "!Error: no service\n"},
+		"refused, and odd list": {again: true, says: refused, list: "something else\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := &guest{answers: map[string]string{
+				"pm uninstall com.example":                     tt.says,
+				"pm list packages -f -U --show-versioncode -3": tt.list, "pm list packages -f -U --show-versioncode -s": "",
+			}}
+			err := again(t, (&app.Manager{Guests: g, Phones: phones{}}).Uninstaller(), app.Payload("com.example", false), tt.again)
+			if tt.good && err != nil || !tt.good && fault.Reason(err) != app.Refused {
+				t.Errorf("%v, want success: %v", err, tt.good)
 			}
 		})
 	}

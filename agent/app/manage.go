@@ -2,9 +2,11 @@ package app
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/operation"
 )
@@ -50,8 +52,18 @@ func (m *Manager) Uninstaller() job.Handler {
 			args = append(args, "-k")
 		}
 		said, code, err := m.run(ctx, at(w), nil, packages, append(args, q.Package)...)
-		return outcome(w.PhoneID, "pm uninstall", said, code, err)
+		err = outcome(w.PhoneID, "pm uninstall", said, code, err)
+		if w.Again && fault.Reason(err) == Refused && m.gone(ctx, w.PhoneID, q.Package) {
+			return nil // by the agent that died: the guest refuses to remove what is not there
+		}
+		return err
 	})
+}
+
+// gone reports whether a phone surely has no app of that name.
+func (m *Manager) gone(ctx context.Context, id, pkg string) bool {
+	apps, err := m.List(ctx, id, All)
+	return err == nil && !slices.ContainsFunc(apps, func(a Installed) bool { return a.Package == pkg })
 }
 
 // Starter does jobs of the kind operation.StartApp. A package alone stands for the activity that a launcher would start

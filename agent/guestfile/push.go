@@ -10,11 +10,13 @@ import (
 	"hash"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // File is what Push writes.
@@ -49,13 +51,19 @@ func (f File) check() error {
 }
 
 // pushScript writes its input beside the place of the file and moves it there when all of it has come: PATH TEMPORARY SIZE MODE OWNER.
-// An input that ends early, which is also how the death of the agent is seen, and every error remove what was written.
-const pushScript = `if [ -d "$1" ]; then echo "$1 is a directory" >&2; exit 65; fi
+// An input that ends early, which is also how the death of the agent is seen, and every error remove what was written. Nothing is written
+// before the first line, goLine, has come: a script whose agent died while it was being started may be left without an input that ends,
+// and can only be killed.
+const pushScript = `read -r go || exit 67
+if [ -d "$1" ]; then echo "$1 is a directory" >&2; exit 65; fi
 trap 'rm -f "$2"' EXIT
 : > "$2" && chmod 0600 "$2" && cat > "$2" || exit 66
 n=$(wc -c < "$2")
 if [ "$n" -ne "$3" ]; then exit 67; fi
 chown "$5" "$2" && chmod "$4" "$2" && mv "$2" "$1" || exit 68`
+
+// goLine begins the input of pushScript.
+const goLine = "go\n"
 
 // shortInput is the exit code of pushScript for an input that ended early.
 const shortInput = 67
@@ -81,8 +89,9 @@ func (c *Copier) Push(ctx context.Context, id string, f File, r io.Reader) ([]by
 		args: []string{
 			f.Path, f.Path + ".phonehost-" + rand.Text(), strconv.FormatUint(f.Size, 10), fmt.Sprintf("%04o", f.Mode), fmt.Sprintf("%d:%d", f.UID, f.GID),
 		},
-		opts: container.ExecOptions{Stdin: in},
+		opts: container.ExecOptions{Stdin: io.MultiReader(strings.NewReader(goLine), in)},
 	})
+	crashpoint.Reached("push/ended")
 	switch {
 	case err != nil:
 		return nil, err
@@ -123,6 +132,7 @@ func (a *announced) Read(p []byte) (int, error) {
 		a.err = err
 		return 0, err
 	}
+	crashpoint.Reached("push/came")
 	a.hash.Write(p[:n])
 	a.left -= uint64(n)
 	if a.left == 0 {
@@ -130,6 +140,7 @@ func (a *announced) Read(p []byte) (int, error) {
 			a.err = err
 			return n - 1, err
 		}
+		crashpoint.Reached("push/checked")
 	}
 	return n, nil
 }

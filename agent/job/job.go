@@ -55,6 +55,8 @@ type Work struct {
 	OperationID, PhoneID string
 	// Payload is what Submit was given.
 	Payload json.RawMessage
+	// Again tells that an agent which died had begun the part: all of it may have been done.
+	Again bool
 	// Progress tells those who watch the operation what is being done.
 	Progress func(text string)
 }

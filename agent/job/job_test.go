@@ -38,6 +38,7 @@ type host struct {
 	left    []string // parts that were abandoned
 	cleaned []string // payloads
 	do      func(ctx context.Context, w job.Work) (*operation.Output, error)
+	log     func(slog.Handler) slog.Handler // of the agents; nil: the test's own
 }
 
 func newHost(t *testing.T) *host {
@@ -92,6 +93,9 @@ func (h *host) start() *agent {
 		h.t.Fatal(err)
 	}
 	logger := slog.New(slog.NewTextHandler(h.t.Output(), nil))
+	if h.log != nil {
+		logger = slog.New(h.log(logger.Handler()))
+	}
 	journal, err := event.New(event.Config{DB: db, Logger: logger})
 	if err != nil {
 		h.t.Fatal(err)
@@ -284,7 +288,11 @@ func TestNothingIsDoneTwice(t *testing.T) {
 	<-working
 	a.die()
 
-	h.do = succeed
+	var again bool // written before the operation ends
+	h.do = func(_ context.Context, w job.Work) (*operation.Output, error) {
+		again = w.Again
+		return nil, nil
+	}
 	b := h.start()
 	if diff := cmp.Diff(map[string]string{"p1": "failed INTERRUPTED"}, partsOf(b.ended(command.ID))); diff != "" {
 		t.Errorf("command: %s", diff)
@@ -298,6 +306,9 @@ func TestNothingIsDoneTwice(t *testing.T) {
 	}
 	if len(h.done) != 3 || !slices.Contains(h.cleaned, `"apk"`) {
 		t.Errorf("done %v, cleaned %v", h.done, h.cleaned)
+	}
+	if !again {
+		t.Error("the second agent's work does not say that it is done again")
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
-// part does one part of an operation, from its wait for a turn to its end on disk.
-func (r *Runner) part(op operation.Operation, id string, l *lane) {
+// part does one part of an operation, from its wait for a turn to its end on disk. again is whether an earlier agent had begun it.
+func (r *Runner) part(op operation.Operation, id string, l *lane, again bool) {
 	defer r.leave([]string{id})
 	release, err := r.wait(r.ctx, l)
 	if err != nil {
@@ -25,6 +25,7 @@ func (r *Runner) part(op operation.Operation, id string, l *lane) {
 	}
 	defer release()
 	w := r.work(op, id)
+	w.Again = again
 	crashpoint.Reached("job/began")
 	out, err := r.do(op.Kind, w)
 	crashpoint.Reached("job/done")
@@ -92,15 +93,32 @@ func (r *Runner) end(op operation.Operation, w Work, out *operation.Output, err 
 	if err != nil {
 		result.State, result.Failure = operation.Failed, Failure(op.Kind, err, time.Now())
 	}
-	stored := r.cfg.DB.Update(func(tx *store.Tx) error { return r.cfg.Operations.EndWith(tx, op.ID, result) })
-	if stored != nil {
-		// A full disk: the part is RUNNING on disk until the next agent finds it, which is the truth as far as it is known there.
-		r.cfg.Logger.Error("end of a job not stored", "operation_id", op.ID, "phone_id", w.PhoneID, "error", stored)
+	if !r.store(op, result) {
 		return
 	}
 	crashpoint.Reached("job/ended")
 	r.clean(op)
 	crashpoint.Reached("job/cleaned")
+}
+
+// storeAgain is how long the end of a part that could not be stored, on a full disk for instance, waits for the next try.
+const storeAgain = time.Second
+
+// store stores the end of a part, as soon as that can be done: until then the part is RUNNING, for those who wait for it as on disk. It
+// returns false if the agent ends before; then the next one finds the part as one that was interrupted.
+func (r *Runner) store(op operation.Operation, result operation.Result) bool {
+	for {
+		err := r.cfg.DB.Update(func(tx *store.Tx) error { return r.cfg.Operations.EndWith(tx, op.ID, result) })
+		if err == nil {
+			return true
+		}
+		r.cfg.Logger.Error("end of a job not stored", "operation_id", op.ID, "phone_id", result.PhoneID, "error", err)
+		select {
+		case <-time.After(storeAgain):
+		case <-r.ctx.Done():
+			return false
+		}
+	}
 }
 
 // clean removes what an operation's payload names, once all of it has ended.
@@ -165,7 +183,7 @@ func (r *Runner) again(op operation.Operation, ids []string) {
 		l.parts++
 	}
 	r.mu.Unlock()
-	r.begin(op, ids)
+	r.begin(op, ids, true)
 }
 
 // abandonTime bounds the clearing up after an interrupted part.

@@ -76,7 +76,7 @@ func (r *Runner) Submit(q Request) (op operation.Operation, first bool, err erro
 		return operation.Operation{}, false, err
 	}
 	if first {
-		r.begin(op, lanes)
+		r.begin(op, lanes, false)
 	}
 	return op, first, nil
 }
@@ -151,8 +151,8 @@ func (r *Runner) leave(ids []string) {
 	}
 }
 
-// begin starts the parts of an operation that has been stored.
-func (r *Runner) begin(op operation.Operation, ids []string) {
+// begin starts the parts of an operation that has been stored. again is whether an earlier agent had begun them.
+func (r *Runner) begin(op operation.Operation, ids []string, again bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -160,7 +160,7 @@ func (r *Runner) begin(op operation.Operation, ids []string) {
 	}
 	for _, id := range ids {
 		l := r.lanes[id]
-		r.wg.Go(func() { r.part(op, id, l) })
+		r.wg.Go(func() { r.part(op, id, l, again) })
 	}
 }
 

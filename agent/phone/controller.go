@@ -73,8 +73,10 @@ func (c *controller) run(ctx context.Context) {
 		saw := c.observe(ctx)
 		r, requested := c.s.saw(c, saw)
 		if requested {
-			c.note(stepIdle, nil, false)
 			c.mem.renewals = 0
+			if c.fails = min(c.fails, 1); saw.known { // a look that has just failed is made again at its time
+				c.note(stepIdle, nil, false)
+			}
 		}
 		if saw.known && saw.guestUp() {
 			c.startedAt, c.startedOf = saw.obs.Guest.StartedAt, saw.obs.Guest.BootGeneration

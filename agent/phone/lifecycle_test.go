@@ -266,7 +266,9 @@ func TestWhatWasGoingToFailFails(t *testing.T) {
 		grace := MaxGrace
 		boot := a.submit(operation.PowerOn, "p1", nil)
 		time.Sleep(time.Second)
+		a.w.Lock()
 		a.w.Hook = hang("Kill before")
+		a.w.Unlock()
 		time.Sleep(121 * time.Second)
 		a.want("p1", Stopping)
 		a.w.Lock()

@@ -70,7 +70,7 @@ func (db *DB) commit(batch []*update) {
 	for len(batch) > 0 {
 		failed := -1
 		db.committing.Lock() // the hooks of the commit run within
-		crashpoint.Reached("commit/before")
+		broken := crashpoint.Fail("commit/before")
 		err := db.bolt.Update(func(tx *bolt.Tx) error {
 			for i, u := range batch {
 				if err := u.fn(&Tx{bolt: tx}); err != nil {
@@ -78,7 +78,7 @@ func (db *DB) commit(batch []*update) {
 					return err
 				}
 			}
-			return nil
+			return broken
 		})
 		db.committing.Unlock()
 		crashpoint.Reached("commit/after")

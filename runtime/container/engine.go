@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -130,7 +131,9 @@ type Engine struct {
 	unpacker *image.Unpacker
 	cgroups  *cgroup.Tree
 	log      *slog.Logger
-	stale    *pipes // of a dead agent's execs; set by begin
+	word     string // in the names that Exec chooses, and in no other engine's
+	unnamed  atomic.Uint64
+	clearing func() // ends what clears away a dead agent's execs, and waits for it; set by begin
 
 	mu      sync.Mutex
 	display displayProgram // the root that was assembled last
@@ -161,8 +164,9 @@ func New(c Config) (*Engine, error) {
 	if err != nil {
 		return nil, errors.Join(err, client.Close())
 	}
-	e := &Engine{config: c, client: client, unpacker: unpacker, cgroups: tree, log: c.Logger, claims: map[*claim]struct{}{}}
+	e := &Engine{config: c, client: client, unpacker: unpacker, cgroups: tree, log: c.Logger, claims: map[*claim]struct{}{}, word: newWord(), clearing: func() {}}
 	if err := e.begin(context.Background()); err != nil {
+		e.clearing()
 		return nil, errors.Join(err, client.Close())
 	}
 	return e, nil
@@ -200,8 +204,7 @@ func (e *Engine) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.stale = stale
-	time.AfterFunc(holdTime, stale.close)
+	e.clearing = e.clearLater(stale)
 	if err := e.releaseGone(); err != nil {
 		return err
 	}
@@ -216,8 +219,29 @@ func (e *Engine) begin(ctx context.Context) error {
 
 // Close ends the connection to containerd. Phones go on.
 func (e *Engine) Close() error {
-	e.stale.close()
+	e.clearing()
 	return e.client.Close()
+}
+
+// clearLater lets go of the pipes of a dead agent's execs when they have been held long enough, and then ends the processes. stop ends
+// that and waits for it.
+func (e *Engine) clearLater(stale *pipes) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var work sync.WaitGroup
+	work.Go(func() {
+		defer stale.close()
+		select {
+		case <-time.After(holdTime):
+		case <-ctx.Done():
+			return
+		}
+		stale.close()
+		e.endStrays(ctx)
+	})
+	return func() {
+		cancel()
+		work.Wait()
+	}
 }
 
 // Client is the engine's connection to containerd, with its namespace; it lives as long as the engine. The image store uses it.

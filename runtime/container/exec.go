@@ -18,7 +18,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/cio"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/google/uuid"
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 
@@ -29,7 +28,8 @@ import (
 const drainTime = 2 * time.Second
 
 // Exec runs a process in the phone's guest and returns its exit code (128 + n after signal n) when it has ended and its output is
-// delivered. The end of the context kills the process with its process group. It has the guest's capabilities, limits and
+// delivered. The end of the context kills the process with its process group; what the death of the agent leaves of one without a name,
+// the next agent's engine ends some seconds after its start, its input first. It has the guest's capabilities, limits and
 // system-call filter.
 //
 // Errors: errdefs.ErrFailedPrecondition if the guest does not run; errdefs.ErrInvalidArgument without arguments;
@@ -54,7 +54,7 @@ func (e *Engine) execIn(ctx context.Context, id string, task containerd.Task, fi
 	x := newExecution(o)
 	name := o.ID
 	if name == "" {
-		name = uuid.NewString()
+		name = e.chooseName()
 	}
 	process, err := task.Exec(ctx, name, execProcess(first, o), x.pipes(e.execDir()))
 	if err != nil {

@@ -14,7 +14,7 @@
 // written. A line that begins with # means nothing, and makes one plan differ from the next.
 //
 //	plan      what is to happen; a kill removes it first, so that the next process lives
-//	reached   the names of the points that were passed, one a line (record)
+//	reached   the names of the points that were passed, one a line (record); behind those that can fail stands "fallible"
 //	held      the names of the points that were held, until the plan changed (hold)
 //	failed    the names of the points that failed (fail)
 //

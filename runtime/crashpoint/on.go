@@ -39,6 +39,9 @@ type line struct {
 	from, count  int
 }
 
+// fallible stands behind the name of a point that can fail where arrivals are recorded.
+const fallible = "fallible"
+
 // Reached marks an instant at which the process may die.
 func Reached(name string) { _ = arrive(name, false) }
 
@@ -75,6 +78,8 @@ func look(name string, mayFail bool) (line, string) {
 	n := points.arrivals[name]
 	for _, l := range points.lines {
 		switch {
+		case l.action == "record" && mayFail:
+			note("reached", name+" "+fallible)
 		case l.action == "record":
 			note("reached", name)
 		case l.name != name || n < l.from || n >= l.from+l.count || l.action == "fail" && !mayFail:

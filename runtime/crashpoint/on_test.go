@@ -27,7 +27,7 @@ func TestPlan(t *testing.T) {
 		}
 	}
 	Reached("b")
-	if text, err := os.ReadFile(filepath.Join(points.dir, "reached")); err != nil || string(text) != "a\na\na\na\nb\n" {
+	if text, err := os.ReadFile(filepath.Join(points.dir, "reached")); err != nil || string(text) != "a fallible\na fallible\na fallible\na fallible\nb\n" {
 		t.Errorf("noted %q, %v", text, err)
 	}
 	plan("# another\nfail a 1 1\n")

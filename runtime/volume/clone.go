@@ -7,6 +7,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Clone makes a volume of what is in another, with a UUID of its own, unless there is one at path. Where the host's file system has
@@ -31,7 +33,12 @@ func Clone(ctx context.Context, source, path string) (shared bool, err error) {
 		if shared, err = copyImage(ctx, from, image); err != nil {
 			return fmt.Errorf("copy %s: %w", source, err)
 		}
-		return succeed(ctx, image, "tune2fs", "-U", "random", image.Name())
+		if err := crashpoint.Fail("volume/copied"); err != nil {
+			return err
+		}
+		err = succeed(ctx, image, "tune2fs", "-U", "random", image.Name())
+		crashpoint.Reached("volume/renumbered")
+		return err
 	})
 	return shared, err
 }

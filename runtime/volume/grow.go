@@ -8,6 +8,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // ioctlResize is EXT4_IOC_RESIZE_FS, _IOW('f', 16, __u64): the new number of blocks (fs/ext4/ext4.h).
@@ -65,9 +67,13 @@ func growDevice(loop *Loop, path string, bytes uint64) error {
 	if err := growImage(path, bytes); err != nil {
 		return err
 	}
+	if err := crashpoint.Fail("volume/image_grown"); err != nil {
+		return fmt.Errorf("grow %s, the device of volume %s: %w", loop.Path, path, err)
+	}
 	if err := unix.IoctlSetInt(int(loop.f.Fd()), unix.LOOP_SET_CAPACITY, 0); err != nil {
 		return fmt.Errorf("grow %s, the device of volume %s: %w", loop.Path, path, err)
 	}
+	crashpoint.Reached("volume/device_grown")
 	t, err := mountToChange(loop)
 	if err != nil {
 		return fmt.Errorf("grow volume %s: %w", path, err)
@@ -76,6 +82,7 @@ func growDevice(loop *Loop, path string, bytes uint64) error {
 	if err != nil {
 		err = fmt.Errorf("grow volume %s: %w", path, err)
 	}
+	crashpoint.Reached("volume/file_system_grown")
 	return errors.Join(err, t.close())
 }
 
@@ -134,7 +141,11 @@ func growOffline(ctx context.Context, path string) error {
 		err = fmt.Errorf("e2fsck exited with %d: %s", code, summary(output))
 	}
 	if err == nil {
+		err = crashpoint.Fail("volume/checked")
+	}
+	if err == nil {
 		err = succeed(ctx, image, "resize2fs", image.Name())
+		crashpoint.Reached("volume/resized")
 	}
 	if err != nil {
 		return fmt.Errorf("grow volume %s: %w", path, err)

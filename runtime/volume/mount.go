@@ -9,6 +9,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
 
 // Mount is the file system of a volume that no guest has, mounted where no path of any mount namespace leads.
@@ -65,6 +67,9 @@ func (t tree) close() error { return errors.Join(t.dir.Close(), t.mount.Close())
 // mountTree mounts an ext4 file system on a block device. If it is mounted already, in a guest for instance, this is another mount of
 // the same: what is done through one is seen through the other. A read-only and a writable mount exclude each other (EBUSY).
 func mountTree(device string, readOnly bool) (tree, error) {
+	if err := crashpoint.Fail("volume/mount"); err != nil {
+		return tree{}, err
+	}
 	config, err := fsContext(device, readOnly)
 	if err != nil {
 		return tree{}, err

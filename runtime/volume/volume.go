@@ -138,10 +138,13 @@ func fillFileSystem(ctx context.Context, image *os.File, fill func(ctx context.C
 		return err
 	}
 	err = fill(ctx, m.Root())
-	crashpoint.Reached("volume/filled")
+	if err == nil {
+		err = crashpoint.Fail("volume/filled")
+	}
 	if err == nil {
 		err = m.Sync()
 	}
+	crashpoint.Reached("volume/synced")
 	return errors.Join(err, m.Close())
 }
 

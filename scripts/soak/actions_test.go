@@ -5,12 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"time"
 
 	"github.com/phonehost/phonehost/agent/job"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
-	"github.com/phonehost/phonehost/scripts/testphone/apkmake"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -26,18 +25,41 @@ const (
 	running              // has booted
 	frozen               // is off, and frozen as ADMIN
 	thawed               // was frozen, and is off
+	expired              // is off, and frozen as EXPIRED
+	renewed              // was frozen as EXPIRED, and is off
+	copied               // was never started, and has the data of another phone
 )
 
 func (s state) String() string {
-	return [...]string{"absent", "created", "off", "running", "frozen", "thawed"}[s]
+	return [...]string{"absent", "created", "off", "running", "frozen", "thawed", "expired", "renewed", "copied"}[s]
 }
 
 // status is what the API calls a phone in this state.
 func (s state) status() phonehostv1.PhoneStatus {
-	return [...]phonehostv1.PhoneStatus{
-		0, phonehostv1.PhoneStatus_PHONE_STATUS_STOPPED, phonehostv1.PhoneStatus_PHONE_STATUS_POWERED_OFF,
-		phonehostv1.PhoneStatus_PHONE_STATUS_RUNNING, phonehostv1.PhoneStatus_PHONE_STATUS_STOPPED, phonehostv1.PhoneStatus_PHONE_STATUS_STOPPED,
-	}[s]
+	switch s {
+	case off:
+		return phonehostv1.PhoneStatus_PHONE_STATUS_POWERED_OFF
+	case running:
+		return phonehostv1.PhoneStatus_PHONE_STATUS_RUNNING
+	default:
+		return phonehostv1.PhoneStatus_PHONE_STATUS_STOPPED
+	}
+}
+
+// is reports whether a phone is in this state and nothing is under way.
+func (s state) is(p *phonehostv1.Phone) bool {
+	var want []phonehostv1.FreezeReason
+	switch s {
+	case frozen:
+		want = []phonehostv1.FreezeReason{phonehostv1.FreezeReason_FREEZE_REASON_ADMIN}
+	case expired:
+		want = []phonehostv1.FreezeReason{phonehostv1.FreezeReason_FREEZE_REASON_EXPIRED}
+	}
+	var have []phonehostv1.FreezeReason
+	for _, f := range p.GetFreezes() {
+		have = append(have, f.GetReason())
+	}
+	return p.GetStatus() == s.status() && p.GetOperationId() == "" && slices.Equal(have, want)
 }
 
 // call is one request about one phone; asked again with the same values it is a retry.
@@ -51,14 +73,19 @@ type call struct {
 type action struct {
 	name     string
 	from, to state
-	// prepare does what must be done before the first try; may be nil.
-	prepare func(ctx context.Context, h *host) error
+	// prepare does what must be done before the first try, undisturbed; may be nil.
+	prepare func(ctx context.Context, c call) error
 	// ask makes the request; an action that is no operation returns nil.
 	ask func(ctx context.Context, c call) (*phonehostv1.Operation, error)
 	// boots and resets are how much the phone's generations grow.
 	boots, resets uint64
 	// check looks at what else must be so afterwards; may be nil.
 	check func(ctx context.Context, c call, op *phonehostv1.Operation) error
+	// always looks at what must be so whatever was broken, also when the operation has failed; may be nil. op is nil where the action
+	// was refused, or is no operation.
+	always func(ctx context.Context, c call, op *phonehostv1.Operation) error
+	// makes is whether the action makes a second phone, the present one's twin, which is the present one after it.
+	makes bool
 	// mayEnd are the reasons with which the operation may fail because the agent was killed.
 	mayEnd []string
 }
@@ -78,6 +105,11 @@ func of[A operationAnswer](answer A, err error) (*phonehostv1.Operation, error) 
 
 // actions lists every operation. One that the agent has not is skipped with a word.
 func actions() []action {
+	return slices.Concat(phoneActions(), cloneActions(), leaseActions(), appActions(), fileActions())
+}
+
+// phoneActions are what phones are asked for, one at a time.
+func phoneActions() []action {
 	type ctx = context.Context
 	type op = *phonehostv1.Operation
 	return append(dataActions(), []action{
@@ -120,10 +152,8 @@ func actions() []action {
 				PhoneIds: []string{c.id}, RequestId: c.request, Command: "echo done >> /data/" + c.request,
 			}))
 		}},
-		{name: "install_app", from: running, to: running, check: checkApp, ask: askInstall},
-		{name: "import_image", from: absent, to: absent, prepare: removeThird, ask: func(x ctx, c call) (op, error) {
-			return nil, c.h.importImage(x, images[2], c.h.archives[2])
-		}},
+		{name: "import_image", from: absent, to: absent, prepare: func(x ctx, c call) error { return removeThird(x, c.h) }, ask: askImport,
+			always: func(x ctx, c call, _ op) error { _, err := askImport(x, c); return err }}, // it can be done again, whatever is left of it
 		{name: "delete", from: off, to: absent, ask: askDelete},
 		{name: "delete_running", from: running, to: absent, ask: askDelete},
 	}...)
@@ -138,6 +168,10 @@ func askCreate(ctx context.Context, c call) (*phonehostv1.Operation, error) {
 		err = nil
 	}
 	return nil, err
+}
+
+func askImport(ctx context.Context, c call) (*phonehostv1.Operation, error) {
+	return nil, c.h.importImage(ctx, images[2], c.h.archives[2])
 }
 
 func askOn(ctx context.Context, c call) (*phonehostv1.Operation, error) {
@@ -156,42 +190,6 @@ func askUpdate(ctx context.Context, c call, spec *phonehostv1.PhoneSpec, fields 
 	return of(c.h.phones().Update(ctx, &phonehostv1.UpdateRequest{
 		PhoneIds: []string{c.id}, RequestId: c.request, Spec: spec, UpdateMask: &fieldmaskpb.FieldMask{Paths: fields},
 	}))
-}
-
-// askInstall installs an app, signed anew by every test process and alike for every try.
-func askInstall(ctx context.Context, c call) (*phonehostv1.Operation, error) {
-	data, err := c.h.app()
-	if err != nil {
-		return nil, err
-	}
-	stream, err := phonehostv1.NewAppServiceClient(c.h.api.Media()).InstallApp(ctx)
-	if err != nil {
-		return nil, err
-	}
-	err = stream.Send(&phonehostv1.InstallAppRequest{Message: &phonehostv1.InstallAppRequest_Start{Start: &phonehostv1.InstallAppStart{
-		PhoneIds: []string{c.id}, RequestId: c.request, Apks: []*phonehostv1.ApkFile{{SizeBytes: uint64(len(data))}},
-	}}})
-	for len(data) > 0 && err == nil {
-		n := min(len(data), 64<<10)
-		err = stream.Send(&phonehostv1.InstallAppRequest{Message: &phonehostv1.InstallAppRequest_Chunk{Chunk: data[:n]}})
-		data = data[n:]
-	}
-	return of(stream.CloseAndRecv()) // tells why a send did not succeed
-}
-
-// app is the APK that is installed, made once.
-func (h *host) app() ([]byte, error) {
-	if h.apk != nil {
-		return h.apk, nil
-	}
-	key, err := apkmake.NewKey("soak")
-	if err != nil {
-		return nil, err
-	}
-	h.apk, err = apkmake.Make(apkmake.App{
-		Package: "com.example.soak", VersionCode: 1, MinSDK: 24, Label: "Soak", Activities: []string{"com.example.soak.Main"}, Padding: 256 << 10,
-	}, key)
-	return h.apk, err
 }
 
 func otherImage(p *phonehostv1.Phone) string {
@@ -230,26 +228,6 @@ func checkCommand(ctx context.Context, c call, op *phonehostv1.Operation) error 
 		return fmt.Errorf("the command was run %d times", times)
 	}
 	return nil
-}
-
-// checkApp looks for the app and for staging directories. What the installer of an agent that was killed had begun in the guest goes away
-// by itself, a moment later.
-func checkApp(ctx context.Context, c call, _ *phonehostv1.Operation) error {
-	tick := time.NewTicker(lookAgain)
-	defer tick.Stop()
-	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
-		out, err := c.shell(ctx, "pm list packages com.example.soak; ls /data/app")
-		if err != nil {
-			return err
-		}
-		if strings.Contains(out, "package:com.example.soak") && !strings.Contains(out, "vmdl") {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			ps, _ := c.shell(ctx, "ps")
-			return fmt.Errorf("the app is not installed, or a session is left: %q\n%s", out, ps)
-		}
-	}
 }
 
 func (c call) phone(ctx context.Context) (*phonehostv1.Phone, error) {

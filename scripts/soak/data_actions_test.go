@@ -17,7 +17,7 @@ import (
 // dataActions are the actions on data volumes.
 func dataActions() []action {
 	return []action{
-		{name: "import_data", from: off, to: off, resets: 1, ask: askImport, check: checkImported},
+		{name: "import_data", from: off, to: off, resets: 1, ask: askImportData, check: checkImported},
 		{name: "export_data", from: off, to: off, ask: func(ctx context.Context, c call) (*phonehostv1.Operation, error) {
 			_, err := c.export(ctx)
 			return nil, err
@@ -48,8 +48,8 @@ var importedArchive = sync.OnceValues(func() ([]byte, error) {
 	return b.Bytes(), err
 })
 
-// askImport replaces the phone's data.
-func askImport(ctx context.Context, c call) (*phonehostv1.Operation, error) {
+// askImportData replaces the phone's data.
+func askImportData(ctx context.Context, c call) (*phonehostv1.Operation, error) {
 	data, err := importedArchive()
 	if err != nil {
 		return nil, err

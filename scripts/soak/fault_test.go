@@ -72,14 +72,36 @@ func (l *lab) play(ctx context.Context, f fault) (reached bool, err error) {
 		o, err := l.disturbed(ctx, f.action, func() func() error { return l.killAfter(time.Duration(ms) * time.Millisecond) })
 		return o.killed, err
 	case "fail":
-		return l.wrecked(ctx, f.action, func() func() error {
-			l.h.plan("fail " + strings.Join(f.words, " "))
-			return func() error { return nil }
-		})
+		return l.wrecked(ctx, f.action, func() func() error { return l.failFor(mendTime, f.words) })
 	case "containerd", "shim", "display", "guest", "disk":
 		return l.wrecked(ctx, f.action, func() func() error { return l.heldThen(ctx, f) })
 	}
 	return false, fmt.Errorf("unknown kind of fault %q", f.kind)
+}
+
+// mendTime is how long something fails at most: longer than a start is tried. What is never given up, such as a deletion, ends when the
+// world is whole again.
+const mendTime = 10 * time.Second
+
+// failFor has a point fail, for a time at most.
+func (l *lab) failFor(limit time.Duration, words []string) func() error {
+	l.h.plan("fail " + strings.Join(words, " "))
+	over, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+			l.h.plan()
+		case <-over:
+		}
+	}()
+	return func() error {
+		close(over)
+		<-done
+		return nil
+	}
 }
 
 // killAfter kills the agent of now after a time, and returns what waits until that is done.
@@ -105,17 +127,15 @@ func (l *lab) heldThen(ctx context.Context, f fault) func() error {
 		defer close(result)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
-		for {
-			if _, err := os.Stat(l.h.path("faults", "held")); err == nil {
-				break
-			}
+		for !l.h.noted("held") {
 			select {
 			case <-tick.C:
 			case <-over:
 				return // the point was not reached
 			}
 		}
-		err := l.harm(ctx, f.kind)
+		var err error
+		l.hit, err = l.harm(ctx, f.kind)
 		l.h.plan()
 		if f.kind == "disk" {
 			<-time.After(fullFor)
@@ -129,20 +149,26 @@ func (l *lab) heldThen(ctx context.Context, f fault) func() error {
 	}
 }
 
-// harm kills what a kind of fault names.
-func (l *lab) harm(ctx context.Context, kind string) error {
+// noted reports whether the agent has noted in a file of the faults' directory that something planned has come about.
+func (h *host) noted(name string) bool {
+	_, err := os.Stat(h.path("faults", name))
+	return err == nil
+}
+
+// harm kills what a kind of fault names. hit is false where there is no such thing at this point.
+func (l *lab) harm(ctx context.Context, kind string) (hit bool, err error) {
 	switch kind {
 	case "containerd":
 		l.h.containerd.Kill()
 		l.h.containerd.Restart()
-		return nil
+		return true, nil
 	case "disk":
-		return l.h.fill()
+		return true, l.h.fill()
 	case "shim":
 		for _, pid := range l.h.containerd.Shims() {
-			_ = unix.Kill(pid, unix.SIGKILL) // no error but that it has ended already
+			hit = unix.Kill(pid, unix.SIGKILL) == nil || hit
 		}
-		return nil
+		return hit, nil
 	}
 	name := l.id
 	if kind == "display" {
@@ -150,10 +176,9 @@ func (l *lab) harm(ctx context.Context, kind string) error {
 	}
 	answer, err := l.h.ctrd.TaskService().Get(ctx, &tasks.GetRequest{ContainerID: name})
 	if err != nil || answer.GetProcess().GetPid() == 0 {
-		return nil // there is none at this point
+		return false, nil
 	}
-	_ = unix.Kill(int(answer.GetProcess().GetPid()), unix.SIGKILL) // no error but that it has ended already
-	return nil
+	return unix.Kill(int(answer.GetProcess().GetPid()), unix.SIGKILL) == nil, nil
 }
 
 // wrecked does an action while the world breaks. The operation must end, and what it says must be so: after a success the phone is as
@@ -164,34 +189,73 @@ func (l *lab) wrecked(ctx context.Context, a action, start func() func() error) 
 	if _, err := l.learn(ctx, findAction("delete")); err != nil {
 		return false, err
 	}
-	c, err := l.begin(ctx, a)
+	var c call
+	err = l.during("bring the phone to where the action begins", func() (err error) { c, err = l.begin(ctx, a); return err })
 	if err != nil {
 		return false, err
 	}
 	l.at = running // whatever it is: it is deleted in the end
+	l.hit = false
 	for _, name := range []string{"held", "failed"} {
 		_ = os.Remove(l.h.path("faults", name)) // of an earlier round
 	}
 	var o outcome
-	err = l.attempt(ctx, a, c, &o, start())
+	err = l.during("the action", func() error {
+		join := start()
+		return l.attempt(ctx, a, c, &o, func() error {
+			if plain := l.known[a.name].plain; plain || o.op.GetState() == phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
+				l.linger(ctx, a, c)
+			}
+			return join()
+		})
+	})
 	l.h.plan()
-	for _, name := range []string{"held", "failed"} {
-		_, gone := os.Stat(l.h.path("faults", name))
-		reached = reached || gone == nil
-	}
+	reached = l.hit || l.h.noted("failed")
 	if refused := status.Code(err); err != nil && o.op == nil && refused != codes.DeadlineExceeded && refused != codes.Canceled {
 		err = nil // refused with a reason, and nothing was begun
 	} else if err == nil {
-		err = l.truthful(ctx, a, c, o.op)
+		err = l.during("wait for phone and host", func() error { return l.truthful(ctx, a, c, o.op) })
+	}
+	if err == nil && a.always != nil {
+		err = a.always(ctx, c, o.op)
 	}
 	if err != nil {
 		return reached, err
 	}
-	if err := l.drop(ctx); err != nil {
+	if err := l.during("delete a phone", func() error { return l.drop(ctx) }); err != nil {
 		return reached, err
 	}
-	o = outcome{}
-	return reached, l.settle(ctx, findAction("delete"), c, &o, l.known["delete"])
+	return reached, l.during("wait for phone and host", func() error {
+		return l.settle(ctx, findAction("delete"), c, &outcome{}, l.known["delete"])
+	})
+}
+
+// lingerLimit and lingerTime bound how long a fault is waited for that lies behind the end of an operation: until the phone is what was
+// asked for, and a moment longer.
+const (
+	lingerLimit = 5 * time.Second
+	lingerTime  = 250 * time.Millisecond
+)
+
+// linger waits until the planned fault has come about or will not come any more.
+func (l *lab) linger(ctx context.Context, a action, c call) {
+	tick := time.NewTicker(lookAgain)
+	defer tick.Stop()
+	var there time.Time // since when
+	for began := time.Now(); time.Since(began) < lingerLimit && ctx.Err() == nil; <-tick.C {
+		if l.h.noted("held") || l.h.noted("failed") {
+			return
+		}
+		p, err := c.phone(ctx)
+		switch {
+		case err == nil && !a.to.is(p), status.Code(err) == codes.Unavailable:
+			there = time.Time{}
+		case there.IsZero():
+			there = time.Now()
+		case time.Since(there) > lingerTime:
+			return
+		}
+	}
 }
 
 // truthful waits until the phone is as an operation says.
@@ -213,8 +277,7 @@ func (l *lab) truthful(ctx context.Context, a action, c call, op *phonehostv1.Op
 		if err != nil && status.Code(err) != codes.Unavailable {
 			return err
 		}
-		s := p.GetStatus()
-		if succeeded && a.to != absent && s == a.to.status() || !succeeded && p.GetOperationId() == "" && restful(s) {
+		if succeeded && a.to != absent && a.to.is(p) || !succeeded && p.GetOperationId() == "" && restful(p.GetStatus()) {
 			return nil
 		}
 		select {
@@ -235,6 +298,20 @@ func restful(s phonehostv1.PhoneStatus) bool {
 type arrival struct {
 	point string
 	n     int
+}
+
+// failures lists the failures of an action: what follows a point that can fail fails once, and, inside compound work, again and again.
+func (r *reference) failures() (all [][]string) {
+	for _, at := range r.arrivals() {
+		if !r.fallible[at.point] {
+			continue
+		}
+		all = append(all, []string{at.point, strconv.Itoa(at.n), "1"})
+		if kind, _, _ := strings.Cut(at.point, "/"); at.n == 1 && kind != "call" && kind != "commit" {
+			all = append(all, []string{at.point, "1", "1000"})
+		}
+	}
+	return all
 }
 
 // arrivals lists where an action is to be disturbed: at the first and the last arrival at each point that it passes, and at every commit.

@@ -38,6 +38,7 @@ type host struct {
 	ctrd       *containerd.Client
 	archives   [3][]byte
 	apk        []byte
+	leases     map[string]time.Time // the ends that are set, by request
 
 	cmd    *exec.Cmd
 	ended  chan struct{} // closed when the agent has ended
@@ -224,8 +225,8 @@ func (h *host) plan(lines ...string) {
 	}
 }
 
-// reached returns the points that were passed while a plan recorded them, in order, and forgets them.
-func (h *host) reached() []string {
+// reached returns the points that were passed while a plan recorded them, in order, and which of them can fail, and forgets them.
+func (h *host) reached() (points []string, fallible map[string]bool) {
 	h.t.Helper()
 	text, err := os.ReadFile(h.path("faults", "reached"))
 	if err != nil {
@@ -234,7 +235,15 @@ func (h *host) reached() []string {
 	if err := os.Remove(h.path("faults", "reached")); err != nil {
 		h.t.Fatal(err)
 	}
-	return strings.Fields(string(text))
+	fallible = map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		points = append(points, words[0])
+		if len(words) > 1 {
+			fallible[words[0]] = true
+		}
+	}
+	return points, fallible
 }
 
 func (h *host) phones() phonehostv1.PhoneServiceClient {

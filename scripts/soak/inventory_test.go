@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -15,7 +16,7 @@ import (
 )
 
 // inventory is all that a host has of phones, a line each, in order: containers, tasks, snapshots, leases and images of containerd, its
-// task directories and shims, loop devices, mounts, cgroups, processes, and the files below the agent's directories.
+// task directories and shims, loop devices, mounts, cgroups, network interfaces, BPF pins, processes, and the files below the agent's directories.
 type inventory []string
 
 // take makes an inventory. Names of what one phone has are the same for every phone, generation and image, so that two phones in the
@@ -126,7 +127,7 @@ func (h *host) takeKernel(add func(kind, name string)) error {
 			})
 		}
 	}
-	return h.takeProcesses(add)
+	return errors.Join(h.takeNetworks(add), h.takePins(add), h.takeProcesses(add))
 }
 
 // takeProcesses finds the processes whose arguments name the host's directory: log writers, and tools that an agent began. The agent

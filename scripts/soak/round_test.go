@@ -7,7 +7,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"testing"
 	"time"
 
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -19,115 +18,8 @@ import (
 const (
 	roundLimit  = 2 * time.Minute
 	settleLimit = 15 * time.Second
-	lookAgain   = 50 * time.Millisecond
+	lookAgain   = 20 * time.Millisecond
 )
-
-// lab is a host with one phone after the other, and what is known of undisturbed operations.
-type lab struct {
-	h *host
-	// id is the present phone, in state at; at is absent where there is none.
-	id string
-	at state
-	// number makes the names of phones and requests.
-	number int
-	// known holds what each action does when nothing disturbs it, by name.
-	known map[string]*reference
-}
-
-// reference is an operation that nothing disturbed.
-type reference struct {
-	points []string // in the order of arrival
-	left   inventory
-	events map[string]int
-}
-
-// newLab starts a host. What all phones share is made by a first phone, which is gone then.
-func newLab(t testing.TB) *lab {
-	t.Helper()
-	l := &lab{h: newHost(t), known: map[string]*reference{}}
-	if err := l.bring(t.Context(), running); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.drop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return l
-}
-
-// bring brings the present phone, or a new one, to a state. Nothing is disturbed.
-func (l *lab) bring(ctx context.Context, want state) error {
-	if l.at == absent || want == absent || want == created && l.at != created {
-		if err := l.renew(ctx); err != nil {
-			return err
-		}
-	}
-	for l.at != want {
-		c, next := call{h: l.h, id: l.id}, action{}
-		switch {
-		case l.at == absent:
-			if _, err := askCreate(ctx, c); err != nil {
-				return err
-			}
-			l.at = created
-			continue
-		case l.at == frozen:
-			next = findAction("unfreeze")
-		case l.at != running:
-			next = findAction("power_on")
-		case want == frozen:
-			next = findAction("freeze")
-		default:
-			next = findAction("power_off")
-		}
-		if err := l.plainly(ctx, next, c); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// renew drops the present phone, if there is one, and chooses another name.
-func (l *lab) renew(ctx context.Context) error {
-	if l.at != absent {
-		if err := l.drop(ctx); err != nil {
-			return err
-		}
-	}
-	l.id = fmt.Sprintf("phone-%04dx", l.next())
-	return nil
-}
-
-// plainly does one undisturbed operation that must succeed.
-func (l *lab) plainly(ctx context.Context, a action, c call) error {
-	op, err := a.ask(ctx, c)
-	if err == nil {
-		op, err = l.h.finish(ctx, op.GetId())
-	}
-	if err == nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
-		err = fmt.Errorf("%v", op)
-	}
-	if err != nil {
-		return fmt.Errorf("bring %s from %s to %s: %w", c.id, l.at, a.to, err)
-	}
-	l.at = a.to
-	return nil
-}
-
-// drop deletes the present phone.
-func (l *lab) drop(ctx context.Context) error {
-	l.at = absent
-	if err := l.h.remove(ctx, l.id); err != nil && status.Code(err) != codes.NotFound {
-		return fmt.Errorf("delete %s: %w", l.id, err)
-	}
-	return nil
-}
-
-func (l *lab) next() int { l.number++; return l.number }
-
-func findAction(name string) action {
-	all := actions()
-	return all[slices.IndexFunc(all, func(a action) bool { return a.name == name })]
-}
 
 // learn does an action undisturbed and remembers what it passes and leaves. It returns false where the agent cannot do it.
 func (l *lab) learn(ctx context.Context, a action) (bool, error) {
@@ -139,6 +31,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 		return false, err
 	}
 	l.h.plan("record * 1 1")
+	began := time.Now()
 	op, err := a.ask(ctx, c)
 	if err == nil && op != nil {
 		op, err = l.h.finish(ctx, op.GetId())
@@ -146,6 +39,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	ref := &reference{took: time.Since(began), plain: op == nil}
 	if op != nil && op.GetState() != phonehostv1.OperationState_OPERATION_STATE_SUCCEEDED {
 		l.h.plan()
 		l.h.reached()
@@ -156,21 +50,22 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 		}
 		return false, fmt.Errorf("undisturbed: %v", op)
 	}
-	left, err := l.quiet(ctx)
-	if err != nil {
+	if err := l.await(ctx, a, c); err != nil {
+		return false, fmt.Errorf("undisturbed: %w", err)
+	}
+	if ref.left, err = l.quiet(ctx); err != nil {
 		return false, err
 	}
 	l.h.plan()
-	ref := &reference{points: l.h.reached(), left: left}
+	ref.points, ref.fallible = l.h.reached()
 	if ref.events, err = l.events(ctx); err != nil {
 		return false, err
 	}
-	l.at = a.to
 	if err := l.verify(ctx, a, c, op); err != nil {
 		return false, fmt.Errorf("undisturbed: %w", err)
 	}
 	l.known[a.name] = ref
-	return true, nil
+	return true, l.conclude(ctx, a)
 }
 
 // begin brings a phone to where an action begins.
@@ -179,9 +74,10 @@ func (l *lab) begin(ctx context.Context, a action) (call, error) {
 		return call{}, err
 	}
 	c := call{h: l.h, id: l.id, request: fmt.Sprintf("r%d", l.next())}
+	l.twins = a.makes
 	if a.prepare != nil {
-		if err := a.prepare(ctx, l.h); err != nil {
-			return c, err
+		if err := a.prepare(ctx, c); err != nil {
+			return c, fmt.Errorf("prepare %s: %w", a.name, err)
 		}
 	}
 	if _, err := l.events(ctx); err != nil {
@@ -201,7 +97,7 @@ func (l *lab) quiet(ctx context.Context) (inventory, error) {
 	defer tick.Stop()
 	var last inventory
 	same := 0
-	for deadline := time.Now().Add(settleLimit); same < 10; {
+	for deadline := time.Now().Add(settleLimit); time.Duration(same)*lookAgain < 500*time.Millisecond; {
 		now, err := l.h.take(ctx, l.id)
 		if err != nil {
 			return nil, err
@@ -229,37 +125,46 @@ func (l *lab) disturbed(ctx context.Context, a action, start func() (join func()
 	ctx, cancel := context.WithTimeout(ctx, roundLimit)
 	defer cancel()
 	ref := l.known[a.name]
-	c, err := l.begin(ctx, a)
+	var c call
+	err = l.during("bring the phone to where the action begins", func() (err error) { c, err = l.begin(ctx, a); return err })
 	if err != nil {
 		return o, err
 	}
-	if err := l.attempt(ctx, a, c, &o, start()); err != nil {
+	if err := l.during("the action", func() error { return l.attempt(ctx, a, c, &o, start()) }); err != nil {
 		return o, err
 	}
-	if err := l.settle(ctx, a, c, &o, ref); err != nil {
+	if err := l.during("wait for phone and host", func() error { return l.settle(ctx, a, c, &o, ref) }); err != nil {
 		return o, err
 	}
 	l.at = a.to
 	l.h.second = ""
 	l.h.plan() // what was planned and not reached does not disturb the looking
-	if l.h.isDead(lookAgain) {
+	if l.h.isDead(0) {
 		o.killed = true
-		if err := l.h.revive(); err != nil {
+		if err := l.revive(); err != nil {
 			return o, err
 		}
 	}
-	if err := l.verify(ctx, a, c, o.op); err != nil {
-		return o, err
-	}
-	events, err := l.events(ctx)
-	if a.to == absent { // a guest that a deletion has killed may be seen ended, or be gone at once
-		delete(events, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED.String())
-	}
-	if err == nil && !maps.Equal(events, ref.events) {
-		err = fmt.Errorf("the stored events are %v, undisturbed they are %v", events, ref.events)
-	}
-	return o, err
+	return o, l.during("look at the outcome", func() error {
+		if err := l.verify(ctx, a, c, o.op); err != nil {
+			return err
+		}
+		events, err := l.events(ctx)
+		if a.to == absent { // a guest that a deletion has killed may be seen ended, or be gone at once
+			delete(events, phonehostv1.EventKind_EVENT_KIND_GUEST_EXITED.String())
+		}
+		if err == nil && !maps.Equal(events, ref.events) {
+			err = fmt.Errorf("the stored events are %v, undisturbed they are %v", events, ref.events)
+		}
+		if err == nil {
+			err = l.conclude(ctx, a)
+		}
+		return err
+	})
 }
+
+// revive starts another agent.
+func (l *lab) revive() error { return l.during("agents that start", l.h.revive) }
 
 // attempt asks for an action until an agent lives to see its end.
 func (l *lab) attempt(ctx context.Context, a action, c call, o *outcome, join func() error) (err error) {
@@ -274,15 +179,30 @@ func (l *lab) attempt(ctx context.Context, a action, c call, o *outcome, join fu
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		if l.h.isDead(time.Second) {
+		away := status.Code(err) == codes.Unavailable // as without containerd, or an agent that is just ending
+		switch {
+		case l.h.isDead(patience(away, err)):
 			o.killed = true
-			if err := l.h.revive(); err != nil {
+			if err := l.revive(); err != nil {
 				return err
 			}
-		} else if status.Code(err) != codes.Unavailable { // as without containerd
+		case !away:
 			return err
 		}
 		<-tick.C
+	}
+}
+
+// patience is how long the end of an agent is waited for after an error: not at all where it was the agent that said why, and for a
+// moment where the call is made again anyway.
+func patience(away bool, err error) time.Duration {
+	switch {
+	case len(status.Convert(err).Details()) > 0:
+		return 0
+	case away:
+		return lookAgain
+	default:
+		return time.Second
 	}
 }
 
@@ -293,7 +213,7 @@ func (l *lab) settle(ctx context.Context, a action, c call, o *outcome, ref *ref
 	for deadline := time.Now().Add(settleLimit); ; <-tick.C {
 		if l.h.isDead(0) {
 			o.killed = true
-			if err := l.h.revive(); err != nil {
+			if err := l.revive(); err != nil {
 				return err
 			}
 		}
@@ -310,8 +230,8 @@ func (l *lab) settle(ctx context.Context, a action, c call, o *outcome, ref *ref
 			return err
 		case err == nil && a.to == absent:
 			diff += "\n  the phone exists"
-		case err == nil && (p.GetStatus() != a.to.status() || p.GetOperationId() != ""):
-			diff += fmt.Sprintf("\n  the phone is %s with operation %q, reason %q, want %s", p.GetStatus(), p.GetOperationId(), p.GetReason(), a.to.status())
+		case err == nil && !a.to.is(p):
+			diff += fmt.Sprintf("\n  the phone is %s with operation %q, reason %q, freezes %v, want %s", p.GetStatus(), p.GetOperationId(), p.GetReason(), p.GetFreezes(), a.to)
 		}
 		if diff == "" {
 			return nil
@@ -367,8 +287,12 @@ func (l *lab) events(ctx context.Context) (map[string]int, error) {
 		}
 		for _, e := range m.GetEvents() {
 			l.h.seq = e.GetSeq()
-			if e.GetPhoneId() == l.id && slices.Contains(stored, e.GetKind()) {
-				count[e.GetKind().String()]++
+			switch kind := e.GetKind(); {
+			case !slices.Contains(stored, kind):
+			case e.GetPhoneId() == l.id:
+				count[kind.String()]++
+			case e.GetPhoneId() == twin(l.id):
+				count["twin's "+kind.String()]++
 			}
 		}
 	}
@@ -386,6 +310,7 @@ var stored = []phonehostv1.EventKind{
 func (l *lab) abandon() {
 	l.h.second = ""
 	l.h.plan()
+	l.twins = false
 	if l.h.isDead(0) {
 		if err := l.h.revive(); err != nil {
 			l.h.t.Fatal(err)

@@ -14,20 +14,21 @@ import (
 
 // The variables of the soak, which `make soak` sets.
 const (
-	roundsEnv = "PHONEHOST_SOAK_ROUNDS" // how many rounds; without it there is no soak
+	roundsEnv = "PHONEHOST_SOAK_ROUNDS" // how many rounds, or "all": until every arrival was met; without it there is no soak
 	seedEnv   = "PHONEHOST_SOAK_SEED"   // what chance begins with; without it, the time
 	onlyEnv   = "PHONEHOST_SOAK_ONLY"   // faults to be played instead, separated by ";"
 )
 
-// TestSoak kills the agent at every point of every operation, in an order that the seed gives, and then, until there were as many rounds
-// as asked for, at random points and times, twice in a row, and has tools and kernel calls fail and everything else be killed.
+// TestSoak plays as many rounds as asked for, in an order that the seed gives: the agent is killed at every point of every operation, at
+// random times and twice in a row, everything that can fail does, and everything else is killed (schedule).
 func TestSoak(t *testing.T) {
 	if only := os.Getenv(onlyEnv); only != "" {
 		repeat(t, strings.Split(only, ";"))
 		return
 	}
-	rounds, err := strconv.Atoi(os.Getenv(roundsEnv))
-	if err != nil || rounds < 1 {
+	asked := os.Getenv(roundsEnv)
+	rounds, err := strconv.Atoi(asked)
+	if asked != "all" && (err != nil || rounds < 1) {
 		t.Skipf("%s says not how many rounds", roundsEnv)
 	}
 	seed, err := strconv.ParseUint(os.Getenv(seedEnv), 10, 64)
@@ -35,20 +36,20 @@ func TestSoak(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("SEED=%d", seed)
-	s := &soak{t: t, l: newLab(t), rnd: rand.New(rand.NewPCG(seed, seed)), tally: map[string]int{}}
-	all := s.everyPoint()
-	t.Logf("%d arrivals at points of %d operations", len(all), len(s.able))
+	s := &soak{t: t, l: newLab(t), tally: map[string]int{}}
+	began := time.Now()
+	s.learn()
+	t.Logf("every operation was done once: %v", time.Since(began).Round(time.Second))
+	began = time.Now()
+	plan := newSchedule(s.able, s.l.known, rand.New(rand.NewPCG(seed, seed)))
+	t.Logf("%d arrivals at %d points of %d operations, %d failures", len(plan.kills), plan.points, len(s.able), len(plan.fails))
+	if asked == "all" {
+		rounds = plan.all()
+	}
 	for n := range rounds {
-		f := s.random()
-		if n%4 != 3 && len(all) > 0 { // a random one every now and then
-			f, all = all[0], all[1:]
-		}
-		s.round(n, f)
+		s.round(n, plan.next(n))
 	}
-	if len(all) > 0 {
-		t.Logf("%d arrivals are left out: more rounds reach all", len(all))
-	}
-	s.summary(rounds)
+	s.summary(rounds, time.Since(began), plan)
 }
 
 // repeat plays faults as an earlier run printed them.
@@ -71,16 +72,15 @@ func repeat(t *testing.T, faults []string) {
 type soak struct {
 	t     *testing.T
 	l     *lab
-	rnd   *rand.Rand
 	able  []action
-	tally map[string]int // rounds by kind, and kills by point
+	tally map[string]int // rounds by kind, by action, and by point that was reached
 
 	rounds, reached int
 	failures        []string
 }
 
-// everyPoint learns what every operation passes and returns a kill at each of the arrivals, shuffled.
-func (s *soak) everyPoint() (all []fault) {
+// learn does every operation once, undisturbed.
+func (s *soak) learn() {
 	for _, a := range actions() {
 		able, err := s.l.learn(s.t.Context(), a)
 		if err != nil {
@@ -91,47 +91,7 @@ func (s *soak) everyPoint() (all []fault) {
 			continue
 		}
 		s.able = append(s.able, a)
-		for _, at := range s.l.known[a.name].arrivals() {
-			all = append(all, fault{action: a, kind: "kill", words: []string{at.point, strconv.Itoa(at.n)}})
-		}
 	}
-	s.rnd.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	return all
-}
-
-// failing are points that stand before or after what can fail in the kernel, in a tool or in containerd.
-var failing = []string{"volume/truncated", "volume/attach", "guest/recorded", "guest/created", "guest/started", "display/recorded", "display/created"}
-
-// random draws a fault.
-func (s *soak) random() fault {
-	a := s.able[s.rnd.IntN(len(s.able))]
-	at := s.arrival(a)
-	f := fault{action: a, words: []string{at.point, strconv.Itoa(at.n)}}
-	switch s.rnd.IntN(12) {
-	case 0, 1:
-		f.kind, f.words = "time", []string{strconv.Itoa(s.rnd.IntN(900))}
-	case 2, 3:
-		second := s.arrival(a)
-		f.kind, f.words = "kill", append(f.words, second.point, "1")
-	case 4, 5:
-		f.kind, f.words = "fail", []string{failing[s.rnd.IntN(len(failing))], "1", []string{"1", "2", "1000"}[s.rnd.IntN(3)]}
-	case 6:
-		f.kind = "containerd"
-	case 7:
-		f.kind = "shim"
-	case 8:
-		f.kind = "display"
-	case 9, 10:
-		f.kind = "disk"
-	default:
-		f.kind = "guest"
-	}
-	return f
-}
-
-func (s *soak) arrival(a action) arrival {
-	all := s.l.known[a.name].arrivals()
-	return all[s.rnd.IntN(len(all))]
 }
 
 // round plays a fault. After a failure it goes on with another phone.
@@ -140,10 +100,12 @@ func (s *soak) round(n int, f fault) {
 	reached, err := s.l.play(s.t.Context(), f)
 	s.rounds++
 	s.tally["kind "+f.kind]++
+	s.tally["action "+f.action.name]++
 	if reached {
 		s.reached++
+		s.tally["kind "+f.kind+", reached"]++
 		if f.kind == "kill" || f.kind == "fail" {
-			s.tally["point "+f.words[0]]++
+			s.tally["point "+f.words[0]+", "+f.kind]++
 		}
 	}
 	s.t.Logf("%d: %s: reached %v, %v", n, f, reached, time.Since(began).Round(time.Millisecond))
@@ -155,10 +117,16 @@ func (s *soak) round(n int, f fault) {
 }
 
 // summary prints what was done.
-func (s *soak) summary(asked int) {
-	s.t.Logf("%d rounds of %d, %d points reached, %d failures", s.rounds, asked, s.reached, len(s.failures))
+func (s *soak) summary(asked int, took time.Duration, plan *schedule) {
+	s.t.Logf("%d rounds of %d in %v, %d points reached, %d failures", s.rounds, asked, took.Round(time.Second), s.reached, len(s.failures))
+	if n := len(plan.kills); n > 0 {
+		s.t.Logf("%d arrivals are left out: more rounds reach all", n)
+	}
 	for _, what := range slices.Sorted(maps.Keys(s.tally)) {
 		s.t.Logf("%5d %s", s.tally[what], what)
+	}
+	for _, part := range slices.Sorted(maps.Keys(s.l.spent)) {
+		s.t.Logf("%6.0f s %s", s.l.spent[part].Seconds(), part)
 	}
 	for _, f := range s.failures {
 		s.t.Logf("failed: %s", f)
