@@ -120,9 +120,11 @@ func TestPushFile(t *testing.T) {
 	s.guests.exec = func(_ context.Context, o container.ExecOptions) (uint32, error) {
 		var err error
 		written, err = io.ReadAll(o.Stdin)
-		if err != nil {
+		line, content, _ := bytes.Cut(written, []byte("\n")) // the script waits for a line before it writes
+		if err != nil || string(line) != "go" {
 			return 67, nil
 		}
+		written = content
 		return 0, nil
 	}
 	begin := func(size uint64) *phonehostv1.PushFileRequest {
