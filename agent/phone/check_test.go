@@ -3,6 +3,7 @@ package phone
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -102,6 +103,7 @@ func TestDataBeyondRepair(t *testing.T) {
 		a.finds("p1", lost)
 		a.w.Exit("p1", container.Guest, 1)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if snap := a.want("p1", Stopped); snap.Record.Hold == nil || !strings.Contains(snap.Record.Hold.Message, "beyond repair") {
 			t.Errorf("record: %+v", snap.Record)
 		}
