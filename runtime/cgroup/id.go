@@ -27,6 +27,20 @@ func (t *Tree) GuestID(id string) (uint64, error) {
 	return 0, fmt.Errorf("id of the cgroup of %s: this host has no cgroup v2: %w", id, errdefs.ErrNotImplemented)
 }
 
+// CheckGuestIDs returns an error of class errdefs.ErrNotImplemented on a host without cgroup v2, whose cgroups have no ids for GuestID.
+func CheckGuestIDs() error {
+	found, err := mounted()
+	if err != nil {
+		return err
+	}
+	for _, h := range found {
+		if h.v2 {
+			return nil
+		}
+	}
+	return fmt.Errorf("this host has no cgroup v2, by whose ids guests are known to the kernel: boot it with the unified or the hybrid hierarchy: %w", errdefs.ErrNotImplemented)
+}
+
 // GuestLevel returns how deep the cgroups that GuestID speaks of lie below root, the root of the phones' cgroups: 3 for /phonehost.
 func GuestLevel(root string) int {
 	return len(strings.FieldsFunc(root, func(r rune) bool { return r == '/' })) + 2

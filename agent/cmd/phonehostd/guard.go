@@ -15,10 +15,14 @@ func guardDir(cgroupRoot string) string {
 	return filepath.Join("/sys/fs/bpf", "phonehost-guard-"+name)
 }
 
-// openGuard gives the engine the guard, where the kernel can have it. That it cannot is no error here: phones that do not need it run, and
-// the doctor tells.
+// openGuard gives the engine the guard, where the kernel can have it and this host has the cgroups that it knows guests by. That it cannot
+// is no error here: phones that do not need it run, and the doctor tells.
 func (a *agent) openGuard(engine *container.Config) {
-	g, err := guard.Open(guard.Config{Dir: guardDir(engine.CgroupRoot), Level: cgroup.GuestLevel(engine.CgroupRoot)})
+	var g *guard.Guard
+	err := cgroup.CheckGuestIDs()
+	if err == nil {
+		g, err = guard.Open(guard.Config{Dir: guardDir(engine.CgroupRoot), Level: cgroup.GuestLevel(engine.CgroupRoot)})
+	}
 	if err != nil {
 		a.unguarded = err
 		a.logger.Info("guests that may mount are not kept from the host", "error", err, "allowed", engine.AllowUnguarded)

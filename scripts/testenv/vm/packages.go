@@ -56,24 +56,41 @@ func packagesOn(t *testing.T, from provider, targets Targets, suites []Suite, op
 	t.Helper()
 	each(t, targets, func(t *testing.T, target Target) {
 		b := batch{machine: process{provider: from, target: target, settings: settle(opts)}}
-		for _, s := range suites {
-			if wanted(path.Join(t.Name(), s.Package), flagValue("test.run"), flagValue("test.skip")) {
-				all := slices.Concat(opts, []Option{Timeout(defaultTimeout)}, s.Options)
-				b.parts = append(b.parts, &part{process: process{provider: from, target: target, settings: settle(all), pkg: path.Clean(s.Package), suite: &s}})
-			}
+		for _, s := range chosen(t.Name(), suites, flagValue("test.run"), flagValue("test.skip")) {
+			all := slices.Concat(opts, []Option{Timeout(defaultTimeout)}, s.Options)
+			b.parts = append(b.parts, &part{process: process{provider: from, target: target, settings: settle(all), pkg: path.Clean(s.Package), suite: &s}})
 		}
 		b.run(t)
 	})
 }
 
-// wanted reports whether -test.run and -test.skip let the test called name run, or one below it.
-func wanted(name, run, skip string) bool {
-	rest, all, err := pattern.Below(run, name)
-	if err != nil || !all && rest == nil {
-		return false
+// chosen are the suites that -test.run and -test.skip let run below the test called name, whole or in part. What a pattern says below a
+// package's name may be one of its tests or a package below it: it is the latter where there is such a one.
+func chosen(name string, suites []Suite, run, skip string) []Suite {
+	type choice struct {
+		Suite
+		whole bool
 	}
-	_, none, err := pattern.Below(skip, name)
-	return err == nil && (skip == "" || !none)
+	var some []choice
+	for _, s := range suites {
+		full := path.Join(name, s.Package)
+		rest, all, err := pattern.Below(run, full)
+		if err != nil || !all && rest == nil {
+			continue
+		}
+		if _, none, err := pattern.Below(skip, full); err != nil || skip != "" && none {
+			continue
+		}
+		some = append(some, choice{s, all})
+	}
+	var meant []Suite
+	for _, c := range some {
+		below := slices.ContainsFunc(some, func(o choice) bool { return strings.HasPrefix(o.Package, c.Package+"/") })
+		if c.whole || !below {
+			meant = append(meant, c.Suite)
+		}
+	}
+	return meant
 }
 
 // batch is one machine and the test processes that run on it.

@@ -70,23 +70,25 @@ func TestPackages(t *testing.T) {
 	}
 }
 
-func TestWanted(t *testing.T) {
+func TestChosen(t *testing.T) {
+	suites := []Suite{{Package: "runtime/cgroup"}, {Package: "runtime/image"}, {Package: "runtime/image/sparse"}}
 	for _, tt := range []struct {
 		run, skip string
 		want      []string
 	}{
-		{"", "", []string{"TestA/x/runtime/cgroup", "TestA/x/runtime/container"}},
-		{"TestA/x/runtime/cgroup", "", []string{"TestA/x/runtime/cgroup"}},
-		{"TestA/x/runtime/container/TestB|TestA/x/runtime/cgroup$", "", []string{"TestA/x/runtime/cgroup", "TestA/x/runtime/container"}},
-		{"TestA", "TestA/x/runtime/cgroup$", []string{"TestA/x/runtime/container"}},
-		{"TestA", "TestA/x/runtime/cgroup/TestB", []string{"TestA/x/runtime/cgroup", "TestA/x/runtime/container"}},
+		{"", "", []string{"runtime/cgroup", "runtime/image", "runtime/image/sparse"}},
+		{"TestA/x/runtime/cgroup", "", []string{"runtime/cgroup"}},
+		{"TestA/x/runtime/image/TestB|TestA/x/runtime/cgroup$", "", []string{"runtime/cgroup", "runtime/image"}},
+		{"TestA/x/runtime/image", "", []string{"runtime/image", "runtime/image/sparse"}},
+		{"TestA/x/runtime/image/sparse", "", []string{"runtime/image/sparse"}},
+		{"TestA/x/runtime/image/sparse/TestB", "", []string{"runtime/image/sparse"}},
+		{"TestA", "TestA/x/runtime/cgroup$", []string{"runtime/image", "runtime/image/sparse"}},
+		{"TestA", "TestA/x/runtime/cgroup/TestB", []string{"runtime/cgroup", "runtime/image", "runtime/image/sparse"}},
 		{"TestB", "", nil},
 	} {
 		var got []string
-		for _, name := range []string{"TestA/x/runtime/cgroup", "TestA/x/runtime/container"} {
-			if wanted(name, tt.run, tt.skip) {
-				got = append(got, name)
-			}
+		for _, s := range chosen("TestA/x", suites, tt.run, tt.skip) {
+			got = append(got, s.Package)
 		}
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("-run %q -skip %q: %v, want %v", tt.run, tt.skip, got, tt.want)
