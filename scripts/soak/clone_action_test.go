@@ -36,12 +36,8 @@ func askClone(ctx context.Context, c call) (*phonehostv1.Operation, error) {
 
 // checkClone compares the data of both phones.
 func checkClone(ctx context.Context, c call, _ *phonehostv1.Operation) error {
-	p, err := c.h.phones().GetPhone(ctx, &phonehostv1.GetPhoneRequest{PhoneId: twin(c.id)})
-	if err != nil {
+	if err := c.h.await(ctx, twin(c.id), copied); err != nil {
 		return err
-	}
-	if !copied.is(p.GetPhone()) {
-		return fmt.Errorf("the clone is %v", p)
 	}
 	source, err := c.h.files(ctx, c.id)
 	if err != nil {

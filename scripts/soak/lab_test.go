@@ -124,7 +124,7 @@ func (l *lab) plainly(ctx context.Context, a action, c call) error {
 		err = fmt.Errorf("%v", op)
 	}
 	if err == nil {
-		err = l.await(ctx, a, c)
+		err = l.h.await(ctx, c.id, a.to)
 	}
 	if err != nil {
 		return fmt.Errorf("bring %s from %s to %s: %w", c.id, l.at, a.to, err)
@@ -133,17 +133,17 @@ func (l *lab) plainly(ctx context.Context, a action, c call) error {
 	return nil
 }
 
-// await waits until a phone is what an action makes of it, which may be later than the operation's end.
-func (l *lab) await(ctx context.Context, a action, c call) error {
+// await waits until a phone is in a state, which may be later than the end of the operation that brings it there.
+func (h *host) await(ctx context.Context, id string, want state) error {
 	tick := time.NewTicker(lookAgain)
 	defer tick.Stop()
-	for deadline := time.Now().Add(settleLimit); a.to != absent; <-tick.C {
-		p, err := c.phone(ctx)
-		if err != nil || a.to.is(p) {
+	for deadline := time.Now().Add(settleLimit); want != absent; <-tick.C {
+		answer, err := h.phones().GetPhone(ctx, &phonehostv1.GetPhoneRequest{PhoneId: id})
+		if err != nil || want.is(answer.GetPhone()) {
 			return err
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("after %v the phone is %v, want %s", settleLimit, p, a.to)
+			return fmt.Errorf("after %v the phone is %v, want %s", settleLimit, answer.GetPhone(), want)
 		}
 	}
 	return nil

@@ -50,7 +50,7 @@ func (l *lab) learn(ctx context.Context, a action) (bool, error) {
 		}
 		return false, fmt.Errorf("undisturbed: %v", op)
 	}
-	if err := l.await(ctx, a, c); err != nil {
+	if err := l.h.await(ctx, c.id, a.to); err != nil {
 		return false, fmt.Errorf("undisturbed: %w", err)
 	}
 	if ref.left, err = l.quiet(ctx); err != nil {
