@@ -57,10 +57,10 @@ func (e *Engine) remove(ctx context.Context, id string, role Role) error {
 func (e *Engine) removeTask(ctx context.Context, id string, role Role) error {
 	container := containerID(id, role)
 	status, found, err := e.task(ctx, container)
-	if err != nil || !found {
+	if err != nil {
 		return err
 	}
-	if taskState(status.GetStatus()) != TaskStopped {
+	if found && taskState(status.GetStatus()) != TaskStopped {
 		if err := e.Kill(ctx, id, role); err != nil {
 			return err
 		}
@@ -69,6 +69,8 @@ func (e *Engine) removeTask(ctx context.Context, id string, role Role) error {
 			return fmt.Errorf("wait for the end of the %s of %s: %w", role, id, unavailable(err))
 		}
 	}
+	// Also one that is not found: an agent may have died while containerd deleted it. Then its shim, which has forgotten it, is listed
+	// still, and goes with this call, which says not found all the same.
 	_, err = e.client.TaskService().Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: container})
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("remove the %s of %s: %w", role, id, unavailable(err))

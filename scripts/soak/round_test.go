@@ -10,6 +10,7 @@ import (
 	"time"
 
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -324,6 +325,9 @@ func (l *lab) abandon() {
 	err = errors.Join(err, listed)
 	for _, p := range left.GetPhones() {
 		err = errors.Join(err, l.h.remove(ctx, p.GetSpec().GetId()))
+	}
+	for _, pid := range l.h.containerd.Shims() { // no phone is left: what one has left behind is told of once
+		_ = unix.Kill(pid, unix.SIGKILL) // no error but that it has ended already
 	}
 	if err != nil {
 		l.h.t.Errorf("after a failure: %v", err)
