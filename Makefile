@@ -70,7 +70,9 @@ test-race: ## the tests of the packages with concurrency of their own, under the
 	PHONEHOST_TEST_REQUIRE=all $(GO) test -count=1 -race -timeout 40m -p 2 ./agent/... ./encoder/...
 
 # The packages with tests that run in virtual machines; those tests are called TestVM....
-VM_PACKAGES = $(addprefix ./,$(sort $(dir $(shell git grep -l '^func TestVM' -- '*_test.go'))))
+# Those that take longest begin first: two packages run at a time.
+VM_LONG = ./scripts/e2e/ ./scripts/vm/machine/ ./runtime/container/
+VM_PACKAGES = $(VM_LONG) $(filter-out $(VM_LONG),$(addprefix ./,$(sort $(dir $(shell git grep -l '^func TestVM' -- '*_test.go')))))
 VM_TEST = PHONEHOST_TEST_REQUIRE=all PHONEHOST_TEST_VM=$(1) $(GO) test -count=1 -timeout $(2) -p 2 -run '^TestVM' $(VM_PACKAGES)
 
 .PHONY: test-vm
