@@ -63,6 +63,8 @@ func (c *runCmd) line() (string, error) {
 		return c.Shell, nil
 	case len(c.Words) == 0:
 		return "", usagef("run needs a command: `phonectl run ID... -- CMD...`, or `phonectl run ID... -c LINE`")
+	case len(c.Words) == 1 && strings.ContainsAny(c.Words[0], " \t\n"):
+		return "", usagef("%q is one word, and so the name of one program; a line for the shell is: `phonectl run ID... -c %[1]q`", c.Words[0])
 	}
 	quoted := make([]string, len(c.Words))
 	for i, w := range c.Words {
