@@ -118,10 +118,11 @@ demo: ## the whole path on this machine: create a phone, power it on, record and
 demo-clean: ## stop and remove all that `make demo` started
 	@scripts/demo/clean
 
+# ONLY='Storm|Reset' measures those alone.
 .PHONY: bench
-bench: ## measure the ratios of docs/bench.md against their named peers
+bench: ## measure the ratios of docs/bench.md against their named peers; ONLY= a regexp of benchmarks
 	$(call need,bench)
-	@$(GO) run ./scripts/bench
+	@$(GO) run ./scripts/bench -only '$(ONLY)'
 
 .PHONY: gen
 gen: ## make the generated code anew

@@ -9,11 +9,14 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"os/signal"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -85,16 +88,22 @@ func suites() []suite {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, os.Stdout); err != nil {
+	only := flag.String("only", "", "measure only what has a benchmark whose name this `regexp` matches, such as Storm|Reset")
+	flag.Parse()
+	if err := run(ctx, os.Stdout, *only); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, out io.Writer) error {
+func run(ctx context.Context, out io.Writer, only string) error {
+	chosen, err := choose(suites(), only)
+	if err != nil {
+		return err
+	}
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "MEASURE\tOURS\tPEER\tRATIO\tAIM\t")
-	for _, s := range suites() {
+	for _, s := range chosen {
 		fmt.Fprintf(os.Stderr, "bench: %s %s\n", s.pkg, s.bench)
 		figures, err := s.run(ctx)
 		if err != nil {
@@ -109,6 +118,23 @@ func run(ctx context.Context, out io.Writer) error {
 		}
 	}
 	return table.Flush()
+}
+
+// choose returns the suites whose benchmarks match a regular expression.
+func choose(all []suite, only string) ([]suite, error) {
+	match, err := regexp.Compile(only)
+	if err != nil {
+		return nil, fmt.Errorf("-only: %w", err)
+	}
+	chosen := slices.DeleteFunc(slices.Clone(all), func(s suite) bool { return !match.MatchString(s.bench) })
+	if len(chosen) == 0 {
+		var names []string
+		for _, s := range all {
+			names = append(names, strings.Trim(s.bench, "^$"))
+		}
+		return nil, fmt.Errorf("-only: %q matches none of %s", only, strings.Join(names, ", "))
+	}
+	return chosen, nil
 }
 
 // run returns the metrics of the suite's benchmarks by name, without "Benchmark" and the number of processors.

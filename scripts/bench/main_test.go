@@ -34,3 +34,19 @@ func TestFormat(t *testing.T) {
 		t.Error("a metric that is missing was formatted")
 	}
 }
+
+func TestChoose(t *testing.T) {
+	if got, err := choose(suites(), ""); err != nil || len(got) != len(suites()) {
+		t.Errorf("nothing said: %d suites, %v; want all", len(got), err)
+	}
+	got, err := choose(suites(), "Storm|Reset")
+	if err != nil || len(got) != 2 {
+		t.Errorf("two named: %v, %v", got, err)
+	}
+	if _, err := choose(suites(), "Nothing"); err == nil || !strings.Contains(err.Error(), "BenchmarkStorm") {
+		t.Errorf("a name that is none: %v, want what there is", err)
+	}
+	if _, err := choose(suites(), "("); err == nil {
+		t.Error("what is no regular expression was taken")
+	}
+}
