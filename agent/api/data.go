@@ -1,6 +1,8 @@
 package api
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -84,48 +86,83 @@ func (s *dataServer) ExportData(q *phonehostv1.ExportDataRequest, call exportStr
 	if err != nil {
 		return statusError(err)
 	}
-	defer release()
-	r := snap.Record
-	sink := &exportSink{call: call, ctx: lent, sum: sha256.New()}
-	android := r.DataAndroid
-	if android == "" {
-		android = r.ImageAndroid
+	lent, end := context.WithCancelCause(lent)
+	sink := &exportSink{ctx: lent, messages: make(chan *phonehostv1.ExportDataResponse), sum: sha256.New()}
+	var exported error
+	// On a goroutine of its own, so that a caller who does not read cannot keep the phone: this call may wait for it, the export does not.
+	go func() {
+		defer close(sink.messages)
+		defer release()
+		exported = s.export(lent, snap, sink)
+	}()
+	for m := range sink.messages {
+		if err := call.Send(m); err != nil {
+			end(err)
+			for range sink.messages { // until the export has ended too
+			}
+			return statusError(err)
+		}
 	}
-	if _, err := s.cfg.Volumes.ExportData(lent, snap.Next(), archive.Manifest{AndroidVersion: android}, sink); err != nil {
-		return statusError(exportError(lent, q.GetPhoneId(), err))
+	end(nil)
+	if exported != nil {
+		return statusError(exported)
 	}
 	return call.Send(&phonehostv1.ExportDataResponse{Message: &phonehostv1.ExportDataResponse_End{End: &phonehostv1.ExportDataEnd{
 		SizeBytes: sink.size, Sha256: sink.sum.Sum(nil),
 	}}})
 }
 
-// exportError is why an export came to nothing. lent is its context.
-func exportError(lent context.Context, id string, err error) error {
+// export writes the archive of a phone that was lent. lent ends with a cause when somebody goes before it.
+func (s *dataServer) export(lent context.Context, snap phone.Snapshot, to *exportSink) error {
+	err := s.cfg.Phones.CheckLent(lent, snap)
+	if err == nil {
+		r := snap.Record
+		_, err = s.cfg.Volumes.ExportData(lent, snap.Next(), archive.Manifest{AndroidVersion: cmp.Or(r.DataAndroid, r.ImageAndroid)}, to)
+	}
+	id := snap.Record.Spec.ID
 	switch {
+	case err == nil:
+		return nil
 	case lent.Err() != nil:
 		return context.Cause(lent)
+	case fault.Reason(err) != "":
+		return err
 	case errdefs.IsNotFound(err):
 		return fault.New(errdefs.ErrNotFound, data.NoData, "phone %s has no data volume yet: it was not started since it was created", id)
 	case errdefs.IsFailedPrecondition(err):
 		return fault.New(errdefs.ErrFailedPrecondition, fault.Busy, "phone %s is busy: %s", id, fault.Words(err))
-	case errdefs.IsDataLoss(err):
-		return fault.New(errdefs.ErrDataLoss, fault.DataLoss, "the data of %s is beyond repair: %s", id, fault.Words(err))
 	}
 	return err
 }
 
-// exportSink sends an archive. Only Advanced may be called beside the other methods.
+// exportPatience is how long an export waits for its caller to take a message, of at most 64 KiB, before it lets go of the phone.
+const exportPatience = time.Minute
+
+// exportSink hands the messages of an export to the call. Only Advanced may be called beside the other methods.
 type exportSink struct {
-	call exportStream
-	ctx  context.Context // of the export: a caller may be slow, and an export may be given up meanwhile
-	sum  hash.Hash
-	size uint64
-	read atomic.Uint64
+	ctx      context.Context // of the export
+	messages chan *phonehostv1.ExportDataResponse
+	sum      hash.Hash
+	size     uint64
+	read     atomic.Uint64
+}
+
+func (s *exportSink) send(m *phonehostv1.ExportDataResponse) error {
+	patience := time.NewTimer(exportPatience)
+	defer patience.Stop()
+	select {
+	case s.messages <- m:
+		return nil
+	case <-s.ctx.Done():
+		return context.Cause(s.ctx)
+	case <-patience.C:
+		return fault.New(errdefs.ErrAborted, data.CallerStalled, "the caller has taken nothing for %v, and the phone is held no longer", exportPatience)
+	}
 }
 
 // Begun implements archive.Watcher.
 func (s *exportSink) Begun(m archive.Manifest) error {
-	return s.call.Send(&phonehostv1.ExportDataResponse{Message: &phonehostv1.ExportDataResponse_Manifest{Manifest: manifestToProto(m)}})
+	return s.send(&phonehostv1.ExportDataResponse{Message: &phonehostv1.ExportDataResponse_Manifest{Manifest: manifestToProto(m)}})
 }
 
 // Advanced implements archive.Watcher.
@@ -136,11 +173,9 @@ func (s *exportSink) Write(p []byte) (int, error) {
 	s.sum.Write(p)
 	s.size += uint64(len(p))
 	return execWriter(func(b []byte) error {
-		if err := s.ctx.Err(); err != nil {
-			return err
-		}
-		return s.call.Send(&phonehostv1.ExportDataResponse{Message: &phonehostv1.ExportDataResponse_Chunk{Chunk: &phonehostv1.ExportDataChunk{
-			Data: b, ContentBytes: s.read.Load(),
+		// What is written is the writer's again when Write returns, and the message may not be sent by then.
+		return s.send(&phonehostv1.ExportDataResponse{Message: &phonehostv1.ExportDataResponse_Chunk{Chunk: &phonehostv1.ExportDataChunk{
+			Data: bytes.Clone(b), ContentBytes: s.read.Load(),
 		}}})
 	}).Write(p)
 }

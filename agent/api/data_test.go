@@ -15,6 +15,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc/codes"
@@ -36,6 +38,7 @@ type volumes struct {
 	world *phonetest.World
 	dir   string
 	free  atomic.Uint64 // what the host's disk has free
+	ended chan string   // the phones whose export has ended
 }
 
 func (v *volumes) DataUsage(_ context.Context, ids ...string) (all []container.DataUsage, err error) {
@@ -67,6 +70,7 @@ func (v *volumes) DataSpace(ctx context.Context) (container.DataSpace, error) {
 }
 
 func (v *volumes) ExportData(ctx context.Context, p container.Phone, m archive.Manifest, w io.Writer) (archive.Manifest, error) {
+	defer func() { v.ended <- p.ID }()
 	v.world.Lock()
 	b := v.world.Bodies[p.ID]
 	v.world.Unlock()
@@ -85,7 +89,7 @@ func (v *volumes) ExportData(ctx context.Context, p container.Phone, m archive.M
 // newVolumes returns what DataService needs, and the directory of its spool.
 func newVolumes(t testing.TB, w *phonetest.World) (*volumes, *data.Spool, string) {
 	t.Helper()
-	v := &volumes{world: w, dir: t.TempDir()}
+	v := &volumes{world: w, dir: t.TempDir(), ended: make(chan string, 100)}
 	v.free.Store(math.MaxUint64)
 	// Nothing of it can be compressed away: it takes several messages.
 	noise := make([]byte, 1<<20)
@@ -402,7 +406,18 @@ func TestExportHoldsThePhone(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.finish(t, answer.GetOperation())
+		// Deleting a real phone waits for the export to let go of its volume: the caller, who reads nothing, must not be needed for that.
+		for s.finish(t, answer.GetOperation()); ; {
+			select {
+			case ended := <-s.volumes.ended:
+				if ended != id {
+					continue
+				}
+			case <-time.After(30 * time.Second):
+				t.Fatal("the export goes on after a deletion by force")
+			}
+			break
+		}
 		for err = nil; err == nil; {
 			_, err = stream.Recv()
 		}
@@ -427,4 +442,20 @@ func (s *server) untilFree(t *testing.T, id string) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// TestExportOfACallerWhoStalls ends when nobody takes what it sends.
+func TestExportOfACallerWhoStalls(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := &exportSink{ctx: t.Context(), messages: make(chan *phonehostv1.ExportDataResponse), sum: sha256.New()}
+		go func() { <-sink.messages }()
+		if err := sink.Begun(archive.Manifest{}); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		_, err := sink.Write([]byte("much"))
+		if fault.Reason(err) != data.CallerStalled || time.Since(began) != exportPatience {
+			t.Errorf("after %v: %v", time.Since(began), err)
+		}
+	})
 }

@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/spool"
 	"github.com/phonehost/phonehost/runtime/apk"
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 )
@@ -28,19 +28,12 @@ const (
 )
 
 // Spool keeps the APKs of installations, in a directory for each.
-type Spool struct {
-	dir string
-	// free returns the free bytes of the disk, and reserve is how many of them must stay so.
-	free    func() (uint64, error)
-	reserve uint64
-}
+type Spool struct{ dir *spool.Dir }
 
-// NewSpool returns the spool in dir, which is made for root alone.
+// NewSpool returns the spool in dir. free returns the free bytes of its disk, of which reserve stay free.
 func NewSpool(dir string, free func() (uint64, error), reserve uint64) (*Spool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the spool of apps: %w", err)
-	}
-	return &Spool{dir: dir, free: free, reserve: reserve}, nil
+	d, err := spool.Open(dir, free, reserve)
+	return &Spool{d}, err
 }
 
 // File is an APK that is announced.
@@ -108,10 +101,14 @@ func (s *Spool) Receive(ctx context.Context, files []File, r io.Reader) (set Set
 		return Set{}, err
 	}
 	set.Name = rand.Text()
-	if err := s.room(files); err != nil {
+	var all uint64
+	for _, f := range files {
+		all += f.Size
+	}
+	if err := s.dir.Room(all, "app"); err != nil {
 		return Set{}, err
 	}
-	dir := filepath.Join(s.dir, set.Name)
+	dir := s.dir.Path(set.Name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return Set{}, fmt.Errorf("keep an app: %w", err)
 	}
@@ -144,27 +141,15 @@ func (s *Spool) Receive(ctx context.Context, files []File, r io.Reader) (set Set
 	if err := apk.CheckSet(infos); err != nil {
 		return Set{}, badAPK(err)
 	}
+	// An installation is gone on with after a crash of the host, too.
+	if err := s.dir.Sync(set.Name); err != nil {
+		return Set{}, fmt.Errorf("keep an app: %w", err)
+	}
 	return set, nil
 }
 
-// room refuses what would leave less than the reserve.
-func (s *Spool) room(files []File) error {
-	free, err := s.free()
-	if err != nil {
-		return fmt.Errorf("free space: %w", err)
-	}
-	need := s.reserve
-	for _, f := range files {
-		need += f.Size
-	}
-	if free < need {
-		return fault.New(errdefs.ErrResourceExhausted, fault.DiskLow, "the host's disk has %d MiB free and needs %d MiB for this app and its reserve", free>>20, need>>20)
-	}
-	return nil
-}
-
 func (s *Spool) path(set Set, i int) string {
-	return filepath.Join(s.dir, set.Name, strconv.Itoa(i)+".apk")
+	return s.dir.Path(set.Name, strconv.Itoa(i)+".apk")
 }
 
 // receive writes one APK and reads what it says of itself.
@@ -190,7 +175,6 @@ func receive(path string, f File, i int, r io.Reader) ([]byte, *apk.Info, error)
 	if err != nil {
 		return nil, nil, fmt.Errorf("APK %d: %w", i, badAPK(err))
 	}
-	// An installation is gone on with after a crash of the host, too.
 	if err := file.Sync(); err != nil {
 		return nil, nil, fmt.Errorf("keep an app: %w", err)
 	}
@@ -216,23 +200,7 @@ func (s *Spool) Open(set Set, i int) (*os.File, error) {
 }
 
 // Remove removes a set; one that is gone is no error.
-func (s *Spool) Remove(set Set) error {
-	if set.Name == "" || set.Name != filepath.Base(set.Name) {
-		return fmt.Errorf("remove the app %q: %w", set.Name, errdefs.ErrInvalidArgument)
-	}
-	return os.RemoveAll(filepath.Join(s.dir, set.Name))
-}
+func (s *Spool) Remove(set Set) error { return s.dir.Remove(set.Name) }
 
 // Collect removes the sets that an earlier agent kept and that no operation names.
-func (s *Spool) Collect(named func(name string) bool) error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("look through the spool of apps: %w", err)
-	}
-	for _, e := range entries {
-		if !named(e.Name()) {
-			err = errors.Join(err, os.RemoveAll(filepath.Join(s.dir, e.Name())))
-		}
-	}
-	return err
-}
+func (s *Spool) Collect(named func(name string) bool) error { return s.dir.Collect(named) }

@@ -166,6 +166,7 @@ var remedies = map[string]string{
 	"NO_SUCH_FILE":        "see what is there: `phonectl exec {phone} -- ls -l DIRECTORY`",
 	"NO_DATA":             "it gets its data volume when it is powered on: `phonectl on {phone}`",
 	"BAD_ARCHIVE":         "archives are made by: `phonectl data export ID -f FILE`",
+	"CALLER_STALLED":      "export it to a file, which takes what comes: `phonectl data export {phone} -f FILE`",
 	"DATA_DAMAGED":        "export it again: `phonectl data export ID -f FILE`",
 	"DATA_TOO_LARGE":      "see how large it is: `phonectl data ls {phone}`; give it more, such as `phonectl data grow {phone} 16GiB`",
 	"FILE_TOO_LARGE":      "take more: `phonectl pull --max 8GiB ...`",

@@ -25,6 +25,8 @@ const (
 	TooLarge = "DATA_TOO_LARGE"
 	// NoData means that a phone has no data volume: it was not started since it was created.
 	NoData = "NO_DATA"
+	// CallerStalled means that whoever asked for an export has long taken nothing of it.
+	CallerStalled = "CALLER_STALLED"
 	// DigestMismatch means that other bytes came than were announced.
 	DigestMismatch = "DIGEST_MISMATCH"
 )

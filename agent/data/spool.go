@@ -10,29 +10,22 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/spool"
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/volume/archive"
 )
 
 // Spool keeps archives as files of a directory.
-type Spool struct {
-	dir string
-	// free returns the free bytes of the disk, and reserve is how many of them must stay so.
-	free    func() (uint64, error)
-	reserve uint64
-}
+type Spool struct{ dir *spool.Dir }
 
-// NewSpool returns the spool in dir, which is made for root alone.
+// NewSpool returns the spool in dir. free returns the free bytes of its disk, of which reserve stay free.
 func NewSpool(dir string, free func() (uint64, error), reserve uint64) (*Spool, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the spool of data: %w", err)
-	}
-	return &Spool{dir: dir, free: free, reserve: reserve}, nil
+	d, err := spool.Open(dir, free, reserve)
+	return &Spool{d}, err
 }
 
 // Announced is what is known of an archive before it comes.
@@ -44,6 +37,9 @@ type Announced struct {
 	// VolumeBytes is the size of the volume that it is to become.
 	VolumeBytes uint64
 }
+
+// spooled names what lies in the spool to those who have no room for it.
+const spooled = "archive"
 
 // slack is how much larger than its volume an archive may be: the names, owners and attributes of files take more room in it than on a
 // volume, where they are many and nothing of it can be compressed.
@@ -84,11 +80,11 @@ func (s *Spool) Receive(ctx context.Context, want Announced, r io.Reader) (a Arc
 	if err := want.Check(); err != nil {
 		return Archive{}, err
 	}
-	if err := s.room(want.Bytes); err != nil {
+	if err := s.dir.Room(want.Bytes, spooled); err != nil {
 		return Archive{}, err
 	}
 	a.Name = rand.Text()
-	f, err := os.OpenFile(s.path(a.Name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(s.dir.Path(a.Name), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return Archive{}, fmt.Errorf("keep an archive: %w", err)
 	}
@@ -111,11 +107,11 @@ func (s *Spool) Receive(ctx context.Context, want Announced, r io.Reader) (a Arc
 		return Archive{}, fault.New(errdefs.ErrOutOfRange, TooLarge, "the archive holds %d bytes, and the phone's data volume has %d: grow it first", a.Manifest.Bytes, want.VolumeBytes)
 	}
 	// The volume comes beside the one that the phone has.
-	if err := s.room(a.Manifest.Bytes); err != nil {
+	if err := s.dir.Room(a.Manifest.Bytes, spooled); err != nil {
 		return Archive{}, err
 	}
 	// An import is gone on with after a crash of the host, too.
-	if err := errors.Join(f.Sync(), s.sync()); err != nil {
+	if err := errors.Join(f.Sync(), s.dir.Sync()); err != nil {
 		return Archive{}, fmt.Errorf("keep an archive: %w", err)
 	}
 	crashpoint.Reached("data_spool/kept")
@@ -141,7 +137,7 @@ func (s *Spool) copy(f io.Writer, r io.Reader, want Announced) (size uint64, sum
 		if err != nil {
 			return 0, nil, err
 		}
-		if err := s.room(0); err != nil {
+		if err := s.dir.Room(0, spooled); err != nil {
 			return 0, nil, err
 		}
 	}
@@ -155,32 +151,9 @@ func (s *Spool) copy(f io.Writer, r io.Reader, want Announced) (size uint64, sum
 	return size, sum, nil
 }
 
-// room refuses what would leave less than the reserve.
-func (s *Spool) room(bytes uint64) error {
-	free, err := s.free()
-	if err != nil {
-		return fmt.Errorf("free space: %w", err)
-	}
-	if need := s.reserve + bytes; free < need {
-		return fault.New(errdefs.ErrResourceExhausted, fault.DiskLow, "the host's disk has %d MiB free and needs %d MiB for this archive and its reserve", free>>20, need>>20)
-	}
-	return nil
-}
-
-// sync has the names of the files reach the disk.
-func (s *Spool) sync() error {
-	dir, err := os.Open(s.dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
-
-func (s *Spool) path(name string) string { return filepath.Join(s.dir, name) }
-
 // Open opens an archive; errdefs.ErrNotFound if it is not there.
 func (s *Spool) Open(name string) (io.ReadCloser, error) {
-	f, err := os.Open(s.path(name))
+	f, err := os.Open(s.dir.Path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the archive that is to be imported is gone: %w", errdefs.ErrNotFound)
 	}
@@ -191,26 +164,7 @@ func (s *Spool) Open(name string) (io.ReadCloser, error) {
 }
 
 // Remove removes an archive; one that is gone is no error.
-func (s *Spool) Remove(name string) error {
-	if name == "" || name == "." || name == ".." || name != filepath.Base(name) {
-		return fmt.Errorf("remove the archive %q: %w", name, errdefs.ErrInvalidArgument)
-	}
-	if err := os.Remove(s.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove an archive: %w", err)
-	}
-	return nil
-}
+func (s *Spool) Remove(name string) error { return s.dir.Remove(name) }
 
 // Collect removes the archives that an earlier agent kept and that are not named.
-func (s *Spool) Collect(named func(name string) bool) error {
-	entries, err := os.ReadDir(s.dir)
-	if err != nil {
-		return fmt.Errorf("look through the spool of data: %w", err)
-	}
-	for _, e := range entries {
-		if !named(e.Name()) {
-			err = errors.Join(err, s.Remove(e.Name()))
-		}
-	}
-	return err
-}
+func (s *Spool) Collect(named func(name string) bool) error { return s.dir.Collect(named) }

@@ -14,12 +14,20 @@ import (
 
 // checkData brings the data of a phone that is off in order, and makes an event of what was found. The phone is the controller's own, or
 // the one whose data it copies. The error is a fault of class ErrDataLoss with reason DATA_LOSS for data that is beyond repair.
-func (c *controller) checkData(ctx context.Context, r *Record) error {
+func (c *controller) checkData(ctx context.Context, r *Record) error { return c.s.checkData(ctx, r) }
+
+// CheckLent is what a controller does before it uses data, for the data of a phone that was lent (Lend): it brings it in order and makes an
+// event of what was found. The error is a fault of class ErrDataLoss with reason DATA_LOSS for data that is beyond repair.
+func (s *Supervisor) CheckLent(ctx context.Context, snap Snapshot) error {
+	return s.checkData(ctx, &snap.Record)
+}
+
+func (s *Supervisor) checkData(ctx context.Context, r *Record) error {
 	id := r.Spec.ID
-	found, err := c.s.cfg.Volumes.CheckData(ctx, r.container())
+	found, err := s.cfg.Volumes.CheckData(ctx, r.container())
 	lost := errdefs.IsDataLoss(err)
 	if found.Outcome != volume.Clean && (err == nil || lost) {
-		c.noteCheck(r, found)
+		s.noteCheck(r, found)
 	}
 	if lost {
 		return fault.New(errdefs.ErrDataLoss, fault.DataLoss, "the data of %s is beyond repair (%s): %s", id, found.Reason,
@@ -29,15 +37,15 @@ func (c *controller) checkData(ctx context.Context, r *Record) error {
 }
 
 // noteCheck stores the event of a check before anything follows from it: an operation that ends for it ends after it.
-func (c *controller) noteCheck(r *Record, found volume.Report) {
-	err := c.s.cfg.DB.Update(func(tx *store.Tx) error {
-		return c.s.cfg.Journal.Append(tx, event.Event{
+func (s *Supervisor) noteCheck(r *Record, found volume.Report) {
+	err := s.cfg.DB.Update(func(tx *store.Tx) error {
+		return s.cfg.Journal.Append(tx, event.Event{
 			Kind: event.DataChecked, PhoneID: r.Spec.ID, OperationID: r.operationID(), Message: checkWords(found),
 			Attributes: map[string]string{"outcome": outcomeWords[found.Outcome], "reason": found.Reason, "summary": fault.Readable(found.Summary)},
 		})
 	})
 	if err != nil {
-		c.logger.Warn("what a check of the data found is not in the journal", "outcome", found.Outcome.String(), "reason", found.Reason, "error", err)
+		s.cfg.Logger.Warn("what a check of the data found is not in the journal", "phone_id", r.Spec.ID, "outcome", found.Outcome.String(), "reason", found.Reason, "error", err)
 	}
 }
 

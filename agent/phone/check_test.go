@@ -138,3 +138,27 @@ func TestCloneOfDataThatWasNotInOrder(t *testing.T) {
 		}
 	})
 }
+
+// TestCheckOfDataThatIsLent tells what a check finds before an export, and refuses what is beyond repair.
+func TestCheckOfDataThatIsLent(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.written("p1", "photos")
+		lent, snap, release, err := a.Lend(t.Context(), "p1", "its data is being exported")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer release()
+		for n, tt := range []struct {
+			outcome volume.Outcome
+			reason  string
+		}{{volume.Replayed, ""}, {volume.BeyondRepair, fault.DataLoss}} {
+			a.finds("p1", volume.Report{Outcome: tt.outcome, Reason: "it was not unmounted"})
+			if err := a.CheckLent(lent, snap); fault.Reason(err) != tt.reason || (err != nil) != (tt.reason != "") {
+				t.Errorf("%v: %v, want reason %q", tt.outcome, err, tt.reason)
+			}
+			if got := a.checks("p1"); len(got) != n+1 {
+				t.Errorf("%v: events %+v", tt.outcome, got)
+			}
+		}
+	})
+}

@@ -50,6 +50,8 @@ func (e *Engine) isStray(name string) bool {
 const (
 	// strayTime is how long a stray may take to end by itself when its input has ended.
 	strayTime = 2 * time.Second
+	// namelessTime is how long a process may have no name and yet be one that is just being started, by a host with much to do.
+	namelessTime = 10 * time.Second
 	// strayGuests is how many guests are looked into at the same time.
 	strayGuests = 8
 )
@@ -149,13 +151,13 @@ func parentOf(pid int) (int, error) {
 	return strconv.Atoi(fields[1])
 }
 
-// endNameless kills, with their groups, those processes that still have no name a moment later: nobody is starting them.
+// endNameless kills, with their groups, those processes that still have no name a while later: nobody is starting them.
 func (e *Engine) endNameless(ctx context.Context, task containerd.Task, before nameless) error {
 	if len(before) == 0 {
 		return nil
 	}
 	select {
-	case <-time.After(strayTime):
+	case <-time.After(namelessTime):
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -37,10 +37,10 @@ type DataServiceClient interface {
 	// Errors: INVALID_ARGUMENT; NOT_FOUND.
 	ListData(ctx context.Context, in *ListDataRequest, opts ...grpc.CallOption) (*ListDataResponse, error)
 	// ExportData sends an archive of the data of a phone that is off. The first answer carries the manifest, the others chunks, the last
-	// one the digest: what came before an error is no archive. Until the call ends the phone is not started, reset or deleted; Delete with
-	// force ends it.
+	// one the digest: what came before an error is no archive. Until the export ends the phone is not started, reset or deleted; Delete with
+	// force ends it, and so does a caller who takes nothing for a minute.
 	// Errors: NOT_FOUND, also with reason NO_DATA; FAILED_PRECONDITION with reason NOT_OFF or BUSY; UNAVAILABLE with reason CONTAINERD_LOST;
-	// DATA_LOSS with reason DATA_LOSS for a file system that is beyond repair; ABORTED with reason SUPERSEDED.
+	// DATA_LOSS with reason DATA_LOSS for a file system that is beyond repair; ABORTED with reason SUPERSEDED or CALLER_STALLED.
 	ExportData(ctx context.Context, in *ExportDataRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportDataResponse], error)
 	// ImportData gives a phone that is off the data of an archive in place of its own, which is destroyed; its root file system becomes
 	// fresh too. The first message carries start, the others the bytes of the archive. It is kept and verified whole before anything
@@ -130,10 +130,10 @@ type DataServiceServer interface {
 	// Errors: INVALID_ARGUMENT; NOT_FOUND.
 	ListData(context.Context, *ListDataRequest) (*ListDataResponse, error)
 	// ExportData sends an archive of the data of a phone that is off. The first answer carries the manifest, the others chunks, the last
-	// one the digest: what came before an error is no archive. Until the call ends the phone is not started, reset or deleted; Delete with
-	// force ends it.
+	// one the digest: what came before an error is no archive. Until the export ends the phone is not started, reset or deleted; Delete with
+	// force ends it, and so does a caller who takes nothing for a minute.
 	// Errors: NOT_FOUND, also with reason NO_DATA; FAILED_PRECONDITION with reason NOT_OFF or BUSY; UNAVAILABLE with reason CONTAINERD_LOST;
-	// DATA_LOSS with reason DATA_LOSS for a file system that is beyond repair; ABORTED with reason SUPERSEDED.
+	// DATA_LOSS with reason DATA_LOSS for a file system that is beyond repair; ABORTED with reason SUPERSEDED or CALLER_STALLED.
 	ExportData(*ExportDataRequest, grpc.ServerStreamingServer[ExportDataResponse]) error
 	// ImportData gives a phone that is off the data of an archive in place of its own, which is destroyed; its root file system becomes
 	// fresh too. The first message carries start, the others the bytes of the archive. It is kept and verified whole before anything

@@ -75,7 +75,7 @@ const (
 	EventKind_EVENT_KIND_PHONE_UNFROZEN EventKind = 22
 	// A phone's spec was changed; attributes: "fields", separated by commas.
 	EventKind_EVENT_KIND_PHONE_UPDATED EventKind = 23
-	// The file system of a phone's data was not in order before its start, or before a copy of it; attributes: "outcome" (replayed,
+	// The file system of a phone's data was not in order before its start, its copy or its export; attributes: "outcome" (replayed,
 	// mended, beyond_repair), "reason", why it was looked into, and "summary", what e2fsck said.
 	EventKind_EVENT_KIND_DATA_CHECKED EventKind = 24
 )
