@@ -73,7 +73,7 @@ test-race: ## the tests of the packages with concurrency of their own, under the
 # Those that take longest begin first: two packages run at a time.
 VM_LONG = ./scripts/e2e/ ./scripts/vm/machine/ ./runtime/container/
 VM_PACKAGES = $(VM_LONG) $(filter-out $(VM_LONG),$(addprefix ./,$(sort $(dir $(shell git grep -l '^func TestVM' -- '*_test.go')))))
-VM_TEST = PHONEHOST_TEST_REQUIRE=all PHONEHOST_TEST_VM=$(1) $(GO) test -count=1 -timeout $(2) -p 2 -run '^TestVM' $(VM_PACKAGES)
+VM_TEST = @scripts/vm/test $(1) $(2) $(VM_PACKAGES)
 
 .PHONY: test-vm
 test-vm: ## the daily part of the tests in virtual machines, arm64 and amd64; builds the machines' parts first if they are missing
