@@ -149,10 +149,8 @@ func (e *Engine) displayUID(p Phone) uint32 { return e.config.DisplayUIDBase + p
 func (e *Engine) prepareRoot(ctx context.Context, p Phone) error {
 	sn := e.client.SnapshotService(e.config.Snapshotter)
 	key := snapshotKey(p)
-	if _, err := sn.Stat(ctx, key); err == nil {
-		return nil
-	} else if !errdefs.IsNotFound(err) {
-		return fmt.Errorf("root of %s: %w", p.ID, unavailable(err))
+	if found, err := e.keepRoot(ctx, p.ID, key); found || err != nil {
+		return err
 	}
 	parent, err := e.unpacked(ctx, p)
 	if err != nil {
