@@ -124,6 +124,9 @@ func Make(t testing.TB, name string) Namespace {
 	return Namespace{Name: name, Path: path}
 }
 
+// Host returns the namespace that the test process is in.
+func Host() Namespace { return Namespace{Name: "host", Path: "/proc/self/ns/net"} }
+
 // Do calls fn on a thread that is in the namespace; fn must not leave it to other goroutines to open sockets. The thread is not used again.
 func (n Namespace) Do(fn func() error) (err error) {
 	var done sync.WaitGroup
