@@ -1,0 +1,211 @@
+package netpolicy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/netpolicy/datapath"
+	"github.com/phonehost/phonehost/netpolicy/nat"
+	"github.com/phonehost/phonehost/netpolicy/policy"
+	"github.com/phonehost/phonehost/netpolicy/shape"
+	"github.com/phonehost/phonehost/netpolicy/wire"
+)
+
+// Ensure makes a phone's network what it should be, whether or not the phone runs, and whatever a guest or a crash has left of it. A
+// phone that is to be cut is cut before anything else is touched. Errors: errdefs.ErrInvalidArgument for addresses outside of the pools, a slot out of
+// range; errdefs.ErrNotFound for a policy that is not set. After an error nothing passes that did not before.
+//
+// A crash at any point leaves what the next call finishes: the link comes up last, and what is up drops everything until SetPhone.
+func (e *Engine) Ensure(ctx context.Context, p Phone) error {
+	if p.Slot >= e.cfg.MaxPhones {
+		return fmt.Errorf("network of %s: slot %d of %d: %w", p.ID, p.Slot, e.cfg.MaxPhones, errdefs.ErrInvalidArgument)
+	}
+	e.mu.Lock()
+	rules, found := e.policies[p.Policy]
+	former, up := e.phones[p.ID]
+	e.mu.Unlock()
+	if !found || !rules.known {
+		return fmt.Errorf("network of %s: there is no policy %q: %w", p.ID, p.Policy, errdefs.ErrNotFound)
+	}
+	if up && p.Cut && !former.Cut {
+		cut := former
+		cut.Cut = true
+		if err := e.admit(cut, 0, rules.slot); err != nil {
+			return err
+		}
+	}
+	link, err := e.wire.Ensure(ctx, wire.Phone{ID: p.ID, IPv4: p.IPv4, IPv6: p.IPv6})
+	if err != nil {
+		return err
+	}
+	if err := e.data.Attach(p.ID, link.Index); err != nil {
+		return err
+	}
+	upload, err := shape.Set(ctx, link.Index, p.ID, p.UpBits, p.DownBits)
+	if err != nil {
+		return err
+	}
+	now := attached{Phone: p, link: link}
+	if err := e.admit(now, upload, rules.slot); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.phones[p.ID] = now
+	e.mu.Unlock()
+	if !up || !slices.Equal(former.Forwards, p.Forwards) || former.IPv4 != p.IPv4 || former.IPv6 != p.IPv6 {
+		if err := e.translate(ctx); err != nil {
+			return err
+		}
+	}
+	return e.wire.Up(ctx, p.ID)
+}
+
+// admit tells the programs which phone a link is. From then on packets pass.
+func (e *Engine) admit(p attached, upload int, policySlot uint32) error {
+	forwards := make([]datapath.Forward, 0, len(p.Forwards))
+	for _, f := range p.Forwards {
+		forwards = append(forwards, datapath.Forward{Protocol: f.Protocol, Port: f.Port})
+	}
+	if err := e.data.SetForwards(p.Slot, forwards); err != nil {
+		return err
+	}
+	phone := datapath.Phone{
+		Slot: p.Slot, Policy: policySlot, Cut: p.Cut, DHCP: p.DHCP, Upload: upload, IPv4: p.IPv4, IPv6: p.IPv6,
+		Gateway4: wire.Gateway(e.cfg.Pool4), Prefix4: e.cfg.Pool4.Bits(), MAC: p.link.MAC, GatewayMAC: p.link.GatewayMAC,
+	}
+	if e.cfg.Pool6.IsValid() {
+		phone.Gateway6 = wire.Gateway(e.cfg.Pool6)
+	}
+	return e.data.SetPhone(p.link.Index, phone)
+}
+
+// translate makes the nftables table what all phones' networks together want.
+func (e *Engine) translate(ctx context.Context) error {
+	e.natMu.Lock()
+	defer e.natMu.Unlock()
+	e.mu.Lock()
+	var forwards []nat.Forward
+	for _, id := range slices.Sorted(maps.Keys(e.phones)) {
+		p := e.phones[id]
+		for _, f := range p.Forwards {
+			to := p.IPv4
+			if f.Listen.Addr().Is6() {
+				to = p.IPv6
+			}
+			forwards = append(forwards, nat.Forward{Listen: f.Listen, Protocol: f.Protocol, Phone: to, Port: f.Port})
+		}
+	}
+	e.mu.Unlock()
+	return e.nat.Apply(ctx, forwards)
+}
+
+// Remove removes all of a phone's network. What is not there is no error.
+func (e *Engine) Remove(ctx context.Context, id string) error {
+	links, err := e.data.Attached()
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	former := e.phones[id]
+	delete(e.phones, id)
+	e.mu.Unlock()
+	var errs []error
+	if len(former.Forwards) > 0 {
+		errs = append(errs, e.translate(ctx))
+	}
+	errs = append(errs, e.wire.Remove(ctx, id), shape.Clear(ctx, id))
+	if index, found := links[id]; found {
+		errs = append(errs, e.data.RemovePhone(index))
+	}
+	errs = append(errs, e.data.Detach(id))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("remove the network of %s: %w", id, err)
+	}
+	return nil
+}
+
+// List returns the phones of whose networks anything exists, in order.
+func (e *Engine) List() ([]string, error) {
+	wired, err := e.wire.List()
+	if err != nil {
+		return nil, err
+	}
+	links, err := e.data.Attached()
+	if err != nil {
+		return nil, err
+	}
+	shaped, err := shape.List()
+	if err != nil {
+		return nil, err
+	}
+	all := slices.Concat(wired, slices.Collect(maps.Keys(links)), shaped)
+	slices.Sort(all)
+	return slices.Compact(all), nil
+}
+
+// Status returns what there is of a phone's network. errdefs.ErrNotFound: it is not up.
+func (e *Engine) Status(_ context.Context, id string) (Status, error) {
+	p, err := e.phone(id)
+	if err != nil {
+		return Status{}, err
+	}
+	counters, err := e.data.Counters(p.Slot)
+	if err != nil {
+		return Status{}, err
+	}
+	flows, err := e.data.Flows(p.Slot)
+	if err != nil {
+		return Status{}, err
+	}
+	e.mu.Lock()
+	generation := e.policies[p.Policy].generation
+	e.mu.Unlock()
+	s := Status{
+		Up: true, Interface: p.link.Name, MTU: p.link.MTU, Generation: generation, Flows: len(flows), MaxFlows: int(e.cfg.MaxFlows),
+		Counters: Counters{Packets: counters.Packets, Bytes: counters.Bytes, Dropped: map[string]uint64{}},
+	}
+	for reason, n := range counters.Dropped {
+		if n > 0 {
+			s.Counters.Dropped[datapath.Reason(reason).String()] = n
+		}
+	}
+	return s, nil
+}
+
+// followHost keeps what is protected, and the phones' MTUs, what the host's network makes of them, until the context ends.
+func (e *Engine) followHost(ctx context.Context) {
+	for range e.wire.Watch(ctx) {
+		if err := e.protect(ctx); err != nil {
+			e.log.Warn("the addresses that are protected from phones are as they were before the host's network changed", "error", err)
+		}
+		e.mu.Lock()
+		phones := slices.Collect(maps.Values(e.phones))
+		e.mu.Unlock()
+		for _, p := range phones {
+			if err := e.wire.Follow(ctx, p.ID); err != nil {
+				e.log.Warn("a phone's link does not follow the host's network", "phone_id", p.ID, "error", err)
+			}
+		}
+	}
+}
+
+// protect tells the programs and the name server which addresses are not the internet's.
+func (e *Engine) protect(ctx context.Context) error {
+	classes, err := e.wire.Protected(ctx)
+	if err != nil {
+		return err
+	}
+	cells := policy.CompileAddresses(classes)
+	if err := e.data.SetProtected(cells); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	e.classes = classes
+	e.mu.Unlock()
+	return e.tell()
+}
