@@ -37,8 +37,9 @@ type Datapath struct {
 	attach  sync.Mutex // held while links are looked at or changed
 	filters bool       // attach by clsact
 
-	mu     sync.Mutex
-	owners map[uint32]uint32 // links by slot, as "phones" has them
+	mu       sync.Mutex
+	owners   map[uint32]uint32 // links by slot, as "phones" has them
+	reserved map[uint32]bool   // slots without a link that have empty tables
 }
 
 // Open finds what an earlier Datapath has left pinned, or begins with nothing; with nothing, nothing passes. It clears away what a process
@@ -51,13 +52,20 @@ func Open(c Config) (_ *Datapath, err error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("datapath: %w", err)
 	}
-	d := &Datapath{
-		pins: pins(filepath.Clean(c.Dir)), log: c.Logger, maxPhones: c.MaxPhones, timeouts: c.Timeouts, filters: c.Filters, version: programVersion(), owners: map[uint32]uint32{},
-	}
-	if err := d.open(c); err != nil {
+	d, err := open(c, programVersion())
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("datapath: %w", classed(err)), d.Close())
 	}
 	return d, nil
+}
+
+// open opens a datapath whose programs are called version. It has to be closed after an error, too.
+func open(c Config, version string) (*Datapath, error) {
+	d := &Datapath{
+		pins: pins(filepath.Clean(c.Dir)), log: c.Logger, maxPhones: c.MaxPhones, timeouts: c.Timeouts, filters: c.Filters, version: version,
+		owners: map[uint32]uint32{}, reserved: map[uint32]bool{},
+	}
+	return d, d.open(c)
 }
 
 func (d *Datapath) open(c Config) (err error) {

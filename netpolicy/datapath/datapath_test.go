@@ -246,3 +246,69 @@ func TestRemove(t *testing.T) {
 		t.Errorf("once more: %v", err)
 	}
 }
+
+func BenchmarkOpen(b *testing.B) {
+	b.Run("cold", func(b *testing.B) {
+		testenv.Root(b)
+		for b.Loop() {
+			d, err := datapath.Open(datapath.Config{Dir: dir})
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			d.Close()
+			if err := datapath.Remove(dir); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+	b.Run("adopting", func(b *testing.B) {
+		open(b, datapath.Config{}).Close()
+		for b.Loop() {
+			d, err := datapath.Open(datapath.Config{Dir: dir})
+			if err != nil {
+				b.Fatal(err)
+			}
+			d.Close()
+		}
+	})
+}
+
+func BenchmarkPhone(b *testing.B) {
+	d := open(b, datapath.Config{})
+	link := device(b, "ph-1")
+	b.Run("Attach first", func(b *testing.B) {
+		for b.Loop() {
+			if err := d.Attach("p1", link.Index); err != nil {
+				b.Fatal(err)
+			}
+			b.StopTimer()
+			if err := d.Detach("p1"); err != nil {
+				b.Fatal(err)
+			}
+			b.StartTimer()
+		}
+	})
+	b.Run("Attach again", func(b *testing.B) {
+		for b.Loop() {
+			if err := d.Attach("p1", link.Index); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("SetPhone first, RemovePhone", func(b *testing.B) {
+		for b.Loop() {
+			if err := errors.Join(d.SetPhone(link.Index, phoneIn(1)), d.RemovePhone(link.Index)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("SetPhone again", func(b *testing.B) {
+		for b.Loop() {
+			if err := d.SetPhone(link.Index, phoneIn(1)); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}

@@ -13,10 +13,7 @@ func OpenAs(c Config, version string) (*Datapath, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	d := &Datapath{
-		pins: pins(c.Dir), log: c.Logger, maxPhones: c.MaxPhones, timeouts: c.Timeouts, filters: c.Filters, version: version, owners: map[uint32]uint32{},
-	}
-	return d, d.open(c)
+	return open(c, version)
 }
 
 // ProgramIDs are the kernel's numbers of the programs that Attach attaches.

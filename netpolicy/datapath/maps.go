@@ -38,13 +38,18 @@ func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, ta
 	all[bpfMapClients].MaxEntries = 2 * c.MaxPhones
 	all[bpfMapNames].MaxEntries = namesPerPhone * c.MaxPhones
 	all[bpfMapFlows].InnerMap.MaxEntries = c.MaxFlows
+	all[bpfMapPolicies].InnerMap.Flags |= mmapable
+	all[bpfMapProtected].InnerMap.Flags |= mmapable
 	return all, tables{
 		flows: plain(all[bpfMapFlows]), denials: plain(all[bpfMapDenials]), policies: plain(all[bpfMapPolicies]), protected: plain(all[bpfMapProtected]),
 	}
 }
 
-// noPrealloc is BPF_F_NO_PREALLOC (linux/bpf.h).
-const noPrealloc = 1
+// Flags of maps (linux/bpf.h).
+const (
+	noPrealloc = 1 << 0  // BPF_F_NO_PREALLOC
+	mmapable   = 1 << 10 // BPF_F_MMAPABLE
+)
 
 // plain is the spec of an inner map without type information, of which each map would bring a copy of its own.
 func plain(outer *ebpf.MapSpec) *ebpf.MapSpec {

@@ -185,7 +185,10 @@ func (d *Datapath) takeSlot(ifindex, slot uint32) error {
 	if err := d.forget(ifindex); err != nil { // the link was another slot's
 		return err
 	}
-	return d.clearSlot(slot)
+	if d.takeReserved(slot) {
+		return nil
+	}
+	return d.freshSlot(slot)
 }
 
 // forget makes a link no phone's, and the phone's addresses unknown to the name server. What the phone's slot has stays.
@@ -307,8 +310,20 @@ func putTable(outer *ebpf.Map, spec *ebpf.MapSpec, slot uint32) error {
 	return nil
 }
 
-// clearSlot empties a slot for another phone; forwards stay, which are set before the phone is. emptySlot takes them, too.
-func (d *Datapath) clearSlot(slot uint32) error {
+// freshSlot gives a slot empty tables, and clears what else is in it but forwards, which may be set before the phone is.
+func (d *Datapath) freshSlot(slot uint32) error {
+	err := d.eachTable(func(outer *ebpf.Map, spec *ebpf.MapSpec) error { return putTable(outer, spec, slot) })
+	if err != nil {
+		return err
+	}
+	return d.clearSlot(slot)
+}
+
+// emptySlot takes all that a slot has.
+func (d *Datapath) emptySlot(slot uint32) error {
+	if err := deleteIf(d.maps.forwards, func(k bpfForward, _ uint8) bool { return k.Slot == slot }); err != nil {
+		return err
+	}
 	err := d.eachTable(func(outer *ebpf.Map, _ *ebpf.MapSpec) error {
 		there, err := hasInner(outer, slot)
 		if !there || err != nil {
@@ -319,6 +334,11 @@ func (d *Datapath) clearSlot(slot uint32) error {
 	if err != nil {
 		return err
 	}
+	return d.clearSlot(slot)
+}
+
+// clearSlot clears what a slot has but tables and forwards.
+func (d *Datapath) clearSlot(slot uint32) error {
 	if err := removePin(d.pins.draining(slot)); err != nil {
 		return err
 	}
@@ -331,11 +351,36 @@ func (d *Datapath) clearSlot(slot uint32) error {
 	return d.zeroCounters(slot)
 }
 
-func (d *Datapath) emptySlot(slot uint32) error {
-	if err := deleteIf(d.maps.forwards, func(k bpfForward, _ uint8) bool { return k.Slot == slot }); err != nil {
-		return err
+// Reserve makes the tables of a slot that no phone has, so that SetPhone need not: the kernel takes a grace period of RCU for it, in which
+// the caller can do other things. A slot that is a phone's, or reserved, stays as it is. errdefs.ErrInvalidArgument: there is no such slot.
+func (d *Datapath) Reserve(slot uint32) error {
+	if slot >= d.maxPhones {
+		return fmt.Errorf("reserve slot %d: slots are below %d: %w", slot, d.maxPhones, errdefs.ErrInvalidArgument)
 	}
-	return d.clearSlot(slot)
+	defer d.slots.lock(slot)()
+	d.mu.Lock()
+	_, owned := d.owners[slot]
+	done := owned || d.reserved[slot]
+	d.mu.Unlock()
+	if done {
+		return nil
+	}
+	if err := d.freshSlot(slot); err != nil {
+		return fmt.Errorf("reserve slot %d: %w", slot, classed(err))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.reserved[slot] = true
+	return nil
+}
+
+// takeReserved tells whether a slot is reserved, which it then is no more.
+func (d *Datapath) takeReserved(slot uint32) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	reserved := d.reserved[slot]
+	delete(d.reserved, slot)
+	return reserved
 }
 
 // Phones returns the phones and their links.

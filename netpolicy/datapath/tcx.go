@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/cilium/ebpf/link"
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 )
 
 // attachLinks attaches by TCX. The error wraps ebpf.ErrNotSupported where the kernel has none.
@@ -27,13 +29,25 @@ func (d *Datapath) attachLink(id string, s side, ifindex int) error {
 	if adopted || err != nil {
 		return err
 	}
-	// First of all programs on the link: none that runs before could let a packet pass ours.
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: d.programs[s.program], Attach: s.tcx, Anchor: link.Head()})
+	l, err := d.newLink(s, ifindex)
 	if err != nil {
 		return err
 	}
 	defer l.Close()
 	return l.Pin(linkPin(d.pins.dir(), id, s))
+}
+
+// newLink attaches a program first of all on a link: none that runs before it could let a packet pass. Of a process that was killed
+// before it had pinned its link, the kernel takes the link away in its own time; until then the same program cannot be there twice.
+func (d *Datapath) newLink(s side, ifindex int) (l link.Link, err error) {
+	options := link.TCXOptions{Interface: ifindex, Program: d.programs[s.program], Attach: s.tcx, Anchor: link.Head()}
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		if l, err = link.AttachTCX(options); !errors.Is(err, unix.EEXIST) {
+			break
+		}
+		time.Sleep(wait)
+	}
+	return l, err
 }
 
 // adoptLink finds the link that is pinned, in the directory of any layout, and gives it this program. One without a device is removed.
@@ -134,7 +148,7 @@ func pinnedAt(path string) (ifindex int, err error) {
 	return ifindex, err
 }
 
-// removeLinks removes the pins of a phone's links, which detaches them.
+// removeLinks detaches a phone's links and removes their pins.
 func (d *Datapath) removeLinks(id string) error {
 	others, err := d.pins.others()
 	if err != nil {
@@ -142,10 +156,26 @@ func (d *Datapath) removeLinks(id string) error {
 	}
 	for _, dir := range append([]string{d.pins.dir()}, others...) {
 		for _, s := range sides {
-			if err := removePin(linkPin(dir, id, s)); err != nil {
+			if err := removeLink(linkPin(dir, id, s)); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// removeLink detaches a link at once: without its pin it would go in the kernel's own time.
+func removeLink(path string) error {
+	l, err := link.LoadPinnedLink(path, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("pinned link %s: %w", path, err)
+	}
+	defer l.Close()
+	if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
+		return fmt.Errorf("detach %s: %w", path, err)
+	}
+	return removePin(path)
 }
