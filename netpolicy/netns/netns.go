@@ -70,6 +70,52 @@ func (d Dir) Create(id string) (path string, err error) {
 	return path, nil
 }
 
+// Do calls fn on a thread that is in the namespace called id, and takes the thread home. What fn opens there stays there; goroutines that
+// it starts do not run there. One that does not exist is an error of errdefs.ErrNotFound.
+func (d Dir) Do(id string, fn func() error) error {
+	if err := checkName(id); err != nil {
+		return err
+	}
+	f, err := os.Open(d.Path(id))
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errdefs.ErrNotFound
+		}
+		return fmt.Errorf("network namespace %s: %w", id, err)
+	}
+	defer f.Close()
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		home, err := callIn(f, fn)
+		if home {
+			runtime.UnlockOSThread()
+		} // else the thread ends with this goroutine
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		return fmt.Errorf("network namespace %s: %w", id, err)
+	}
+	return nil
+}
+
+// callIn takes the calling thread to a namespace, calls fn and takes it home, if it can.
+func callIn(ns *os.File, fn func() error) (home bool, err error) {
+	origin, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return true, fmt.Errorf("open the present namespace: %w", err)
+	}
+	defer origin.Close()
+	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return true, fmt.Errorf("enter: %w", err)
+	}
+	err = fn()
+	if back := unix.Setns(int(origin.Fd()), unix.CLONE_NEWNET); back != nil {
+		return false, errors.Join(err, fmt.Errorf("return to the present namespace: %w", back))
+	}
+	return true, err
+}
+
 // makeAt makes a network namespace with loopback up and binds it to path. It takes the calling thread there and back; home tells
 // whether it came back. (A main thread must: the process as others see it is where its main thread is.)
 func makeAt(path string) (home bool, err error) {

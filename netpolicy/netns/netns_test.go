@@ -171,6 +171,34 @@ func TestCallersStayWhereTheyAre(t *testing.T) {
 	wg.Wait()
 }
 
+func TestDoCallsInTheNamespaceAndComesHome(t *testing.T) {
+	d := newDir(t)
+	path, err := d.Create("p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	home := inode(t, "/proc/self/ns/net")
+	failure := errors.New("what it said")
+	err = d.Do("p1", func() error {
+		if got := inode(t, "/proc/thread-self/ns/net"); got != inode(t, path) {
+			t.Error("called in another namespace")
+		}
+		return failure
+	})
+	if !errors.Is(err, failure) {
+		t.Errorf("Do = %v, want the function's error", err)
+	}
+	for range 20 {
+		if got := inode(t, "/proc/thread-self/ns/net"); got != home {
+			t.Fatal("a goroutine runs in a phone's namespace")
+		}
+		runtime.Gosched()
+	}
+	if err := d.Do("p2", func() error { return nil }); !errdefs.IsNotFound(err) {
+		t.Errorf("Do in a namespace that does not exist = %v, want not found", err)
+	}
+}
+
 func TestNamesThatAreNoFileNamesAreRefused(t *testing.T) {
 	d := netns.New(t.TempDir())
 	for _, id := range []string{"", ".", "..", "a/b", "../x", "a\x00b"} {
