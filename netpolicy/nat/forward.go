@@ -11,8 +11,9 @@ import (
 
 // Forward is a port of the host that leads to a port of a phone.
 type Forward struct {
-	// Listen is the host's address and port. An address of loopback is reached by the host's own processes alone; another one by whoever
-	// reaches the host there. The unspecified one stands for all of its family, those of loopback for the host's own processes included.
+	// Listen is the host's address and port. One of 127.0.0.0/8 is reached by the host's own processes alone; another one by whoever
+	// reaches the host there. The unspecified one stands for all of its family, those of 127.0.0.0/8 for the host's own processes included.
+	// IPv6's loopback cannot be: the kernel takes no packet for ::1 from a link, and has no switch to make it.
 	Listen netip.AddrPort
 	// Protocol is policy.TCP or policy.UDP.
 	Protocol policy.Protocol
@@ -91,6 +92,8 @@ func (n *NAT) checkForward(f Forward) error {
 		return fmt.Errorf("port 0 is no port; ports are 1 to 65535")
 	case !listen.IsValid() || listen.Is4In6() || listen.Zone() != "":
 		return fmt.Errorf("%s is no address to listen on; 127.0.0.1, an address of the host, 0.0.0.0 or their IPv6 kind are", listen)
+	case listen == netip.IPv6Loopback():
+		return fmt.Errorf("the kernel brings no answer of a phone to ::1; 127.0.0.1 to the phone's IPv4 address can be")
 	case listen.IsMulticast() || listen == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || listen.IsLinkLocalUnicast():
 		return fmt.Errorf("%s cannot be listened on; use an address of the host that routers know", listen)
 	case listen.Is4() != f.Phone.Is4():

@@ -77,15 +77,14 @@ func (b *builder) count(link []expr.Any, f family, set string, load expr.Any) []
 // incoming leads what arrives at a forward to its phone. What is for loopback is left alone: the kernel drops it when it is routed, but
 // a translation would come before that.
 func (b *builder) incoming() [][]expr.Any {
-	return append([][]expr.Any{
-		join(ipv4.is(), ipv4.in(ipv4.loadDestination(), loopback4), verdict(expr.VerdictReturn)),
-		join(ipv6.is(), ipv6.in(ipv6.loadDestination(), loopback6), verdict(expr.VerdictReturn)),
-	}, b.own()...)
+	left := join(ipv4.is(), ipv4.in(ipv4.loadDestination(), loopback4), verdict(expr.VerdictReturn))
+	return append([][]expr.Any{left}, b.own()...)
 }
 
-// own leads what the host's own processes send to a forward to its phone.
+// own leads what the host's own processes send to a forward to its phone. IPv6's loopback is left alone: the answer would not come back.
 func (b *builder) own() [][]expr.Any {
 	return [][]expr.Any{
+		join(ipv6.is(), ipv6.in(ipv6.loadDestination(), loopback6), verdict(expr.VerdictReturn)),
 		b.byAddress(ipv4, b.maps["forward4"]),
 		b.byAddress(ipv6, b.maps["forward6"]),
 		b.byPort(ipv4, b.maps["every4"]),
@@ -124,7 +123,7 @@ func translate(f family, m *nftables.Set) []expr.Any {
 func (b *builder) source() [][]expr.Any {
 	all := [][]expr.Any{b.viaGateway(ipv4, ipv4.in(ipv4.loadSource(), loopback4)), b.viaGateway(ipv4, ipv4.in(ipv4.loadSource(), b.cfg.Pool4))}
 	if b.cfg.Pool6.IsValid() {
-		all = append(all, b.viaGateway(ipv6, ipv6.in(ipv6.loadSource(), loopback6)), b.viaGateway(ipv6, ipv6.in(ipv6.loadSource(), b.cfg.Pool6)))
+		all = append(all, b.viaGateway(ipv6, ipv6.in(ipv6.loadSource(), b.cfg.Pool6)))
 	}
 	masquerade := []expr.Any{&expr.Masq{}}
 	if b.cfg.Masquerade4 {

@@ -272,7 +272,8 @@ func port(p uint16) []byte {
 	return append(binary.BigEndian.AppendUint16(nil, p), 0, 0)
 }
 
-var loopback4 = netip.MustParsePrefix("127.0.0.0/8")
-
-// loopback6 is all that IPv6 has of it.
-var loopback6 = netip.PrefixFrom(netip.IPv6Loopback(), 128)
+// The addresses of loopback.
+var (
+	loopback4 = netip.MustParsePrefix("127.0.0.0/8")
+	loopback6 = netip.PrefixFrom(netip.IPv6Loopback(), 128)
+)
