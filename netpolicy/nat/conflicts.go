@@ -1,0 +1,207 @@
+package nat
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+
+	"github.com/containerd/errdefs"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Conflict is rules of the host that drop what phones send to the world.
+type Conflict struct {
+	// IPv6 tells of which family the packets are; else IPv4.
+	IPv6 bool
+	// Owner is who made the rules, as far as can be told: "Docker", "firewalld", "ufw", "iptables", "iptables-legacy", "nftables".
+	Owner string
+	// Table and Chain are where the packet was dropped ("inet firewalld", "filter_FORWARD"), and Rule is the rule's handle, 0 for the
+	// chain's policy. All are empty for iptables-legacy, which does not tell.
+	Table, Chain string
+	Rule         uint64
+	// Text says in one sentence what would be dropped by what.
+	Text string
+	// Mend are commands for root's shell that let phones through.
+	Mend []string
+}
+
+// Conflicts tries whether what phones send to the world would get there, by one packet of each family of addresses that the host has a
+// way out for, and tells whose rules drop it. Nothing leaves the host. It takes some milliseconds, or half a second if a packet
+// vanishes, and needs CAP_NET_ADMIN and CAP_NET_RAW. While it runs there is a link and a table more on the host.
+//
+// Answers and what comes in by forwards are not tried: firewalls let through what belongs to a connection that they let begin, and the
+// commands of Mend let through both directions.
+//
+// An error is of the class errdefs.ErrFailedPrecondition where the host does not forward at all.
+func (n *NAT) Conflicts(ctx context.Context) (found []Conflict, err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	from := n.trialSources()
+	if len(from) == 0 {
+		return nil, nil
+	}
+	t, err := n.newTrial(from)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, t.remove(t.link)) }()
+	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		source, ok := from[family]
+		if !ok {
+			continue
+		}
+		o, err := t.send(ctx, family, source)
+		if err != nil {
+			return found, err
+		}
+		conflict, err := n.judge(family, o)
+		if err != nil {
+			return found, err
+		}
+		if conflict != nil {
+			found = append(found, *conflict)
+		}
+	}
+	return found, nil
+}
+
+// trialSources are the addresses to try from: of each family with a pool and a way out, the last of the pool that has no route of its own.
+func (n *NAT) trialSources() map[byte]netip.Addr {
+	from := map[byte]netip.Addr{}
+	for family, pool := range map[byte]netip.Prefix{unix.NFPROTO_IPV4: n.cfg.Pool4, unix.NFPROTO_IPV6: n.cfg.Pool6} {
+		if !pool.IsValid() {
+			continue
+		}
+		if _, err := netlink.RouteGet(net.IP(trialTo[family].AsSlice())); err != nil {
+			continue // no way out, for which no rules are to blame
+		}
+		address := last(pool)
+		for range 1 << 10 {
+			address = address.Prev()
+			if !pool.Contains(address) {
+				break
+			}
+			if !hasRoute(address) {
+				from[family] = address
+				break
+			}
+		}
+	}
+	return from
+}
+
+// last is the last address of a prefix.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Masked().Addr().AsSlice()
+	for i := p.Bits(); i < len(b)*8; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// hasRoute reports whether there is a route to the address alone, as each phone has one.
+func hasRoute(a netip.Addr) bool {
+	bits := a.BitLen()
+	family := netlink.FAMILY_V4
+	if a.Is6() {
+		family = netlink.FAMILY_V6
+	}
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, bits)}}, netlink.RT_FILTER_DST)
+	return err != nil || len(routes) > 0
+}
+
+// judge makes a conflict of what became of a packet; nil if it passed.
+func (n *NAT) judge(family byte, o outcome) (*Conflict, error) {
+	six := family == unix.NFPROTO_IPV6
+	switch {
+	case o.passed:
+		return nil, nil
+	case o.dropped:
+		c, err := n.blame(o.drop)
+		if err != nil {
+			return nil, err
+		}
+		c.IPv6 = six
+		c.describe(n.cfg.LinkPrefix)
+		return c, nil
+	case legacyFilter(six):
+		c := &Conflict{IPv6: six, Owner: "iptables-legacy"}
+		c.describe(n.cfg.LinkPrefix)
+		return c, nil
+	}
+	return nil, fmt.Errorf("a packet of %s from a phone's link to the world is not forwarded, and no rule drops it: forwarding is off (net.%s.conf) or the uplink's route is gone: %w",
+		familyName(six), map[bool]string{false: "ipv4", true: "ipv6"}[six], errdefs.ErrFailedPrecondition)
+}
+
+func familyName(six bool) string {
+	if six {
+		return "IPv6"
+	}
+	return "IPv4"
+}
+
+// legacyFilter reports whether the filter table of the iptables of before nftables is in use, which traces of nftables do not show.
+func legacyFilter(six bool) bool {
+	path := "/proc/net/ip_tables_names"
+	if six {
+		path = "/proc/net/ip6_tables_names"
+	}
+	names, err := os.ReadFile(path)
+	return err == nil && slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })
+}
+
+// blame finds out who made the chain that dropped a packet.
+func (n *NAT) blame(drop step) (*Conflict, error) {
+	conn, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.CloseLasting() }()
+	family := nftables.TableFamily(drop.family)
+	chains, err := conn.ListChainsOfTableFamily(family)
+	if err != nil {
+		return nil, fmt.Errorf("list the chains of nftables: %w", err)
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(chains, func(c *nftables.Chain) bool { return c.Table.Name == drop.table && c.Name == name })
+	}
+	c := &Conflict{Owner: "nftables", Table: tableFamily(family) + " " + drop.table, Chain: drop.chain, Rule: drop.rule}
+	switch {
+	case drop.table == "firewalld":
+		c.Owner = "firewalld"
+	case drop.table == "filter" && family != nftables.TableFamilyINet:
+		switch {
+		case has("DOCKER-USER"):
+			c.Owner = "Docker"
+		case has("ufw-before-forward") || has("ufw6-before-forward"):
+			c.Owner = "ufw"
+		case has("FORWARD"):
+			c.Owner = "iptables"
+		}
+	}
+	return c, nil
+}
+
+func tableFamily(f nftables.TableFamily) string {
+	switch f {
+	case nftables.TableFamilyINet:
+		return "inet"
+	case nftables.TableFamilyIPv4:
+		return "ip"
+	case nftables.TableFamilyIPv6:
+		return "ip6"
+	case nftables.TableFamilyNetdev:
+		return "netdev"
+	case nftables.TableFamilyBridge:
+		return "bridge"
+	}
+	return fmt.Sprintf("family %d", f)
+}
