@@ -56,6 +56,8 @@ func TestVerdicts(t *testing.T) {
 		{"nor is a part that holds its numbers", "deny egress any ::/64", egress(tcp, "192.0.2.1", 80), allow(-1)},
 		{"what is before IPv4's numbers", "deny egress any ::/64", egress(tcp, "::fffe:ffff:ffff", 80), deny(0)},
 		{"what is behind them", "deny egress any ::/64", egress(tcp, "::1:0:0:0", 80), deny(0)},
+		{"the last address of a length beyond 64", "deny egress any 2001:db8::/65", egress(tcp, "2001:db8::7fff:ffff:ffff:ffff", 80), deny(0)},
+		{"the address behind it", "deny egress any 2001:db8::/65", egress(tcp, "2001:db8::8000:0:0:0", 80), allow(-1)},
 		{"IPv4 as a mapped address", "deny egress any 192.0.2.1/32", egress(tcp, "::ffff:192.0.2.1", 80), deny(0)},
 		{"the smaller prefix's rule first", "allow egress any 192.0.2.0/25\ndeny egress any 192.0.2.0/24", egress(tcp, "192.0.2.1", 80), allow(0)},
 		{"the rest of the larger", "allow egress any 192.0.2.0/25\ndeny egress any 192.0.2.0/24", egress(tcp, "192.0.2.128", 80), deny(1)},
@@ -80,6 +82,8 @@ func TestVerdicts(t *testing.T) {
 		{"more than it in IPv6", "allow egress any fc00::/7", within(8, egress(tcp, "fd00:1::1", 80)), protected(0)},
 		{"behind one that does not", open + "\nallow egress any 10.0.0.0/8", within(104, egress(tcp, "10.1.1.1", 80)), protected(0)},
 		{"before one that does not", "allow egress any 10.0.0.0/8\n" + open, within(104, egress(tcp, "10.1.1.1", 80)), allow(0)},
+		{"where all is protected", "", within(0, egress(tcp, "2001:db8::1", 80)), protected(-1)},
+		{"where all is protected, by a rule for all", "allow egress any ::/0", within(0, egress(tcp, "2001:db8::1", 80)), allow(0)},
 		{"a denied one", "deny egress any any\nallow egress any 10.0.0.0/8", within(104, egress(tcp, "10.1.1.1", 80)), deny(0)},
 		{"towards the phone", "allow ingress any any", ingress(within(104, egress(tcp, "10.1.1.1", 80))), protected(0)},
 	} {

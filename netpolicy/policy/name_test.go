@@ -49,6 +49,7 @@ allow egress icmp *
 		"a.b.ads.example": {"*.ads.example", "*.example", "*"},
 		"badexample":      {"*"},
 		"example.test":    {"*"},
+		".":               nil,
 	} {
 		if diff := cmp.Diff(want, p.MatchNames(name)); diff != "" {
 			t.Errorf("%s: %s", name, diff)

@@ -155,6 +155,20 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// Every node of the longest chain counts: a port of each length of prefix, asked for the address that all of them hold.
+func TestLongestChain(t *testing.T) {
+	p := mustParse(t, nestedPrefixes(20))
+	o := compile(t, p)
+	longest := p.Rules[len(p.Rules)-1].CIDR
+	for i, r := range p.Rules {
+		q := policy.Query{Protocol: policy.TCP, Peer: longest.Addr(), Port: r.Ports[0].First, ProtectedBits: -1}
+		if v := p.Evaluate(q); v.Rule != i {
+			t.Fatalf("port %d is decided by rule %d; want %d", q.Port, v.Rule, i)
+		}
+		compare(t, p, o, q)
+	}
+}
+
 type limit struct {
 	name, text   string
 	rules        int
