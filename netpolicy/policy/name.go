@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -34,20 +35,11 @@ func (p Policy) MatchNames(name string) []string {
 	name = normalName(name)
 	var patterns []string
 	for _, r := range p.Rules {
-		if r.Name != "" && r.Direction == Egress && matchName(r.Name, name) && !contains(patterns, r.Name) {
+		if r.Name != "" && r.Direction == Egress && matchName(r.Name, name) && !slices.Contains(patterns, r.Name) {
 			patterns = append(patterns, r.Name)
 		}
 	}
 	return patterns[:min(len(patterns), MaxNames)]
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
 }
 
 // Resolves tells whether the name server answers a phone's question for a DNS name, and which rule says so, -1 for the default.
