@@ -206,5 +206,3 @@ func takeAway(t *testing.T, d *datapath.Datapath, links map[int]bool) {
 	}
 	nothing(t, d)
 }
-
-func leasesChild() error { return nil }
