@@ -150,3 +150,13 @@ func (d *Datapath) NamesOf(slot uint32, address netip.Addr) map[uint64]time.Time
 	}
 	return all
 }
+
+// FlowElements counts the elements of a phone's table of flows, expired or not.
+func (d *Datapath) FlowElements(slot uint32) (int, error) {
+	m, err := inner(d.maps.flows, slot)
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	return count(m)
+}
