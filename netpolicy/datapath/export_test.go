@@ -2,6 +2,8 @@ package datapath
 
 import (
 	"fmt"
+	"net/netip"
+	"time"
 
 	"github.com/cilium/ebpf"
 
@@ -131,4 +133,30 @@ func (d *Datapath) WriteCell(slot uint32) error {
 	}
 	defer m.Close()
 	return m.Put(uint32(0), policy.Cell{})
+}
+
+// NamesOf returns by which names an address is open for the phone in a slot, and until when.
+func (d *Datapath) NamesOf(slot uint32, address netip.Addr) map[uint64]time.Time {
+	var v bpfNameValue
+	if err := d.maps.names.Lookup(bpfNameKey{Slot: slot, Address: bytes16(address)}, &v); err != nil {
+		return nil
+	}
+	at := now()
+	all := map[uint64]time.Time{}
+	for _, l := range v.Lease {
+		if l.Id != 0 {
+			all[l.Id] = at.time(l.Until)
+		}
+	}
+	return all
+}
+
+// FlowElements counts the elements of a phone's table of flows, expired or not.
+func (d *Datapath) FlowElements(slot uint32) (int, error) {
+	m, err := inner(d.maps.flows, slot)
+	if err != nil {
+		return 0, err
+	}
+	defer m.Close()
+	return count(m)
 }
