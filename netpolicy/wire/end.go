@@ -26,7 +26,6 @@ type end struct {
 type plan struct {
 	addresses  []netip.Prefix
 	neighbours []netip.Addr
-	peer       net.HardwareAddr // the neighbours'
 	routes     []route
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 
 	"github.com/containerd/errdefs"
@@ -27,24 +28,40 @@ func (w *Wire) CheckPools() error {
 }
 
 func (w *Wire) checkPool(pool netip.Prefix, found []finding) error {
-	key, example := "network.ipv4_pool", "10.213.0.0/16"
-	if pool.Addr().Is6() {
-		key, example = "network.ipv6_pool", "fd70:686f:6e65::/64"
+	i := slices.IndexFunc(found, func(f finding) bool { return f.prefix.Overlaps(pool) })
+	if i < 0 {
+		return nil
 	}
-	for _, f := range found {
-		if f.prefix.Overlaps(pool) {
-			return fmt.Errorf("%s: the pool %s overlaps with %s, which this host uses (%s): set %s to a prefix that is free, as %s may be: %w",
-				key, pool, f.prefix, w.where(f), key, example, errdefs.ErrFailedPrecondition)
+	key, free := "network.ipv4_pool", ""
+	if pool.Addr().Is6() {
+		key = "network.ipv6_pool"
+	}
+	if p := suggest(pool, found); p.IsValid() {
+		free = ", such as " + p.String()
+	}
+	return fmt.Errorf("the pool %s overlaps with %s, which this host uses (%s): set %s to a prefix that is free%s: %w",
+		pool, found[i].prefix, w.where(found[i]), key, free, errdefs.ErrFailedPrecondition)
+}
+
+// suggest returns a private prefix as long as pool, or a longer one, that is free; the zero value when none of those that it tries is.
+func suggest(pool netip.Prefix, found []finding) netip.Prefix {
+	for i := range 256 {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 213 + byte(i)}), max(pool.Bits(), 16))
+		if pool.Addr().Is6() {
+			p = netip.PrefixFrom(netip.AddrFrom16([16]byte{0xfd, 'p', 'h', 'o', 'n', 'e', 0, byte(i)}), max(pool.Bits(), 64))
+		}
+		if !slices.ContainsFunc(found, func(f finding) bool { return f.prefix.Overlaps(p) }) {
+			return p
 		}
 	}
-	return nil
+	return netip.Prefix{}
 }
 
 // where says of what a finding is, for people.
 func (w *Wire) where(f finding) string {
 	what := "an address"
 	switch {
-	case f.table == 0 && f.class == Network:
+	case f.table == 0 && f.class == ClassNetwork:
 		what = "a network of an address"
 	case f.table == unix.RT_TABLE_MAIN:
 		what = "a route"

@@ -199,13 +199,27 @@ func (w *Wire) setGuest(ctx context.Context, e end, p Phone, mtu int) error {
 		}
 	}
 	plan := w.guestPlan(p, guestMAC)
-	if err := e.setAddresses(ctx, plan.addresses); err != nil {
+	err := e.set(ctx, plan, hostMAC)
+	if errors.Is(err, unix.EACCES) { // the guest has switched IPv6 off on its link
+		if err := w.act(ctx, "switch IPv6 on", func() error {
+			return w.config.NetNS.Do(p.ID, setting{path: "ipv6/conf/" + GuestLink + "/disable_ipv6", value: "0"}.set)
+		}); err != nil {
+			return err
+		}
+		err = e.set(ctx, plan, hostMAC)
+	}
+	return err
+}
+
+// set gives an end that is up what a plan says.
+func (e end) set(ctx context.Context, p plan, peer net.HardwareAddr) error {
+	if err := e.setAddresses(ctx, p.addresses); err != nil {
 		return err
 	}
-	if err := e.setNeighbours(ctx, plan.neighbours, hostMAC); err != nil {
+	if err := e.setNeighbours(ctx, p.neighbours, peer); err != nil {
 		return err
 	}
-	return e.setRoutes(ctx, plan.routes)
+	return e.setRoutes(ctx, p.routes)
 }
 
 // guestPlan is what the phone's end should have.

@@ -10,37 +10,30 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
-// Class is why an address is protected. The numbers are those of enum protected_class in layout.h.
-type Class = uint8
-
-// The classes.
+// Why an address is protected: enum protected_class of layout.h, with its numbers.
 const (
-	Phones    Class = 1 // the pools
-	Host      Class = 2 // an address of the host
-	Network   Class = 3 // a network that the host is in or has a route to, default routes apart
-	LinkLocal Class = 4
-	Metadata  Class = 5
-	Reserved  Class = 6
-	Private   Class = 7
+	ClassPhone     uint8 = 1 // the pools
+	ClassHost      uint8 = 2 // an address of the host
+	ClassNetwork   uint8 = 3 // a network that the host is in or has a route to, default routes apart
+	ClassLinkLocal uint8 = 4
+	ClassMetadata  uint8 = 5
+	ClassReserved  uint8 = 6
+	ClassPrivate   uint8 = 7
 )
 
 // rank orders the classes of one and the same prefix: the first is what a denial will name.
-var rank = []Class{Metadata, Phones, Host, LinkLocal, Reserved, Network, Private}
-
-// AddressClass is one protected prefix. Of several that have an address the longest counts.
-type AddressClass struct {
-	Prefix netip.Prefix
-	Class  Class
-}
+var rank = []uint8{ClassMetadata, ClassPhone, ClassHost, ClassLinkLocal, ClassReserved, ClassNetwork, ClassPrivate}
 
 // Protected returns what phones must not reach on this host unless a policy names it, sorted, each prefix once: the pools, the host's
 // addresses, the networks that it is in or has routes to, what special lists, and what NAT64 makes of all of these that are IPv4.
 //
 // A default route in two or more pieces (0.0.0.0/1 and 128.0.0.0/1, as VPNs make it) is a default route: routes shorter than /8, and /7 of
 // IPv6, make nothing protected.
-func (w *Wire) Protected(ctx context.Context) ([]AddressClass, error) {
+func (w *Wire) Protected(ctx context.Context) ([]policy.AddressClass, error) {
 	if err := context.Cause(ctx); err != nil {
 		return nil, fmt.Errorf("list protected addresses: %w", err)
 	}
@@ -55,10 +48,10 @@ func (w *Wire) Protected(ctx context.Context) ([]AddressClass, error) {
 		}
 	}
 	for _, pool := range w.pools() {
-		set.add(pool, Phones)
-		set.add(single(Gateway(pool)), Host)
+		set.add(pool, ClassPhone)
+		set.add(single(Gateway(pool)), ClassHost)
 	}
-	set.add(single(linkLocalGateway), Host)
+	set.add(single(linkLocalGateway), ClassHost)
 	for _, f := range found {
 		set.add(f.prefix, f.class)
 	}
@@ -73,10 +66,10 @@ func (w *Wire) pools() []netip.Prefix {
 }
 
 // classes is what each prefix is.
-type classes map[netip.Prefix]Class
+type classes map[netip.Prefix]uint8
 
 // add adds a prefix, and its translation, unless it has a class of a higher rank. Neither mapped addresses nor multicast are taken.
-func (c classes) add(p netip.Prefix, class Class) {
+func (c classes) add(p netip.Prefix, class uint8) {
 	if p = p.Masked(); p.Addr().Is4In6() || p.Addr().IsMulticast() {
 		return
 	}
@@ -88,10 +81,10 @@ func (c classes) add(p netip.Prefix, class Class) {
 	}
 }
 
-func (c classes) list() []AddressClass {
-	out := make([]AddressClass, 0, len(c))
+func (c classes) list() []policy.AddressClass {
+	out := make([]policy.AddressClass, 0, len(c))
 	for _, p := range slices.SortedFunc(maps.Keys(c), compare) {
-		out = append(out, AddressClass{Prefix: p, Class: c[p]})
+		out = append(out, policy.AddressClass{Prefix: p, Class: c[p]})
 	}
 	return out
 }
@@ -103,7 +96,7 @@ func compare(a, b netip.Prefix) int {
 // finding is one prefix that the host uses, not for phones.
 type finding struct {
 	prefix netip.Prefix
-	class  Class // Host or Network
+	class  uint8 // ClassHost or ClassNetwork
 	index  int   // of the link, 0 for none
 	table  int   // of the route, 0 for an address
 }
@@ -123,9 +116,9 @@ func (w *Wire) survey() ([]finding, error) {
 		if ours[a.index] {
 			continue
 		}
-		found = append(found, finding{prefix: single(a.prefix.Addr()), class: Host, index: a.index})
+		found = append(found, finding{prefix: single(a.prefix.Addr()), class: ClassHost, index: a.index})
 		if p := a.prefix.Masked(); !isDefault(p) {
-			found = append(found, finding{prefix: p, class: Network, index: a.index})
+			found = append(found, finding{prefix: p, class: ClassNetwork, index: a.index})
 		}
 	}
 	for _, f := range []int{unix.AF_INET, unix.AF_INET6} {
@@ -147,10 +140,10 @@ func (w *Wire) survey() ([]finding, error) {
 
 // findingOf returns what a route says about the host; ok is false when that is nothing.
 func findingOf(r netlink.Route, f int) (one finding, ok bool) {
-	one = finding{prefix: prefixOf(r.Dst, f), class: Network, index: r.LinkIndex, table: r.Table}
+	one = finding{prefix: prefixOf(r.Dst, f), class: ClassNetwork, index: r.LinkIndex, table: r.Table}
 	switch r.Type {
 	case unix.RTN_LOCAL, unix.RTN_ANYCAST:
-		one.class = Host
+		one.class = ClassHost
 	case unix.RTN_MULTICAST, unix.RTN_THROW:
 		return finding{}, false
 	}

@@ -8,8 +8,8 @@ import "net/netip"
 // iana.org/assignments/iana-ipv4-special-registry and iana-ipv6-special-registry) that are not globally reachable. Those that are (such as
 // AS112, 192.31.196.0/24) are left out, but not the few single ones within a block that is not. Multicast is no class of address here:
 // it never passes at all.
-var special = map[Class][]netip.Prefix{
-	Reserved: prefixes(
+var special = map[uint8][]netip.Prefix{
+	ClassReserved: prefixes(
 		"0.0.0.0/8",          // this network: RFC 791, section 3.2
 		"127.0.0.0/8",        // loopback: RFC 1122, section 3.2.1.3
 		"192.0.0.0/24",       // IETF protocol assignments: RFC 6890, section 2.1
@@ -31,17 +31,17 @@ var special = map[Class][]netip.Prefix{
 		"5f00::/16",          // segment routing: RFC 9602
 		"fec0::/10",          // site-local, deprecated: RFC 3879
 	),
-	LinkLocal: prefixes(
+	ClassLinkLocal: prefixes(
 		"169.254.0.0/16", // RFC 3927
 		"fe80::/10",      // RFC 4291
 	),
-	Private: prefixes(
+	ClassPrivate: prefixes(
 		"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", // RFC 1918
 		"100.64.0.0/10", // behind carriers' NAT: RFC 6598
 		"fc00::/7",      // unique local: RFC 4193
 	),
 	// What clouds serve to their machines, credentials among it, by whoever documents the address.
-	Metadata: prefixes(
+	ClassMetadata: prefixes(
 		"169.254.169.254/32",     // Amazon, Google, Azure, Oracle, OpenStack, DigitalOcean, Hetzner and others
 		"fd00:ec2::254/128",      // Amazon EC2 over IPv6
 		"169.254.170.2/32",       // Amazon ECS: credentials of tasks

@@ -97,6 +97,14 @@ func (w *Wire) subscribe() (*nl.NetlinkSocket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}
+	size := 1 << 20
+	if w.receive != 0 {
+		size = w.receive
+	}
+	if err := unix.SetsockoptInt(s.GetFd(), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, size); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("subscribe: make room for %d bytes: %w", size, err)
+	}
 	return s, nil
 }
 
@@ -137,8 +145,31 @@ func matters(kind uint16, message []byte, ours map[int]bool) bool {
 		return err != nil || ok && !ours[a.index]
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
 		return !routeIsOurs(message, ours)
+	case unix.RTM_NEWNETCONF:
+		index, ok := attribute(message, sizeofNetconf, netconfIndex)
+		return !ok || !ours[int(int32(index))]
 	}
 	return true
+}
+
+// Of linux/netconf.h: the size of struct netconfmsg, one byte, aligned; NETCONFA_IFINDEX.
+const sizeofNetconf, netconfIndex = 4, 1
+
+// attribute returns an attribute of 32 bits of a message whose head has a number of bytes.
+func attribute(message []byte, head int, kind uint16) (value uint32, ok bool) {
+	if len(message) < head {
+		return 0, false
+	}
+	all, err := nl.ParseRouteAttr(message[head:])
+	if err != nil {
+		return 0, false
+	}
+	for _, a := range all {
+		if a.Attr.Type == kind && len(a.Value) == 4 {
+			return nl.NativeEndian().Uint32(a.Value), true
+		}
+	}
+	return 0, false
 }
 
 // routeIsOurs tells whether a route is by a phone's link, or one that this package made.
@@ -146,17 +177,8 @@ func routeIsOurs(message []byte, ours map[int]bool) bool {
 	if len(message) < unix.SizeofRtMsg {
 		return false
 	}
-	head := nl.DeserializeRtMsg(message)
-	attributes, err := nl.ParseRouteAttr(message[unix.SizeofRtMsg:])
-	if err != nil {
-		return false
-	}
-	for _, a := range attributes {
-		if a.Attr.Type == unix.RTA_OIF && len(a.Value) == 4 {
-			return head.Protocol == protocol || ours[int(nl.NativeEndian().Uint32(a.Value))]
-		}
-	}
-	return head.Protocol == protocol
+	index, ok := attribute(message, unix.SizeofRtMsg, unix.RTA_OIF)
+	return nl.DeserializeRtMsg(message).Protocol == protocol || ok && ours[int(index)]
 }
 
 // state is what Watch compares.

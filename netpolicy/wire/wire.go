@@ -58,6 +58,8 @@ type Wire struct {
 	before func(what string) error
 	// global makes IPv6 forwarding what it is before Linux 6.17.
 	global bool
+	// receive is the size of the buffer of Watch's socket, 0 for what suits.
+	receive int
 }
 
 // New returns a Wire in the calling thread's network namespace. It changes nothing. Close it after use.

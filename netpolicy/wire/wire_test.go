@@ -1,7 +1,9 @@
 package wire
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -43,6 +45,10 @@ const (
 func newLab(t testing.TB) lab {
 	t.Helper()
 	testenv.Root(t)
+	// Without this the uplink asks for no neighbour during the first second, in which its link-local address is tentative.
+	if err := (setting{path: "ipv6/conf/default/accept_dad", value: "0"}).set(); err != nil {
+		t.Fatal(err)
+	}
 	server := netlab.Make(t, "server")
 	server.Wire(t, []string{"9.9.9.1/24", "2620:fe::1/64"}, []string{server4 + "/24", server6 + "/64"})
 	run(t, "ip", "route", "add", "default", "via", server4)
@@ -55,7 +61,7 @@ func newLab(t testing.TB) lab {
 			t.Error(err)
 		}
 		for _, id := range ids {
-			if err := errors.Join(l.Remove(t.Context(), id), l.names.Delete(id)); err != nil && t.Context().Err() == nil {
+			if err := errors.Join(l.Remove(context.Background(), id), l.names.Delete(id)); err != nil {
 				t.Error(err)
 			}
 		}
@@ -63,7 +69,9 @@ func newLab(t testing.TB) lab {
 	return l
 }
 
-func (l lab) config() Config { return Config{NetNS: l.names, Pool4: pool4, Pool6: pool6} }
+func (l lab) config() Config {
+	return Config{NetNS: l.names, Pool4: pool4, Pool6: pool6, Logger: slog.New(slog.DiscardHandler)}
+}
 
 func open(t testing.TB, c Config) *Wire {
 	t.Helper()
@@ -108,6 +116,9 @@ func run(t testing.TB, name string, args ...string) string {
 	}
 	return string(out)
 }
+
+// tidy runs a command whose failure does not matter, as when what it removes is gone.
+func tidy(name string, args ...string) { _ = exec.Command(name, args...).Run() }
 
 // pings tells whether one echo request is answered within a second.
 func (l lab) pings(t testing.TB, n netlab.Namespace, args ...string) bool {
