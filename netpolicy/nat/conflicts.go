@@ -150,9 +150,10 @@ func familyName(six bool) string {
 
 // legacyFilter reports whether the filter table of the iptables of before nftables is in use, which traces of nftables do not show.
 func legacyFilter(six bool) bool {
-	path := "/proc/net/ip_tables_names"
+	// Not /proc/net, which is that of the main thread.
+	path := "/proc/thread-self/net/ip_tables_names"
 	if six {
-		path = "/proc/net/ip6_tables_names"
+		path = "/proc/thread-self/net/ip6_tables_names"
 	}
 	names, err := os.ReadFile(path)
 	return err == nil && slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })

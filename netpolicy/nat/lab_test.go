@@ -43,17 +43,15 @@ type lab struct {
 // phone is a namespace wired as phones are, without the datapath.
 type phone struct {
 	netlab.Namespace
-	link     string
-	IPv4     netip.Addr
-	IPv6     netip.Addr
-	hostMAC  net.HardwareAddr
-	linkName string
+	link       string // the name of the host's end
+	IPv4, IPv6 netip.Addr
 }
 
 // newLab makes a host that forwards between its uplink and its phones.
 func newLab(t testing.TB) *lab {
 	t.Helper()
 	testenv.Root(t)
+	sysctl(t, "net/ipv6/conf/default/accept_dad", "0")
 	l := &lab{server: netlab.Make(t, "server")}
 	l.server.Wire(t, []string{host4.String() + "/24", host6.String() + "/64"}, []string{server4.String() + "/24", server6.String() + "/64"})
 	forwarding(t, "up-server")
@@ -85,6 +83,9 @@ func (l *lab) phone(t testing.TB, number byte) phone {
 	t.Helper()
 	name := fmt.Sprintf("phone%d", number)
 	p := phone{Namespace: netlab.Make(t, name), link: fmt.Sprintf("ph-%010x", number)}
+	if err := p.Do(func() error { return os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0) }); err != nil {
+		t.Fatal(err)
+	}
 	p.IPv4 = netip.AddrFrom4([4]byte{10, 213, 0, number})
 	six := pool6.Addr().As16()
 	six[15] = number
@@ -109,11 +110,6 @@ func (l *lab) phone(t testing.TB, number byte) phone {
 	p.Run(t, "ip", "link", "set", "eth0", "up")
 	p.Run(t, "ip", "route", "add", "default", "via", gateway4.String())
 	p.Run(t, "ip", "-6", "route", "add", "default", "via", gateway6.String())
-	link, err := netlink.LinkByName(p.link)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.hostMAC = link.Attrs().HardwareAddr
 	return p
 }
 
