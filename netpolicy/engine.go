@@ -47,18 +47,23 @@ type Engine struct {
 	log  *slog.Logger
 	wire *wire.Wire
 	data *datapath.Datapath
-	nat  *nat.Table
+	nat  *nat.NAT
 
 	stop  context.CancelFunc
 	tasks sync.WaitGroup // all that runs until Close
 	watch watchers
 
-	mu       sync.Mutex
-	phones   map[string]attached // whose networks are up
-	policies map[string]loaded   // by name
-	classes  []policy.AddressClass
+	changing sync.Mutex // held while a policy is put in force or forgotten, and while the name server is told
+	natting  sync.Mutex // held while the nftables table is replaced; guards translated
+	// translated is what the table says; nil: not known.
+	translated []translation
 
-	natMu sync.Mutex // held while the nftables table is replaced
+	mu       sync.Mutex
+	phones   map[string]attached    // whose networks are up
+	expected map[string]Phone       // whose networks an earlier Engine made, and this one has not looked at yet
+	policies map[string]loaded      // by name
+	classes  []policy.AddressClass  // what is protected
+	busy     map[string]*sync.Mutex // by phone: held while its link is worked on
 }
 
 // attached is a phone whose network is up.
@@ -80,15 +85,21 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, policies: map[string]loaded{}}
+	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*sync.Mutex{}}
 	if e.wire, err = wire.New(wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Logger: c.Logger}); err != nil {
 		return nil, err
 	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close())
+		}
+	}()
 	if err := e.wire.CheckPools(); err != nil {
 		return nil, err
 	}
 	if e.nat, err = nat.New(nat.Config{
 		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
+		MaxFlows: c.MaxFlows, Logger: c.Logger,
 	}); err != nil {
 		return nil, err
 	}
@@ -99,7 +110,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 		return nil, err
 	}
 	if err := e.begin(ctx); err != nil {
-		return nil, errors.Join(err, e.Close())
+		return nil, err
 	}
 	return e, nil
 }
@@ -118,12 +129,22 @@ func (e *Engine) begin(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = stop
 	e.tasks.Go(func() { e.followHost(running) })
-	events, err := e.data.Events(running)
-	if err != nil {
-		return err
-	}
-	e.tasks.Go(func() { e.report(running, events) })
+	dropped := make(chan uint32, 64)
+	e.tasks.Go(func() { e.readEvents(running, dropped) })
+	e.tasks.Go(func() { e.reportDenials(running, dropped) })
 	return nil
+}
+
+// Expect says whose networks there should be already, before any of them is looked at by Ensure: so that their forwards and policies stay
+// while they are gone through one after another.
+func (e *Engine) Expect(phones []Phone) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, p := range phones {
+		if _, up := e.phones[p.ID]; !up {
+			e.expected[p.ID] = p
+		}
+	}
 }
 
 // Close ends what runs here and gives the handles up. What the kernel enforces it goes on enforcing.
@@ -132,6 +153,12 @@ func (e *Engine) Close() error {
 		e.stop()
 	}
 	e.tasks.Wait()
+	if e.wire != nil {
+		e.wire.Close()
+	}
+	if e.data == nil {
+		return nil
+	}
 	return e.data.Close()
 }
 
@@ -155,34 +182,37 @@ func (e *Engine) phone(id string) (attached, error) {
 	return p, nil
 }
 
-// names returns the phones whose networks are up, by slot.
-func (e *Engine) names() map[uint32]string {
+// lock keeps others from a phone's link until the function that it returns is called.
+func (e *Engine) lock(id string) (unlock func()) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	names := make(map[uint32]string, len(e.phones))
-	for id, p := range e.phones {
-		names[p.Slot] = id
+	m := e.busy[id]
+	if m == nil {
+		m = new(sync.Mutex)
+		e.busy[id] = m
 	}
-	return names
+	e.mu.Unlock()
+	m.Lock()
+	return m.Unlock
 }
 
 // natTimeouts says the datapath's times in nat's words.
 func natTimeouts(t datapath.Timeouts) nat.Timeouts {
 	return nat.Timeouts{
 		TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
-		UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished, ICMP: t.ICMP,
+		UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
 	}
 }
 
-// state is what the name server is told.
-func (e *Engine) state() resolver.State {
+// tell tells the name server what it has to know. changing is held.
+func (e *Engine) tell() error {
+	s := resolver.State{Upstreams: e.cfg.NameServers, Policies: map[uint32]policy.Policy{}}
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	s := resolver.State{Upstreams: e.cfg.NameServers, Protected: e.classes, Policies: map[uint32]policy.Policy{}}
+	s.Protected = e.classes
 	for _, p := range e.policies {
 		if p.known {
 			s.Policies[p.slot] = p.policy
 		}
 	}
-	return s
+	e.mu.Unlock()
+	return resolver.WriteState(e.cfg.NameServerState, s)
 }

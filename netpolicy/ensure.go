@@ -25,6 +25,7 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 	if p.Slot >= e.cfg.MaxPhones {
 		return fmt.Errorf("network of %s: slot %d of %d: %w", p.ID, p.Slot, e.cfg.MaxPhones, errdefs.ErrInvalidArgument)
 	}
+	defer e.lock(p.ID)()
 	e.mu.Lock()
 	rules, found := e.policies[p.Policy]
 	former, up := e.phones[p.ID]
@@ -35,38 +36,39 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 	if up && p.Cut && !former.Cut {
 		cut := former
 		cut.Cut = true
-		if err := e.admit(cut, 0, rules.slot); err != nil {
+		if err := e.admit(cut, rules.slot); err != nil {
 			return err
 		}
 	}
-	link, err := e.wire.Ensure(ctx, wire.Phone{ID: p.ID, IPv4: p.IPv4, IPv6: p.IPv6})
+	link, err := e.wire.Ensure(ctx, wired(p))
 	if err != nil {
 		return err
 	}
 	if err := e.data.Attach(p.ID, link.Index); err != nil {
 		return err
 	}
-	upload, err := shape.Set(ctx, link.Index, p.ID, p.UpBits, p.DownBits)
-	if err != nil {
+	if err := shape.Set(ctx, link.Index, p.ID, p.UpBits, p.DownBits); err != nil {
 		return err
 	}
 	now := attached{Phone: p, link: link}
-	if err := e.admit(now, upload, rules.slot); err != nil {
+	if err := e.admit(now, rules.slot); err != nil {
 		return err
 	}
 	e.mu.Lock()
 	e.phones[p.ID] = now
+	delete(e.expected, p.ID)
 	e.mu.Unlock()
-	if !up || !slices.Equal(former.Forwards, p.Forwards) || former.IPv4 != p.IPv4 || former.IPv6 != p.IPv6 {
-		if err := e.translate(ctx); err != nil {
-			return err
-		}
+	if err := e.wire.Up(ctx, wired(p)); err != nil {
+		return err
 	}
-	return e.wire.Up(ctx, p.ID)
+	return e.translate(ctx)
 }
 
+// wired is a phone in wire's words.
+func wired(p Phone) wire.Phone { return wire.Phone{ID: p.ID, IPv4: p.IPv4, IPv6: p.IPv6} }
+
 // admit tells the programs which phone a link is. From then on packets pass.
-func (e *Engine) admit(p attached, upload int, policySlot uint32) error {
+func (e *Engine) admit(p attached, policySlot uint32) error {
 	forwards := make([]datapath.Forward, 0, len(p.Forwards))
 	for _, f := range p.Forwards {
 		forwards = append(forwards, datapath.Forward{Protocol: f.Protocol, Port: f.Port})
@@ -75,7 +77,7 @@ func (e *Engine) admit(p attached, upload int, policySlot uint32) error {
 		return err
 	}
 	phone := datapath.Phone{
-		Slot: p.Slot, Policy: policySlot, Cut: p.Cut, DHCP: p.DHCP, Upload: upload, IPv4: p.IPv4, IPv6: p.IPv6,
+		Slot: p.Slot, Policy: policySlot, Cut: p.Cut, DHCP: p.DHCP, IPv4: p.IPv4, IPv6: p.IPv6,
 		Gateway4: wire.Gateway(e.cfg.Pool4), Prefix4: e.cfg.Pool4.Bits(), MAC: p.link.MAC, GatewayMAC: p.link.GatewayMAC,
 	}
 	if e.cfg.Pool6.IsValid() {
@@ -84,54 +86,86 @@ func (e *Engine) admit(p attached, upload int, policySlot uint32) error {
 	return e.data.SetPhone(p.link.Index, phone)
 }
 
-// translate makes the nftables table what all phones' networks together want.
-func (e *Engine) translate(ctx context.Context) error {
-	e.natMu.Lock()
-	defer e.natMu.Unlock()
+// translation is a forward in the nftables table, and the link that it leads to.
+type translation struct {
+	nat.Forward
+	link int
+}
+
+// translations returns what the nftables table should say, in the order of the phones' ids.
+func (e *Engine) translations() []translation {
 	e.mu.Lock()
-	var forwards []nat.Forward
-	for _, id := range slices.Sorted(maps.Keys(e.phones)) {
-		p := e.phones[id]
-		for _, f := range p.Forwards {
-			to := p.IPv4
+	defer e.mu.Unlock()
+	all := maps.Clone(e.expected)
+	for id, p := range e.phones {
+		all[id] = p.Phone
+	}
+	list := []translation{}
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		for _, f := range all[id].Forwards {
+			to := all[id].IPv4
 			if f.Listen.Addr().Is6() {
-				to = p.IPv6
+				to = all[id].IPv6
 			}
-			forwards = append(forwards, nat.Forward{Listen: f.Listen, Protocol: f.Protocol, Phone: to, Port: f.Port})
+			list = append(list, translation{nat.Forward{Listen: f.Listen, Protocol: f.Protocol, Phone: to, Port: f.Port}, e.phones[id].link.Index})
 		}
 	}
-	e.mu.Unlock()
-	return e.nat.Apply(ctx, forwards)
+	return list
+}
+
+// translate makes the nftables table what all phones' networks together want, unless it is.
+func (e *Engine) translate(ctx context.Context) error {
+	e.natting.Lock()
+	defer e.natting.Unlock()
+	list := e.translations()
+	if e.translated != nil && slices.Equal(e.translated, list) {
+		return nil
+	}
+	forwards := make([]nat.Forward, len(list))
+	for i, t := range list {
+		forwards[i] = t.Forward
+	}
+	if err := e.nat.Apply(ctx, forwards); err != nil {
+		return err
+	}
+	e.translated = list
+	return nil
 }
 
 // Remove removes all of a phone's network. What is not there is no error.
 func (e *Engine) Remove(ctx context.Context, id string) error {
+	defer e.lock(id)()
 	links, err := e.data.Attached()
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
-	former := e.phones[id]
 	delete(e.phones, id)
+	delete(e.expected, id)
 	e.mu.Unlock()
-	var errs []error
-	if len(former.Forwards) > 0 {
-		errs = append(errs, e.translate(ctx))
-	}
-	errs = append(errs, e.wire.Remove(ctx, id), shape.Clear(ctx, id))
-	if index, found := links[id]; found {
+	errs := []error{e.translate(ctx), e.data.Detach(id)}
+	if index := links[id]; index != 0 {
 		errs = append(errs, e.data.RemovePhone(index))
 	}
-	errs = append(errs, e.data.Detach(id))
+	errs = append(errs, shape.Clear(ctx, id), e.wire.Remove(ctx, id), e.cfg.NetNS.Delete(id))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove the network of %s: %w", id, err)
 	}
 	return nil
 }
 
+// Sweep removes what belongs to no phone of those in keep and is called by none's name: what a crash left half made.
+func (e *Engine) Sweep(ctx context.Context, keep []string) error {
+	return errors.Join(shape.Prune(ctx, keep), e.wire.Sweep(ctx, keep))
+}
+
 // List returns the phones of whose networks anything exists, in order.
 func (e *Engine) List() ([]string, error) {
-	wired, err := e.wire.List()
+	pairs, err := e.wire.List()
+	if err != nil {
+		return nil, err
+	}
+	namespaces, err := e.cfg.NetNS.List()
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +177,7 @@ func (e *Engine) List() ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := slices.Concat(wired, slices.Collect(maps.Keys(links)), shaped)
+	all := slices.Concat(pairs, namespaces, slices.Collect(maps.Keys(links)), shaped)
 	slices.Sort(all)
 	return slices.Compact(all), nil
 }
@@ -184,14 +218,35 @@ func (e *Engine) followHost(ctx context.Context) {
 			e.log.Warn("the addresses that are protected from phones are as they were before the host's network changed", "error", err)
 		}
 		e.mu.Lock()
-		phones := slices.Collect(maps.Values(e.phones))
+		ids := slices.Sorted(maps.Keys(e.phones))
 		e.mu.Unlock()
-		for _, p := range phones {
-			if err := e.wire.Follow(ctx, p.ID); err != nil {
-				e.log.Warn("a phone's link does not follow the host's network", "phone_id", p.ID, "error", err)
+		for _, id := range ids {
+			if err := e.follow(ctx, id); err != nil {
+				e.log.Warn("a phone's link does not follow the host's network", "phone_id", id, "error", err)
 			}
 		}
 	}
+}
+
+// follow mends a phone's link after the host's network has changed.
+func (e *Engine) follow(ctx context.Context, id string) error {
+	defer e.lock(id)()
+	p, err := e.phone(id)
+	if err != nil {
+		return nil // removed meanwhile
+	}
+	link, err := e.wire.Ensure(ctx, wired(p.Phone))
+	if err != nil {
+		return err
+	}
+	if link.Index != p.link.Index {
+		return fmt.Errorf("the link was gone and is made anew, down, until the phone's next start: %w", errdefs.ErrAborted)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p.link = link
+	e.phones[id] = p
+	return nil
 }
 
 // protect tells the programs and the name server which addresses are not the internet's.
@@ -200,10 +255,11 @@ func (e *Engine) protect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cells := policy.CompileAddresses(classes)
-	if err := e.data.SetProtected(cells); err != nil {
+	if err := e.data.SetProtected(policy.CompileAddresses(classes)); err != nil {
 		return err
 	}
+	e.changing.Lock()
+	defer e.changing.Unlock()
 	e.mu.Lock()
 	e.classes = classes
 	e.mu.Unlock()

@@ -10,6 +10,14 @@ import (
 // DefaultPolicy is the name of the policy of phones that were given none: no rules, and policy.AllowInternet. It cannot be changed.
 const DefaultPolicy = "allow-internet"
 
+// What stands in place of a rule's index.
+const (
+	RuleDefault = -1 // the policy's default
+	RuleGateway = -2 // the gateway's DNS, DHCP and echo
+	RuleForward = -3 // a forward
+	RuleNone    = -4 // none was asked
+)
+
 // Phone is what a phone's network should be.
 type Phone struct {
 	// ID is the phone's name, and Slot a number below Config.MaxPhones that no other phone has.
@@ -68,7 +76,7 @@ type Flow struct {
 	Peer      netip.AddrPort // port 0 for ICMP
 	Port      uint16         // the phone's; the identifier for ICMP
 	State     string         // "NEW", "ESTABLISHED", "CLOSING", "CLOSED"
-	// Rule is the index of the rule that allowed it; -1 for the default; -2 for the gateway's services; -3 for a forward.
+	// Rule is the index of the rule that allowed it, or RuleDefault, RuleGateway, RuleForward.
 	Rule           int
 	Started, Seen  time.Time // Seen: last packet
 	Packets, Bytes [2]uint64
@@ -83,7 +91,7 @@ type Denial struct {
 	Port      uint16           // the peer's for what the phone sent, else the phone's
 	Reason    string
 	Class     string // what a protected address belongs to ("HOST", "PHONE"...); else empty
-	Rule      int    // the rule that decided, -1 the default, -4 none was asked
+	Rule      int    // the index of the rule that decided, RuleDefault or RuleNone
 	// Count and Bytes since the denial was last reported. A Count with the zero Peer and Reason "OTHER" sums up those that found no room.
 	Count, Bytes uint64
 	First, Last  time.Time

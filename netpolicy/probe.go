@@ -9,6 +9,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -23,7 +24,6 @@ func (e *Engine) Test(_ context.Context, id string, probe Probe) (Decision, erro
 	}
 	e.mu.Lock()
 	rules := e.policies[p.Policy].policy
-	classes := e.classes
 	e.mu.Unlock()
 	if probe.Name != "" {
 		return byName(p.Policy, rules, probe)
@@ -39,8 +39,25 @@ func (e *Engine) Test(_ context.Context, id string, probe Probe) (Decision, erro
 	d := Decision{
 		Allowed: verdict.Allowed(), Reason: verdict.Reason.String(), Class: verdict.Class.String(), Peer: probe.Peer, Rule: ruleNumber(verdict.Rule),
 	}
-	d.Text = explain(p, rules, classes, probe, d)
+	d.Text = fmt.Sprintf("policy %s: %s", p.Policy, words(rules, probe, verdict, d))
 	return d, nil
+}
+
+// words says why the kernel's verdict is what it is.
+func words(rules policy.Policy, probe Probe, v datapath.Verdict, d Decision) string {
+	switch {
+	case d.Rule == RuleGateway:
+		return "it is a service of the phone's gateway, which every phone may use"
+	case d.Rule == RuleForward:
+		return "a forward of the host leads to this port"
+	case d.Rule == RuleNone:
+		return "it is dropped before any rule is asked: " + d.Reason
+	}
+	q := policy.Query{Direction: probe.Direction, Peer: probe.Peer, Protocol: probe.Protocol, Port: probe.Port, ProtectedBits: -1}
+	if v.Class != 0 {
+		q.ProtectedBits = int(v.Bits)
+	}
+	return rules.Explain(q, policy.Verdict{Allow: d.Allowed, Rule: d.Rule, Protected: v.Reason == datapath.ReasonProtected})
 }
 
 // firstPacket makes the packet that begins a flow: a SYN, a datagram, an echo request.

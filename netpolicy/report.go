@@ -2,6 +2,7 @@ package netpolicy
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -59,36 +60,143 @@ func publish[T any](mu *sync.Mutex, set *map[chan T]struct{}, value T) {
 	}
 }
 
-// report passes on what the programs tell, until the channel is closed. A denial starts the window at whose end those of all phones that
-// have any are read: nothing is read while nothing is dropped.
-func (e *Engine) report(ctx context.Context, events <-chan datapath.Event) {
-	drainer := e.data.NewDrainer()
-	window := time.NewTimer(denialWindow)
-	window.Stop()
+// readEvents passes on what the programs tell, until the context ends: flows to their watchers, and the slots of phones with new denials.
+func (e *Engine) readEvents(ctx context.Context, dropped chan<- uint32) {
+	for event, err := range e.data.Events(ctx) {
+		switch {
+		case err != nil:
+			e.log.Warn("flows and denials are not reported any more", "error", err)
+		case event.Kind == datapath.EventDenial:
+			select {
+			case dropped <- event.Slot:
+			case <-ctx.Done():
+			}
+		default:
+			if id, found := e.ids()[event.Slot]; found {
+				publish(&e.watch.mu, &e.watch.flows, flow(id, event.Flow))
+			}
+		}
+	}
+}
+
+// reportDenials reads the denials of phones that have new ones, a second after the first of them, until the context ends. Nothing is read
+// while nothing is dropped.
+func (e *Engine) reportDenials(ctx context.Context, dropped <-chan uint32) {
+	window := time.NewTimer(0) // what was dropped before is read at once
 	defer window.Stop()
-	pending := false
+	pending := map[uint32]bool{}
+	for slot := range e.slots() {
+		pending[slot] = true
+	}
 	for {
 		select {
-		case event, open := <-events:
-			if !open {
-				return
-			}
-			if event.Kind != datapath.EventDenial {
-				e.reportFlow(event)
-				continue
-			}
-			if !pending {
-				pending = true
+		case slot := <-dropped:
+			if len(pending) == 0 {
 				window.Reset(denialWindow)
 			}
+			pending[slot] = true
 		case <-window.C:
-			more := e.reportDenials(drainer)
-			pending = more
-			if more {
-				window.Reset(denialWindow)
+			for slot := range pending {
+				e.drain(slot)
 			}
+			clear(pending)
 		case <-ctx.Done():
 			return
 		}
 	}
+}
+
+// drain reports the denials of the phone in a slot.
+func (e *Engine) drain(slot uint32) {
+	id := e.slots()[slot]
+	err := e.data.DrainDenials(slot, func(list []datapath.Denial) error {
+		told := make([]Denial, len(list))
+		for i, d := range list {
+			told[i] = denial(id, d)
+		}
+		publish(&e.watch.mu, &e.watch.denials, told)
+		return nil
+	})
+	if err != nil {
+		e.log.Warn("denials are not reported", "slot", slot, "phone_id", id, "error", err)
+	}
+}
+
+// ids returns the phones whose networks are up, by slot.
+func (e *Engine) ids() map[uint32]string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	ids := make(map[uint32]string, len(e.phones)+len(e.expected))
+	for id, p := range e.expected {
+		ids[p.Slot] = id
+	}
+	for id, p := range e.phones {
+		ids[p.Slot] = id
+	}
+	return ids
+}
+
+// slots returns all phones that the kernel knows, by slot.
+func (e *Engine) slots() map[uint32]string {
+	slots := e.ids()
+	phones, err := e.data.Phones()
+	links, linksErr := e.data.Attached()
+	if err := errors.Join(err, linksErr); err != nil {
+		e.log.Warn("the phones of the kernel cannot be read", "error", err)
+		return slots
+	}
+	for id, index := range links {
+		if p, found := phones[index]; found && slots[p.Slot] == "" {
+			slots[p.Slot] = id
+		}
+	}
+	return slots
+}
+
+// denial is a denial in the engine's words.
+func denial(id string, d datapath.Denial) Denial {
+	return Denial{
+		Phone: id, Direction: d.Direction, Protocol: d.Protocol, Peer: d.Peer, Port: d.Port, Reason: d.Reason.String(), Class: d.Class.String(),
+		Rule: ruleNumber(d.Rule), Count: d.Count, Bytes: d.Bytes, First: d.First, Last: d.Last,
+	}
+}
+
+// flow is a flow in the engine's words.
+func flow(id string, f datapath.Flow) Flow {
+	return Flow{
+		Phone: id, Direction: f.Direction, Protocol: f.Protocol, Peer: f.Peer, Port: f.Port, State: f.State.String(), Rule: ruleNumber(f.Rule),
+		Started: f.Started, Seen: f.Seen, Packets: f.Packets, Bytes: f.Bytes,
+	}
+}
+
+// ruleNumber is a rule in the engine's words: its index, or what stands for none.
+func ruleNumber(rule uint32) int {
+	switch rule {
+	case datapath.RuleDefault:
+		return RuleDefault
+	case datapath.RuleGateway:
+		return RuleGateway
+	case datapath.RuleForward:
+		return RuleForward
+	case datapath.RuleNone:
+		return RuleNone
+	}
+	return int(rule)
+}
+
+// Flows returns the live flows of a phone. errdefs.ErrNotFound: it has no network.
+func (e *Engine) Flows(_ context.Context, id string) ([]Flow, error) {
+	p, err := e.phone(id)
+	if err != nil {
+		return nil, err
+	}
+	list, err := e.data.Flows(p.Slot)
+	if err != nil {
+		return nil, err
+	}
+	flows := make([]Flow, len(list))
+	for i, f := range list {
+		flows[i] = flow(id, f)
+	}
+	return flows, nil
 }

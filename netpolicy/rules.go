@@ -10,7 +10,6 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/netpolicy/policy"
-	"github.com/phonehost/phonehost/netpolicy/resolver"
 )
 
 // loaded is a policy that the kernel has. The kernel's object carries digests of its name and of what it says, by which another Engine
@@ -22,6 +21,13 @@ type loaded struct {
 	policy     policy.Policy
 	known      bool // SetPolicy has said what it is; false for one that only the kernel has so far
 }
+
+// digests is the cell of an object whose last words the kernel does not read: word 1 has the digest of the policy's name, word 2 that of its
+// text.
+const digests = 1
+
+// maxPolicies is how many policies the kernel has room for, MAX_POLICIES of layout.h.
+const maxPolicies = 1024
 
 // digest is the first 8 bytes of SHA-256.
 func digest(text string) uint64 {
@@ -41,7 +47,8 @@ func (e *Engine) readPolicies() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for slot, o := range objects {
-		e.policies[unnamed(o.Name)] = loaded{slot: slot, generation: o.Generation, says: o.Says}
+		name, says := o.Header[digests][1], o.Header[digests][2]
+		e.policies[unnamed(name)] = loaded{slot: slot, generation: o.Generation, says: says}
 	}
 	return nil
 }
@@ -56,38 +63,43 @@ func (e *Engine) SetPolicy(ctx context.Context, name string, p policy.Policy) er
 	if name == DefaultPolicy && (p.Default != policy.AllowInternet || len(p.Rules) > 0) {
 		return fmt.Errorf("policy %s is what phones have that were given none, and cannot be changed; choose another name: %w", name, errdefs.ErrFailedPrecondition)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	now, found := e.policies[name]
-	former := name
-	if !found {
-		former = unnamed(digest(name))
-		now, found = e.policies[former]
-	}
-	if !found {
-		slot, err := e.freeSlot()
-		if err != nil {
-			return err
-		}
-		now = loaded{slot: slot}
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	now, former, err := e.find(name)
+	if err != nil {
+		return err
 	}
 	says := digest(string(policy.Format(p)))
-	same := found && now.says == says
-	now.policy, now.says, now.known = p, says, true
-	if !same {
+	if now.says != says || now.generation == 0 {
 		now.generation = e.nextGeneration()
 		object, err := policy.Compile(p, now.generation)
 		if err != nil {
 			return err
 		}
-		object.SetDigests(digest(name), says)
+		object.Cells[digests][1], object.Cells[digests][2] = digest(name), says
 		if err := e.data.LoadPolicy(now.slot, object); err != nil {
 			return fmt.Errorf("policy %s: %w", name, err)
 		}
 	}
+	now.policy, now.says, now.known = p, says, true
+	e.mu.Lock()
 	delete(e.policies, former)
 	e.policies[name] = now
-	return e.tellLocked()
+	e.mu.Unlock()
+	return e.tell()
+}
+
+// find returns a policy and what it is called so far, or a new one with a slot. changing is held.
+func (e *Engine) find(name string) (p loaded, called string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, called := range []string{name, unnamed(digest(name))} {
+		if p, found := e.policies[called]; found {
+			return p, called, nil
+		}
+	}
+	slot, err := e.freeSlot()
+	return loaded{slot: slot}, name, err
 }
 
 // DropPolicy forgets a policy. That it is not there is no error. errdefs.ErrFailedPrecondition while a phone has it, and for DefaultPolicy.
@@ -95,22 +107,39 @@ func (e *Engine) DropPolicy(_ context.Context, name string) error {
 	if name == DefaultPolicy {
 		return fmt.Errorf("policy %s is what phones have that were given none, and cannot be removed: %w", name, errdefs.ErrFailedPrecondition)
 	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for id, p := range e.phones {
-		if p.Policy == name {
-			return fmt.Errorf("policy %s is phone %s's: %w", name, id, errdefs.ErrFailedPrecondition)
-		}
+	e.changing.Lock()
+	defer e.changing.Unlock()
+	p, user := e.use(name)
+	if user != "" {
+		return fmt.Errorf("policy %s is phone %s's: %w", name, user, errdefs.ErrFailedPrecondition)
 	}
-	p, found := e.policies[name]
-	if !found {
+	if p.generation == 0 {
 		return nil
 	}
 	if err := e.data.UnloadPolicy(p.slot); err != nil {
 		return fmt.Errorf("policy %s: %w", name, err)
 	}
+	e.mu.Lock()
 	delete(e.policies, name)
-	return e.tellLocked()
+	e.mu.Unlock()
+	return e.tell()
+}
+
+// use returns a policy, the zero value if there is none, and a phone that has it.
+func (e *Engine) use(name string) (p loaded, user string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for id, phone := range e.phones {
+		if phone.Policy == name {
+			user = id
+		}
+	}
+	for id, phone := range e.expected {
+		if phone.Policy == name {
+			user = id
+		}
+	}
+	return e.policies[name], user
 }
 
 // freeSlot returns the lowest slot that no policy has. mu is held.
@@ -127,16 +156,13 @@ func (e *Engine) freeSlot() (uint32, error) {
 	return 0, fmt.Errorf("there are %d policies, and no room for another: %w", maxPolicies, errdefs.ErrResourceExhausted)
 }
 
-// nextGeneration returns a number that no object of this boot of the host has had. mu is held.
+// nextGeneration returns a number that no object of this boot of the host has had.
 func (e *Engine) nextGeneration() uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	next := uint64(time.Now().UnixNano())
 	for _, p := range e.policies {
 		next = max(next, p.generation+1)
 	}
 	return next
-}
-
-// tell writes what the name server has to know.
-func (e *Engine) tell() error {
-	return resolver.WriteState(e.cfg.NameServerState, e.state())
 }
