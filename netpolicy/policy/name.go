@@ -30,7 +30,8 @@ func normalName(name string) string {
 }
 
 // MatchNames returns the names of rules, as they are written there, that stand for a DNS name, each once, in the order of their first
-// rules: at most MaxNames. By their ids (NameID) the name server opens the addresses that it gives out for the name.
+// rules. By their ids (NameID) the name server opens the addresses that it gives out for the name. Validate sees to it that they are no
+// more than MaxNames; those of several names, of which one is an alias of another, can be more.
 func (p Policy) MatchNames(name string) []string {
 	name = normalName(name)
 	var patterns []string
@@ -39,7 +40,7 @@ func (p Policy) MatchNames(name string) []string {
 			patterns = append(patterns, r.Name)
 		}
 	}
-	return patterns[:min(len(patterns), MaxNames)]
+	return patterns
 }
 
 // Resolves tells whether the name server answers a phone's question for a DNS name, and which rule says so, -1 for the default.
