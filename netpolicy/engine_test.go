@@ -348,7 +348,11 @@ func TestDenialsAreReported(t *testing.T) {
 
 func TestNothingIsLeft(t *testing.T) {
 	w := newWorld(t)
-	before := w.server.Run(t, "true") + hostState(t)
+	w.ensure(phone(1))
+	if err := w.engine.Remove(t.Context(), "p1"); err != nil {
+		t.Fatal(err)
+	}
+	before := hostState(t)
 	p := phone(1)
 	p.UpBits, p.DownBits = 10_000_000, 20_000_000
 	p.Forwards = []netpolicy.Forward{{Listen: netip.MustParseAddrPort("127.0.0.1:6001"), Protocol: policy.TCP, Port: 5555}}
@@ -367,4 +371,18 @@ func TestNothingIsLeft(t *testing.T) {
 	if ids, err := w.engine.List(); err != nil || len(ids) > 0 {
 		t.Errorf("phones that are left: %v, %v", ids, err)
 	}
+}
+
+// hostState is what a phone's network could leave on the host: links, routes, rules of its own, qdiscs, neighbours.
+func hostState(t *testing.T) string {
+	t.Helper()
+	var state strings.Builder
+	for _, command := range [][]string{
+		{"ip", "-brief", "link"}, {"ip", "-4", "route", "show", "table", "all"}, {"ip", "-6", "route", "show", "table", "all"}, {"ip", "netns", "list"},
+		{"tc", "qdisc", "show"}, {"nft", "list", "tables"}, {"find", "/sys/fs/bpf/phonehost/net", "-path", "*/links/*"}, {"ls", "/run/phonehost/netns"},
+	} {
+		out := netlab.Host().Run(t, command[0], command[1:]...)
+		fmt.Fprintf(&state, "$ %s\n%s", strings.Join(command, " "), out)
+	}
+	return state.String()
 }
