@@ -45,6 +45,9 @@ var endless = map[string]bool{
 	phonehostv1.OperationService_Watch_FullMethodName: true,
 	phonehostv1.EventService_Watch_FullMethodName:     true,
 	healthpb.Health_Watch_FullMethodName:              true,
+
+	phonehostv1.NetworkPolicyService_WatchFlows_FullMethodName:   true,
+	phonehostv1.NetworkPolicyService_WatchDenials_FullMethodName: true,
 }
 
 // NewServer assembles the server. Who may call what is decided by the access interceptors before any handler; connections that came
