@@ -148,9 +148,8 @@ func start(t testing.TB) *server {
 	}
 	w := phonetest.New()
 	vols, spool, spoolDir := newVolumes(t, w)
-	life, die := context.WithCancel(context.Background())
 	sup, err := phone.New(phone.Config{
-		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
+		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w},
 		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w, Archives: spool,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
@@ -198,7 +197,6 @@ func start(t testing.TB) *server {
 			t.Error(err)
 		}
 		jobs.Close()
-		die()
 		sup.Close()
 		journal.Close()
 		if err := db.Close(); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
+	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/store"
@@ -213,7 +214,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	}
 	a.phones, err = phone.New(phone.Config{
 		DB: a.db, Operations: a.ops, Journal: a.journal,
-		Runtime: a.engine, Networks: netns.New(a.netnsDir()), Displays: a.displays, Images: imageSource{a.images},
+		Runtime: a.engine, Networks: network.Loopback{Dir: netns.New(a.netnsDir())}, Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
 		Volumes: a.engine, Archives: a.archives, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
