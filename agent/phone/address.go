@@ -61,7 +61,7 @@ func (s *Supervisor) checkPools(n Network) error {
 		if n.isDefault() {
 			return nil
 		}
-		return s.checkNetworks()
+		return s.CheckNetworks()
 	}
 	if err := checkAddress("spec.network.ipv4", "network.ipv4_pool", pools.IPv4, n.IPv4); err != nil {
 		return err
@@ -89,8 +89,11 @@ func (s *Supervisor) checkListen(field string, f Forward) error {
 	return nil
 }
 
-// checkNetworks refuses what needs a network where phones have none.
-func (s *Supervisor) checkNetworks() error {
+// Pools returns the addresses of the phones.
+func (s *Supervisor) Pools() Pools { return s.cfg.Pools }
+
+// CheckNetworks refuses what needs a network where phones have none: a fault with reason NETWORK_DISABLED.
+func (s *Supervisor) CheckNetworks() error {
 	if s.cfg.Pools.Enabled() {
 		return nil
 	}

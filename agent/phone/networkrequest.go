@@ -39,7 +39,7 @@ const networksAtOnce = 8
 // not be brought about yet. Errors of the call, after which nothing has changed: ErrInvalidArgument; ErrNotFound with reason NO_SUCH_POLICY;
 // ErrFailedPrecondition with reason NETWORK_DISABLED.
 func (s *Supervisor) ChangeNetworks(ctx context.Context, ids []string, change NetworkChange, requestedBy string) ([]error, error) {
-	if err := s.checkNetworks(); err != nil {
+	if err := s.CheckNetworks(); err != nil {
 		return nil, err
 	}
 	if err := operation.CheckIDs(ids, MaxPhones); err != nil {
@@ -115,7 +115,7 @@ func (c NetworkChange) apply(r *Record) (fields []string) {
 // AddForward has a port of the host lead to a phone; the same forward again changes nothing. It stores the wish and brings it about, as
 // ChangeNetworks does. Errors: those of ChangeNetworks; ErrAlreadyExists with reason FORWARD_TAKEN.
 func (s *Supervisor) AddForward(ctx context.Context, id string, f Forward, requestedBy string) (Forward, error) {
-	if err := s.checkNetworks(); err != nil {
+	if err := s.CheckNetworks(); err != nil {
 		return f, err
 	}
 	f.Protocol = orDefault(f.Protocol, policy.TCP)
@@ -142,7 +142,7 @@ func (s *Supervisor) AddForward(ctx context.Context, id string, f Forward, reque
 
 // RemoveForward ends the forward that listens somewhere. Errors: those of ChangeNetworks; ErrNotFound with reason NO_SUCH_FORWARD.
 func (s *Supervisor) RemoveForward(ctx context.Context, id string, listen netip.AddrPort, protocol policy.Protocol, requestedBy string) error {
-	if err := s.checkNetworks(); err != nil {
+	if err := s.CheckNetworks(); err != nil {
 		return err
 	}
 	protocol = orDefault(protocol, policy.TCP)

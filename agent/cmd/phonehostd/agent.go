@@ -70,7 +70,9 @@ type agent struct {
 	archives *data.Spool
 	jobs     *job.Runner
 	hub      *stream.Hub
-	metrics  *metrics.Metrics
+	// network is nil where the phones have no network.
+	network *network.Manager
+	metrics *metrics.Metrics
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
@@ -240,7 +242,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	a.metrics, err = metrics.New(metrics.Config{
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
-		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace,
+		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace, Network: a.networkTotals,
 	})
 	return err
 }

@@ -240,6 +240,8 @@ const (
 	DenialReason_DENIAL_REASON_NAME_SERVER DenialReason = 20
 	// Several that found no room to be told apart.
 	DenialReason_DENIAL_REASON_OTHER DenialReason = 1000
+	// The name server refuses the name. TestConnection only: no packet has it.
+	DenialReason_DENIAL_REASON_NAME DenialReason = 1001
 )
 
 // Enum value maps for DenialReason.
@@ -267,6 +269,7 @@ var (
 		19:   "DENIAL_REASON_FLOW_LIMIT",
 		20:   "DENIAL_REASON_NAME_SERVER",
 		1000: "DENIAL_REASON_OTHER",
+		1001: "DENIAL_REASON_NAME",
 	}
 	DenialReason_value = map[string]int32{
 		"DENIAL_REASON_UNSPECIFIED":   0,
@@ -291,6 +294,7 @@ var (
 		"DENIAL_REASON_FLOW_LIMIT":    19,
 		"DENIAL_REASON_NAME_SERVER":   20,
 		"DENIAL_REASON_OTHER":         1000,
+		"DENIAL_REASON_NAME":          1001,
 	}
 )
 
@@ -670,7 +674,7 @@ const file_phonehost_v1_network_proto_rawDesc = "" +
 	"\x0eFLOW_STATE_NEW\x10\x01\x12\x1a\n" +
 	"\x16FLOW_STATE_ESTABLISHED\x10\x02\x12\x16\n" +
 	"\x12FLOW_STATE_CLOSING\x10\x03\x12\x15\n" +
-	"\x11FLOW_STATE_CLOSED\x10\x04*\xfc\x04\n" +
+	"\x11FLOW_STATE_CLOSED\x10\x04*\x95\x05\n" +
 	"\fDenialReason\x12\x1d\n" +
 	"\x19DENIAL_REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16DENIAL_REASON_NO_PHONE\x10\x01\x12\x1b\n" +
@@ -694,7 +698,8 @@ const file_phonehost_v1_network_proto_rawDesc = "" +
 	"\x15DENIAL_REASON_NO_FLOW\x10\x12\x12\x1c\n" +
 	"\x18DENIAL_REASON_FLOW_LIMIT\x10\x13\x12\x1d\n" +
 	"\x19DENIAL_REASON_NAME_SERVER\x10\x14\x12\x18\n" +
-	"\x13DENIAL_REASON_OTHER\x10\xe8\a*\xfc\x01\n" +
+	"\x13DENIAL_REASON_OTHER\x10\xe8\a\x12\x17\n" +
+	"\x12DENIAL_REASON_NAME\x10\xe9\a*\xfc\x01\n" +
 	"\x0eProtectedClass\x12\x1f\n" +
 	"\x1bPROTECTED_CLASS_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15PROTECTED_CLASS_PHONE\x10\x01\x12\x18\n" +
