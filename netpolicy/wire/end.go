@@ -34,6 +34,7 @@ type route struct {
 	to           netip.Prefix
 	via, from    netip.Addr // gateway, preferred source
 	direct, mine bool       // scope link; protocol 112
+	kernel       bool       // the kernel makes it with an address; it is only missing where somebody took it away
 }
 
 func (r route) netlink(index int) *netlink.Route {
@@ -43,6 +44,9 @@ func (r route) netlink(index int) *netlink.Route {
 	}
 	if r.mine {
 		out.Protocol = protocol
+	}
+	if r.kernel {
+		out.Protocol = unix.RTPROT_KERNEL
 	}
 	return out
 }
@@ -158,7 +162,7 @@ func (e end) setRoutes(ctx context.Context, want []route) error {
 		}
 	}
 	for i, r := range want {
-		if have[i] {
+		if have[i] || e.fresh && r.kernel {
 			continue
 		}
 		if err := e.w.act(ctx, "set route "+r.to.String()+" of "+e.link.Name, func() error {

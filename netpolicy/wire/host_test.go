@@ -70,18 +70,24 @@ func TestOnlyTheUplinksForwardingIsChanged(t *testing.T) {
 	}
 }
 
+// resetForwarding takes back what forwarding IPv6 on all links has changed for links that outlive a test.
+func resetForwarding(t testing.TB) {
+	t.Helper()
+	for _, s := range []setting{
+		{path: "ipv6/conf/all/forwarding", value: "0"}, {path: "ipv6/conf/default/accept_ra", value: "1"}, {path: "ipv6/conf/lo/accept_ra", value: "1"},
+	} {
+		if err := s.set(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestForwardingOfOlderKernels shows that where IPv6 is forwarded on all links or none, those that take advertisements take them still.
 func TestForwardingOfOlderKernels(t *testing.T) {
 	l := newLab(t)
 	bystander(t)
 	l.global = true
-	t.Cleanup(func() {
-		for _, s := range []setting{{path: "ipv6/conf/all/forwarding", value: "0"}, {path: "ipv6/conf/default/accept_ra", value: "1"}, {path: "ipv6/conf/lo/accept_ra", value: "1"}} {
-			if err := s.set(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	t.Cleanup(func() { resetForwarding(t) })
 	off := setting{path: "ipv6/conf/bystander/accept_ra", value: "0"}
 	if err := off.set(); err != nil {
 		t.Fatal(err)
@@ -179,6 +185,7 @@ func TestTheMTUFollowsTheUplink(t *testing.T) {
 			continue
 		}
 		if c.uplink == 1500 { // IPv6 is back on the uplink but not its address and route
+			linkLocals(t, l.server)
 			run(t, "ip", "-6", "addr", "replace", "2620:fe::1/64", "dev", uplinkName, "nodad")
 			run(t, "ip", "-6", "route", "replace", "default", "via", server6)
 			l.server.Run(t, "ip", "-6", "addr", "replace", server6+"/64", "dev", "eth0", "nodad")
