@@ -214,8 +214,8 @@ func (w *Wire) hostSettings(name string) []setting {
 		return append(out, setting{path: six + "disable_ipv6", value: "1", optional: true})
 	}
 	return append(out,
+		setting{path: six + "addr_gen_mode", value: "1"}, // before IPv6 is switched on, which makes addresses else
 		setting{path: six + "disable_ipv6", value: "0"},
-		setting{path: six + "addr_gen_mode", value: "1"},
 		setting{path: six + "accept_dad", value: "0"},
 		setting{path: six + "accept_ra", value: "0"},
 		setting{path: six + "accept_redirects", value: "0"},

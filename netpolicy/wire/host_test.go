@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -243,6 +245,9 @@ func TestWithoutIPv6ThereIsNone(t *testing.T) {
 	l.Wire = open(t, l.config())
 	l.ensure(t, phone("p1", 0))
 	l.reaches(t, "p1")
+	if text := run(t, "ip", "-o", "-6", "addr", "show", "dev", LinkName(p.ID)); strings.Count(text, "inet6") != 2 {
+		t.Errorf("the host end has other addresses than the gateway's:\n%s", text)
+	}
 }
 
 func TestAHundredPhones(t *testing.T) {
@@ -351,6 +356,11 @@ func TestPhonesThatCannotBeWired(t *testing.T) {
 		if _, err := l.Ensure(t.Context(), p); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Ensure(%v) = %v, want an invalid argument", p, err)
 		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Ensure(ctx, phone("p1", 0)); !errors.Is(err, context.Canceled) {
+		t.Errorf("Ensure in a context that has ended = %v", err)
 	}
 	if err := l.Up(t.Context(), phone("p1", 0)); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Up without Ensure = %v, want a failed precondition", err)

@@ -128,7 +128,7 @@ func (w *Wire) setHost(ctx context.Context, e end, p Phone, mtu int, up bool) er
 		}
 	}
 	plan := w.hostPlan(p)
-	if err := e.setAddresses(ctx, plan.addresses); err != nil {
+	if err := e.setAddresses(ctx, plan); err != nil {
 		return err
 	}
 	if err := e.setNeighbours(ctx, plan.neighbours, guestMAC); err != nil {
@@ -219,7 +219,7 @@ func (w *Wire) setGuest(ctx context.Context, e end, p Phone, mtu int) error {
 
 // set gives an end that is up what a plan says.
 func (e end) set(ctx context.Context, p plan, peer net.HardwareAddr) error {
-	if err := e.setAddresses(ctx, p.addresses); err != nil {
+	if err := e.setAddresses(ctx, p); err != nil {
 		return err
 	}
 	if err := e.setNeighbours(ctx, p.neighbours, peer); err != nil {
@@ -233,6 +233,7 @@ func (w *Wire) guestPlan(p Phone, m net.HardwareAddr) plan {
 	gateway := Gateway(w.config.Pool4)
 	out := plan{
 		addresses:  []netip.Prefix{netip.PrefixFrom(p.IPv4, w.config.Pool4.Bits())},
+		linkLocals: true, // Android may make its own
 		neighbours: []netip.Addr{gateway},
 		routes: []route{
 			{to: w.config.Pool4, from: p.IPv4, direct: true, kernel: true},
