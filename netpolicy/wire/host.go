@@ -149,6 +149,9 @@ func (w *Wire) forward(ctx context.Context, u uplink) error {
 	if !w.config.Pool6.IsValid() || !slices.Contains(u.families, unix.AF_INET6) {
 		return nil
 	}
+	if _, err := readSetting("ipv6/conf/" + u.name + "/forwarding"); errors.Is(err, fs.ErrNotExist) {
+		return nil // the link has no IPv6
+	}
 	s := setting{path: "ipv6/conf/" + u.name + "/force_forwarding", value: "1"}
 	_, err := readSetting(s.path)
 	switch {

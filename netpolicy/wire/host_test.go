@@ -303,6 +303,31 @@ func TestAHundredPhones(t *testing.T) {
 	}
 }
 
+// TestAPairWithoutItsAliasIsFound finds what a kill right after the pair was made has left.
+func TestAPairWithoutItsAliasIsFound(t *testing.T) {
+	l := newLab(t)
+	if _, err := l.names.Create("p1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"p1", "gone"} {
+		run(t, "ip", "link", "add", LinkName(id), "type", "veth", "peer", "name", "far-"+id)
+		t.Cleanup(func() { tidy("ip", "link", "del", LinkName(id)) })
+	}
+	if ids, err := l.List(); err != nil || !cmp.Equal(ids, []string{"p1"}) {
+		t.Errorf("List = %q, %v, want the phone that has a namespace", ids, err)
+	}
+	if err := l.Sweep(t.Context(), []string{"p1"}); err != nil {
+		t.Fatal(err)
+	}
+	text := run(t, "ip", "link", "show", "type", "veth")
+	if !strings.Contains(text, LinkName("p1")) || strings.Contains(text, LinkName("gone")) {
+		t.Errorf("after Sweep for p1 there are\n%s", text)
+	}
+	// The pair was never the phone's: its other end is here.
+	l.ensure(t, phone("p1", 0))
+	l.reaches(t, "p1")
+}
+
 func TestLinksOfOthersAreLeftAlone(t *testing.T) {
 	l := newLab(t)
 	p := phone("p1", 0)
