@@ -149,6 +149,9 @@ func (w *Wire) forward(ctx context.Context, u uplink) error {
 	if !w.config.Pool6.IsValid() || !slices.Contains(u.families, unix.AF_INET6) {
 		return nil
 	}
+	if _, err := readSetting("ipv6/conf/" + u.name + "/forwarding"); errors.Is(err, fs.ErrNotExist) {
+		return nil // the link has no IPv6
+	}
 	s := setting{path: "ipv6/conf/" + u.name + "/force_forwarding", value: "1"}
 	_, err := readSetting(s.path)
 	switch {
@@ -214,8 +217,8 @@ func (w *Wire) hostSettings(name string) []setting {
 		return append(out, setting{path: six + "disable_ipv6", value: "1", optional: true})
 	}
 	return append(out,
+		setting{path: six + "addr_gen_mode", value: "1"}, // before IPv6 is switched on, which makes addresses else
 		setting{path: six + "disable_ipv6", value: "0"},
-		setting{path: six + "addr_gen_mode", value: "1"},
 		setting{path: six + "accept_dad", value: "0"},
 		setting{path: six + "accept_ra", value: "0"},
 		setting{path: six + "accept_redirects", value: "0"},

@@ -73,6 +73,9 @@ func (c classes) add(p netip.Prefix, class uint8) {
 	if p = p.Masked(); p.Addr().Is4In6() || p.Addr().IsMulticast() {
 		return
 	}
+	if class == ClassNetwork && p.Addr().IsLinkLocalUnicast() { // every link's own fe80::/64
+		class = ClassLinkLocal
+	}
 	if old, ok := c[p]; !ok || slices.Index(rank, class) < slices.Index(rank, old) {
 		c[p] = class
 	}

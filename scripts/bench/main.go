@@ -77,6 +77,10 @@ func suites() []suite {
 		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
 			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
 		}},
+		{"./netpolicy/wire", "^BenchmarkPhoneNetwork$", "100x", []row{
+			{"PhoneNetwork", "a phone's network made and removed : ip, sysctl and nft", "ms", "commands_ms", "ratio", 0.5, "ms"},
+			{"PhoneNetwork", "a phone's network made : ip, sysctl and nft", "up_ms", "commands_up_ms", "up_ratio", 0.5, "ms"},
+		}},
 		{"./runtime/volume/archive", "^BenchmarkExport$", "9x", []row{
 			{"Export", "export of a phone's data : tar --zstd", "export_s", "tar_export_s", "export_ratio", 1.3, "s"},
 			{"Export", "import of a phone's data : tar --zstd", "import_s", "tar_import_s", "import_ratio", 1.3, "s"},
