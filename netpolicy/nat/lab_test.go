@@ -33,6 +33,7 @@ var (
 	server4, server6 = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
 	gateway4         = netip.MustParseAddr("10.213.0.1")
 	gateway6         = netip.MustParseAddr("fd70:686f:6e65::1")
+	loopback4        = netip.MustParseAddr("127.0.0.1")
 )
 
 // lab is a host, which the test's process is, with a server at its uplink and phones.
