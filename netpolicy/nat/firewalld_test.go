@@ -80,10 +80,10 @@ func TestFirewalld(t *testing.T) {
 	serveTCP(t, l.server, addrPort(server4, 80))
 	serveTCP(t, l.server, addrPort(server6, 80))
 	serveTCP(t, p, addrPort(p.IPv4, 5555))
+	serveUDP(t, onHost{}, addrPort(gateway4, 53))
 	n := newNAT(t, nil)
 	apply(t, n, adb(p, 6001), nat.Forward{Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555})
 	startFirewalld(t)
-	t.Log(run(t, "nft", "list", "table", "inet", "firewalld"))
 	found := conflicts(t, n)
 	for _, c := range found {
 		t.Log(c)
@@ -91,8 +91,8 @@ func TestFirewalld(t *testing.T) {
 			t.Errorf("%+v; want firewalld to be named", c)
 		}
 	}
-	if len(found) != 2 {
-		t.Fatalf("%d conflicts; want one of each family", len(found))
+	if len(found) != 4 {
+		t.Fatalf("%d conflicts; want the world and names, of each family", len(found))
 	}
 	wantNothing(t, p, "tcp", addrPort(server4, 80))
 	for _, command := range found[0].Mend {
@@ -106,6 +106,7 @@ func TestFirewalld(t *testing.T) {
 		wantSeenAs(t, p, "tcp", addrPort(server6, 80), host6)
 		wantSeenAs(t, l.server, "tcp", addrPort(host4, 6002), server4)
 		wantSeenAs(t, onHost{}, "tcp", addrPort(loopback4, 6001), gateway4)
+		wantSeenAs(t, p, "udp", addrPort(gateway4, 53), p.IPv4)
 		run(t, "firewall-cmd", "--reload")
 	}
 }
