@@ -2,12 +2,10 @@ package nat_test
 
 import (
 	"net/netip"
-	"os/exec"
 	"strings"
 	"testing"
 
 	"github.com/phonehost/phonehost/netpolicy/nat"
-	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // dockerRules are what dockerd leaves in the tables of iptables when it has switched forwarding on itself, as Docker 28 writes them.
@@ -64,18 +62,11 @@ table inet firewalld {
 // iptablesRules runs each line as arguments of a program of iptables and undoes them with the test.
 func iptablesRules(t testing.TB, program, table, rules string) {
 	t.Helper()
-	path := testenv.Tool(t, program)
-	undo := [][]string{{"-F"}, {"-X"}}
 	if table == "filter" {
-		undo = append(undo, []string{"-P", "FORWARD", "ACCEPT"})
+		finally(t, program, "-w", "-P", "FORWARD", "ACCEPT")
 	}
-	t.Cleanup(func() {
-		for _, args := range undo {
-			if out, err := exec.Command(path, append([]string{"-w", "-t", table}, args...)...).CombinedOutput(); err != nil {
-				t.Errorf("%s %q: %v\n%s", program, args, err, out)
-			}
-		}
-	})
+	finally(t, program, "-w", "-t", table, "-X")
+	finally(t, program, "-w", "-t", table, "-F")
 	for line := range strings.Lines(strings.TrimSpace(rules)) {
 		run(t, program, append([]string{"-w", "-t", table}, strings.Fields(line)...)...)
 	}
@@ -83,11 +74,8 @@ func iptablesRules(t testing.TB, program, table, rules string) {
 
 // deleteTable deletes a table of nftables at the test's end.
 func deleteTable(t testing.TB, name string) {
-	t.Cleanup(func() {
-		if out, err := exec.Command(testenv.Tool(t, "nft"), append([]string{"delete", "table"}, strings.Fields(name)...)...).CombinedOutput(); err != nil {
-			t.Errorf("delete table %s: %v\n%s", name, err, out)
-		}
-	})
+	t.Helper()
+	finally(t, "nft", append([]string{"delete", "table"}, strings.Fields(name)...)...)
 }
 
 func conflicts(t testing.TB, n *nat.NAT) []nat.Conflict {

@@ -20,11 +20,10 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 <policy context="default"><allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/></policy></busconfig>`
 
 // start starts a daemon that the test's end stops, and shows what it wrote if the test fails.
-func start(t testing.TB, env []string, name string, args ...string) {
+func start(t testing.TB, name string, args ...string) {
 	t.Helper()
 	var log bytes.Buffer
 	cmd := exec.Command(testenv.Tool(t, name), args...)
-	cmd.Env = append(os.Environ(), env...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -68,8 +67,8 @@ func startFirewalld(t testing.TB) {
 	if err := os.WriteFile(config, fmt.Appendf(nil, busConfig, socket), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start(t, nil, "dbus-daemon", "--nofork", "--config-file="+config)
-	start(t, nil, "firewalld", "--nofork", "--nopid", "--system-config", filepath.Join(dir, "firewalld"), "--log-file", filepath.Join(dir, "log"))
+	start(t, "dbus-daemon", "--nofork", "--config-file="+config)
+	start(t, "firewalld", "--nofork", "--nopid", "--system-config", filepath.Join(dir, "firewalld"), "--log-file", filepath.Join(dir, "log"))
 	waitFor(t, "firewall-cmd", "--state")
 }
 

@@ -137,6 +137,17 @@ func run(t testing.TB, name string, args ...string) string {
 	return string(out)
 }
 
+// finally runs a command on the host at the test's end.
+func finally(t testing.TB, name string, args ...string) {
+	t.Helper()
+	path := testenv.Tool(t, name)
+	t.Cleanup(func() {
+		if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s %q: %v\n%s", name, args, err, out)
+		}
+	})
+}
+
 // nft loads rules as text.
 func nft(t testing.TB, rules string) {
 	t.Helper()
