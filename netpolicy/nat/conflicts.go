@@ -136,7 +136,7 @@ func (n *NAT) judge(p probe, o outcome) (*Conflict, error) {
 		return nil, nil
 	case o.dropped:
 		var err error
-		if c, err = n.blame(o.drop); err != nil {
+		if c, err = blame(o.drop, p.names()); err != nil {
 			return nil, err
 		}
 	case legacyFilter(p.six()):
@@ -171,8 +171,8 @@ func legacyFilter(six bool) bool {
 	return err == nil && slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })
 }
 
-// blame finds out who made the chain that dropped a packet.
-func (n *NAT) blame(drop step) (*Conflict, error) {
+// blame finds out who made the chain that dropped a packet. What Docker and others write with iptables is in the same tables.
+func blame(drop step, names bool) (*Conflict, error) {
 	conn, err := open()
 	if err != nil {
 		return nil, err
@@ -192,7 +192,7 @@ func (n *NAT) blame(drop step) (*Conflict, error) {
 		c.Owner = "firewalld"
 	case drop.table == "filter" && family != nftables.TableFamilyINet:
 		switch {
-		case has("DOCKER-USER"):
+		case has("DOCKER-USER") && !names: // Docker has no rules for what is for the host
 			c.Owner = "Docker"
 		case has("ufw-before-forward") || has("ufw6-before-forward"):
 			c.Owner = "ufw"
