@@ -33,6 +33,7 @@ var (
 	server4, server6 = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
 	gateway4         = netip.MustParseAddr("10.213.0.1")
 	gateway6         = netip.MustParseAddr("fd70:686f:6e65::1")
+	loopback4        = netip.MustParseAddr("127.0.0.1")
 )
 
 // lab is a host, which the test's process is, with a server at its uplink and phones.
@@ -134,6 +135,17 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
+}
+
+// finally runs a command on the host at the test's end.
+func finally(t testing.TB, name string, args ...string) {
+	t.Helper()
+	path := testenv.Tool(t, name)
+	t.Cleanup(func() {
+		if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s %q: %v\n%s", name, args, err, out)
+		}
+	})
 }
 
 // nft loads rules as text.

@@ -21,6 +21,13 @@ func adb(p phone, port uint16) nat.Forward {
 	return nat.Forward{Listen: addrPort(netip.MustParseAddr("127.0.0.1"), port), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555}
 }
 
+// forwardUDP is the same for datagrams.
+func forwardUDP(p phone, port uint16) nat.Forward {
+	f := adb(p, port)
+	f.Protocol = policy.UDP
+	return f
+}
+
 // many are n forwards to one phone.
 func many(p phone, n int) []nat.Forward {
 	forwards := make([]nat.Forward, n)
