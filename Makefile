@@ -12,8 +12,9 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 BUF     := $(GO) tool -modfile=../scripts/tools/go.mod buf
 
-# The packages whose go:generate lines make committed files.
-GENERATED := ./proto ./encoder/wayland/...
+# The packages whose go:generate lines make committed files, and where these are.
+GENERATED    := ./proto ./encoder/wayland/... ./netpolicy/datapath
+GENERATED_IN := proto encoder/wayland netpolicy/datapath
 
 # The binaries that need no C, with their packages.
 PURE := phonehostd=./agent/cmd/phonehostd phonectl=./agent/cmd/phonectl phone-log=./runtime/cmd/phone-log
@@ -131,8 +132,8 @@ gen: ## make the generated code anew
 
 .PHONY: gen-diff
 gen-diff: gen ## fail when the committed generated code differs from what gen makes
-	@git diff --exit-code -- proto encoder/wayland || { echo "generated code is out of date: run make gen and commit"; exit 1; }
-	@new=$$(git ls-files --others --exclude-standard -- proto encoder/wayland); [ -z "$$new" ] || { echo "generated files are not committed:"; echo "$$new"; exit 1; }
+	@git diff --exit-code -- $(GENERATED_IN) || { echo "generated code is out of date: run make gen and commit"; exit 1; }
+	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED_IN)); [ -z "$$new" ] || { echo "generated files are not committed:"; echo "$$new"; exit 1; }
 
 .PHONY: proto-lint
 proto-lint: ## buf lint

@@ -219,14 +219,15 @@ struct event {
 	__u32 kind;
 	__u32 slot;
 	__u64 time;
-	struct flow_key key;
+	struct flow_key key;	  /* of a flow's */
 	struct flow flow;
+	struct denial_key denial; /* of a denial's; what the others hold then is zero */
 };
 
-/* Set before the programs are loaded: array "settings" of one element, frozen. */
+/* What the host has set: array "settings" of one element, which the programs read for each packet that begins or lengthens a flow. */
 struct settings {
 	__u32 sample;	/* one of so many flows is logged; 0: none */
-	__u32 ifindex;	/* unused, 0 */
+	__u32 pad;
 	__u64 tcp_new;	/* how long a flow lives without a packet, in ns: equal to what the NAT's conntrack is told */
 	__u64 tcp_established;
 	__u64 tcp_closing;
@@ -235,4 +236,18 @@ struct settings {
 	__u64 udp_established;
 	__u64 icmp;
 	__u64 fragment;
+};
+
+/*
+ * What "judge" answers, in the cb of its context; the direction of the packet (enum direction) is asked in its mark. It answers what
+ * from_phone or to_phone of the link in its ifindex would do now, and changes nothing: no flow begins, nothing is counted.
+ */
+struct verdict {
+	__u8 reason;	   /* enum reason; REASON_NONE: it passes */
+	__u8 class;	   /* enum protected_class of the peer, where a policy was asked */
+	__u8 bits;	   /* length of the peer's protected prefix, IPv4's as 96 + its own */
+	__u8 begins;	   /* 1: it begins a flow, or would if it passed; 0: it belongs to one, or needs none */
+	__u32 rule;	   /* that decides; or RULE_... */
+	__u32 name[2];	   /* id of the name that the rule has, or 0: lower half, upper half */
+	__u32 generation; /* lower half of that of the policy that was asked, or 0 */
 };

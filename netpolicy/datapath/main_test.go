@@ -1,0 +1,10 @@
+package datapath
+
+import (
+	"os"
+	"testing"
+
+	"github.com/phonehost/phonehost/scripts/testenv/netlab"
+)
+
+func TestMain(m *testing.M) { os.Exit(netlab.Run(m)) }
