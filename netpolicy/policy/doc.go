@@ -22,5 +22,7 @@
 //	deny  egress icmp any
 //	allow ingress tcp 198.51.100.7/32 5555
 //
+// Rules are counted from 1 in words (errors, Explain), as lines are, and from 0 in values (Verdict.Rule), as the kernel counts them.
+//
 // The package does no I/O and keeps no state; its values may be shared once they are made.
 package policy

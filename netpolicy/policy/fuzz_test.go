@@ -45,7 +45,7 @@ var (
 	}
 	fuzzedNames = []string{"a.example", "b.a.example", "c.b.a.example", "example", "other.test", "x.other.test"}
 	fuzzedRules = []string{"*", "*.example", "*.a.example", "a.example", "b.a.example", "*.test", "other.test"}
-	fuzzedPorts = []uint16{1, 2, 53, 80, 443, 444, 1024, 5000, 65534, 65535}
+	fuzzedPorts = []uint16{1, 2, 4, 53, 80, 443, 444, 446, 1024, 5000, 65534, 65535}
 )
 
 func (s *source) address() netip.Addr {

@@ -2,7 +2,6 @@ package policy
 
 import (
 	"net/netip"
-	"sort"
 )
 
 // ObjectQuery is a Query as the kernel has it: names are the ids of leases that live.
@@ -17,10 +16,11 @@ type ObjectQuery struct {
 	ProtectedBits int
 }
 
-// Judge walks the cells as the kernel's programs do.
+// Judge walks the cells as the kernel's programs do, within the same bounds.
 func (o *Object) Judge(q ObjectQuery) Verdict {
 	k := key(q.Protocol, q.Port)
-	found := o.walk(findAddress(o.Cells, o.Cells[0][2+q.Direction], q.Peer), k, decision{})
+	ranges := o.table(o.Cells[0][2+q.Direction])
+	found := o.walk(int(findRange(ranges, q.Peer)[2]), k, decision{})
 	for _, id := range q.Names[:min(len(q.Names), MaxNames)] {
 		found = o.walk(o.findName(id, q.Direction), k, found)
 	}
@@ -66,9 +66,8 @@ func (o *Object) walk(node int, key uint32, best decision) decision {
 
 // findSpan looks for the span that has a key.
 func (o *Object) findSpan(table uint64, key uint32) (Cell, bool) {
-	first, n := unpair(table)
-	spans := o.Cells[first : first+n]
-	i := sort.Search(n, func(i int) bool { return uint32(spans[i][0]) > key }) - 1
+	spans := o.table(table)
+	i := last(spans, func(c Cell) bool { return uint32(c[0]) <= key })
 	if i < 0 || uint32(spans[i][0]>>32) < key {
 		return Cell{}, false
 	}
@@ -77,10 +76,9 @@ func (o *Object) findSpan(table uint64, key uint32) (Cell, bool) {
 
 // findName looks for the node of a name, 0 if there is none.
 func (o *Object) findName(id uint64, d Direction) int {
-	first, n := unpair(o.Cells[1][0])
-	names := o.Cells[first : first+n]
-	i := sort.Search(n, func(i int) bool { return names[i][0] >= id })
-	if i == n || names[i][0] != id {
+	names := o.table(o.Cells[1][0])
+	i := last(names, func(c Cell) bool { return c[0] <= id })
+	if i < 0 || names[i][0] != id {
 		return 0
 	}
 	egress, ingress := unpair(names[i][1])
@@ -90,16 +88,39 @@ func (o *Object) findName(id uint64, d Direction) int {
 	return egress
 }
 
-// findRange returns the cell of a table of addresses that holds for an address.
-func findRange(cells []Cell, table uint64, peer netip.Addr) Cell {
-	a := addressOf(normal(peer))
-	first, n := unpair(table)
-	ranges := cells[first : first+n]
-	i := sort.Search(n, func(i int) bool { return address{ranges[i][0], ranges[i][1]}.compare(a) > 0 })
-	return ranges[i-1]
+// table is the cells of a table.
+func (o *Object) table(word uint64) []Cell {
+	return tableOf(o.Cells, word)
 }
 
-// findAddress returns the node of an address, 0 if there is none.
-func findAddress(cells []Cell, table uint64, peer netip.Addr) int {
-	return int(findRange(cells, table, peer)[2])
+func tableOf(cells []Cell, word uint64) []Cell {
+	first, n := unpair(word)
+	return cells[first : first+n]
+}
+
+// findRange returns the cell of a table of addresses that holds for an address.
+func findRange(ranges []Cell, peer netip.Addr) Cell {
+	a := addressOf(normal(peer))
+	return ranges[last(ranges, func(c Cell) bool { return address{c[0], c[1]}.compare(a) <= 0 })]
+}
+
+// last finds the last cell of a sorted table that is not past what is looked for, -1 if all are, in at most MaxSearch steps.
+func last(table []Cell, notPast func(Cell) bool) int {
+	low, n := 0, len(table)
+	for range MaxSearch {
+		if n <= 1 {
+			break
+		}
+		half := n / 2
+		if notPast(table[low+half]) {
+			low += half
+			n -= half
+		} else {
+			n = half
+		}
+	}
+	if n == 0 || !notPast(table[low]) {
+		return -1
+	}
+	return low
 }

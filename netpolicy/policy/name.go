@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -29,25 +30,17 @@ func normalName(name string) string {
 }
 
 // MatchNames returns the names of rules, as they are written there, that stand for a DNS name, each once, in the order of their first
-// rules: at most MaxNames. By their ids (NameID) the name server opens the addresses that it gives out for the name.
+// rules. By their ids (NameID) the name server opens the addresses that it gives out for the name. Validate sees to it that they are no
+// more than MaxNames; those of several names, of which one is an alias of another, can be more.
 func (p Policy) MatchNames(name string) []string {
 	name = normalName(name)
 	var patterns []string
 	for _, r := range p.Rules {
-		if r.Name != "" && r.Direction == Egress && matchName(r.Name, name) && !contains(patterns, r.Name) {
+		if r.Name != "" && r.Direction == Egress && matchName(r.Name, name) && !slices.Contains(patterns, r.Name) {
 			patterns = append(patterns, r.Name)
 		}
 	}
-	return patterns[:min(len(patterns), MaxNames)]
-}
-
-func contains(list []string, s string) bool {
-	for _, l := range list {
-		if l == s {
-			return true
-		}
-	}
-	return false
+	return patterns
 }
 
 // Resolves tells whether the name server answers a phone's question for a DNS name, and which rule says so, -1 for the default.

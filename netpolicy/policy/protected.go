@@ -49,7 +49,7 @@ func CompileAddresses(classes []AddressClass) []Cell {
 // LookupAddress finds an address in what CompileAddresses has made. bits is the length of its prefix, 0..128, IPv4's as 96 + its own, and
 // -1 where it is not protected: what Query.ProtectedBits wants.
 func LookupAddress(cells []Cell, a netip.Addr) (class uint8, bits int) {
-	cell := findRange(cells, cells[0][2], a)
+	cell := findRange(tableOf(cells, cells[0][2]), a)
 	if cell[3] == 0 {
 		return 0, -1
 	}

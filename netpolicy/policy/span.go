@@ -59,20 +59,15 @@ func paint(spans []span) []span {
 	if len(spans) <= 1 {
 		return spans
 	}
-	edges := make([]uint32, 0, 2*len(spans))
-	for _, s := range spans {
-		edges = append(edges, s.first, s.last+1)
-	}
-	slices.Sort(edges)
-	edges = slices.Compact(edges)
+	edges, find := edgesOf(spans)
 
 	// Piece i is the keys from edges[i] up to edges[i+1]. free[i] leads to the first piece from i on that no rule has yet.
-	rules := make([]int, len(edges))
-	free := make([]int, len(edges))
+	rules := make([]int32, len(edges))
+	free := make([]int32, len(edges))
 	for i := range free {
-		rules[i], free[i] = -1, i
+		rules[i], free[i] = -1, int32(i)
 	}
-	find := func(i int) int {
+	next := func(i int32) int32 {
 		for free[i] != i {
 			free[i] = free[free[i]]
 			i = free[i]
@@ -80,17 +75,40 @@ func paint(spans []span) []span {
 		return i
 	}
 	for _, s := range spans {
-		from, _ := slices.BinarySearch(edges, s.first)
-		to, _ := slices.BinarySearch(edges, s.last+1)
-		for i := find(from); i < to; i = find(i) {
-			rules[i], free[i] = s.rule, i+1
+		to := find(s.last + 1)
+		for i := next(find(s.first)); i < to; i = next(i) {
+			rules[i], free[i] = int32(s.rule), i+1
 		}
 	}
 	var painted []span
 	for i, rule := range rules[:len(rules)-1] {
-		painted = extend(painted, span{edges[i], edges[i+1] - 1, rule})
+		painted = extend(painted, span{edges[i], edges[i+1] - 1, int(rule)})
 	}
 	return painted
+}
+
+// everyEdge is from how many spans on it takes less time to look at every key than to sort where spans begin and end.
+const everyEdge = 4096
+
+// edgesOf returns the keys at which something changes, sorted, and what finds the index of one of them.
+func edgesOf(spans []span) (edges []uint32, find func(key uint32) int32) {
+	if len(spans) >= everyEdge {
+		edges = make([]uint32, lastKey+2)
+		for i := range edges {
+			edges[i] = uint32(i)
+		}
+		return edges, func(key uint32) int32 { return int32(key) }
+	}
+	edges = make([]uint32, 0, 2*len(spans))
+	for _, s := range spans {
+		edges = append(edges, s.first, s.last+1)
+	}
+	slices.Sort(edges)
+	edges = slices.Compact(edges)
+	return edges, func(key uint32) int32 {
+		i, _ := slices.BinarySearch(edges, key)
+		return int32(i)
+	}
 }
 
 // extend appends a span, or makes the last one longer if it goes on with the same rule. A rule below 0 is none: nothing is appended.

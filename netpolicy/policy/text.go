@@ -3,7 +3,6 @@ package policy
 import (
 	"bytes"
 	"fmt"
-	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -24,6 +23,9 @@ const anyWord = "any"
 
 // form is what a line looks like.
 const form = "ACTION DIRECTION PROTOCOL PEER [PORTS], as allow egress tcp *.example.com 443"
+
+// maxColumn is how wide the column of peers may become: as the longest prefix is.
+const maxColumn = 43
 
 // word is the word for a value, or its number where it has none.
 func word[T ~uint8](words []string, value T) string {
@@ -78,7 +80,7 @@ func Format(p Policy) []byte {
 	width := 0
 	for _, r := range p.Rules {
 		if w := r.words(); len(w) > 4 {
-			width = max(width, len(w[3]))
+			width = max(width, min(len(w[3]), maxColumn))
 		}
 	}
 	for _, r := range p.Rules {
@@ -153,10 +155,10 @@ func parseWords(words []string) (Rule, error) {
 		}
 	}
 	if len(words) < 4 {
-		return Rule{}, fmt.Errorf("%q: has %d words; want %s: %w", strings.Join(words, " "), len(words), form, errdefs.ErrInvalidArgument)
+		return Rule{}, fmt.Errorf("%q: has %d words; want %s: %w", clip(strings.Join(words, " ")), len(words), form, errdefs.ErrInvalidArgument)
 	}
 	if len(words) > 5 {
-		return Rule{}, fmt.Errorf("%q: is a word too much; want %s; ports are put together by commas without blanks, 80,443,5000-5999: %w", words[5], form, errdefs.ErrInvalidArgument)
+		return Rule{}, fmt.Errorf("%q: is a word too much; want %s; ports are put together by commas without blanks, 80,443,5000-5999: %w", clip(words[5]), form, errdefs.ErrInvalidArgument)
 	}
 	if err := parseWord(&r.Direction, "direction", directions, words[1]); err != nil {
 		return Rule{}, err
@@ -172,7 +174,10 @@ func parseWords(words []string) (Rule, error) {
 			return Rule{}, err
 		}
 	}
-	return r, r.validate()
+	if err := r.validate(); err != nil {
+		return Rule{}, err
+	}
+	return r, nil
 }
 
 // parseWord finds the value that a word stands for.
@@ -184,7 +189,7 @@ func parseWord[T ~uint8](value *T, what string, words []string, word string) err
 		}
 	}
 	last := len(words) - 1
-	return fmt.Errorf("%s %q: want %s or %s: %w", what, word, strings.Join(words[:last], ", "), words[last], errdefs.ErrInvalidArgument)
+	return fmt.Errorf("%s %q: want %s or %s: %w", what, clip(word), strings.Join(words[:last], ", "), words[last], errdefs.ErrInvalidArgument)
 }
 
 // parsePeer reads any, a prefix or a name.
@@ -201,7 +206,7 @@ func (r *Rule) parsePeer(word string) error {
 	}
 	cidr, err := netip.ParsePrefix(word)
 	if err != nil {
-		return fmt.Errorf("peer %q: want any, a prefix such as 192.0.2.0/24 or 2001:db8::/32, or a name such as example.com or *.example.com: %w", word, errdefs.ErrInvalidArgument)
+		return fmt.Errorf("peer %q: want any, a prefix such as 192.0.2.0/24 or 2001:db8::/32, or a name such as example.com or *.example.com: %w", clip(word), errdefs.ErrInvalidArgument)
 	}
 	r.CIDR = cidr
 	return nil
@@ -218,7 +223,7 @@ func (r *Rule) parsePorts(list string) error {
 		p.First, ok1 = parsePort(first)
 		p.Last, ok2 = parsePort(last)
 		if !ok1 || !ok2 || p.First > p.Last {
-			return fmt.Errorf("ports %q: %q is none; want numbers and ranges of 1..65535, as 80,443,5000-5999: %w", list, part, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("ports %q: %q is none; want numbers and ranges of 1..65535, as 80,443,5000-5999: %w", clip(list), clip(part), errdefs.ErrInvalidArgument)
 		}
 		r.Ports = append(r.Ports, p)
 	}
@@ -228,5 +233,14 @@ func (r *Rule) parsePorts(list string) error {
 // parsePort reads a port as it is usually written: digits without a sign or zeros before them.
 func parsePort(s string) (uint16, bool) {
 	n, err := strconv.ParseUint(s, 10, 16)
-	return uint16(n), err == nil && n > 0 && n <= math.MaxUint16 && s[0] != '0'
+	return uint16(n), err == nil && s[0] != '0'
+}
+
+// clip is a word as an error shows it: not all of it if it is very long.
+func clip(word string) string {
+	const most = 100
+	if len(word) <= most {
+		return word
+	}
+	return word[:most] + "..."
 }

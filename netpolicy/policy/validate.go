@@ -66,8 +66,9 @@ func checkCIDR(p netip.Prefix) error {
 		return nil
 	case !p.IsValid():
 		return fmt.Errorf("prefix %s: is none; want an address and a length, 192.0.2.0/24 or 2001:db8::/32: %w", p, errdefs.ErrInvalidArgument)
-	case p.Addr().Is4In6() && p.Bits() >= 96:
-		return fmt.Errorf("prefix %s: IPv4 is written as such, %s: %w", p, unmapped(p).Masked(), errdefs.ErrInvalidArgument)
+	case p.Addr().Is4In6():
+		right := netip.PrefixFrom(p.Addr().Unmap(), max(0, p.Bits()-96)).Masked()
+		return fmt.Errorf("prefix %s: IPv4 is written as such, %s: %w", p, right, errdefs.ErrInvalidArgument)
 	case p != p.Masked():
 		return fmt.Errorf("prefix %s: has bits behind its length; want %s, or %s for the one address: %w",
 			p, p.Masked(), netip.PrefixFrom(p.Addr(), p.Addr().BitLen()), errdefs.ErrInvalidArgument)
