@@ -15,6 +15,9 @@ import (
 func BenchmarkBandwidth(b *testing.B) {
 	for _, far := range []time.Duration{0, 20 * time.Millisecond} {
 		for _, rate := range []uint64{1, 10, 20, 100, 500, 1000} {
+			if far > 0 && rate > 100 {
+				continue // this process is the line, and has other things to do
+			}
 			b.Run(fmt.Sprintf("%dms/%dMbit", far.Milliseconds(), rate), func(b *testing.B) {
 				l := newLab(b, far/2)
 				for b.Loop() {
