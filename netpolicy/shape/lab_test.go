@@ -65,3 +65,41 @@ func (l lab) limit(t testing.TB, up, down uint64) {
 		t.Fatal(err)
 	}
 }
+
+// answers sends datagrams from the phone to the server, and returns how many of them came back within patience.
+func (l lab) answers(t *testing.T, count int, patience time.Duration) (n int) {
+	t.Helper()
+	phone, server := bind(t, l.phone, phoneAddress), bind(t, l.server, serverAddress)
+	defer phone.Close()
+	defer server.Close()
+	buf := make([]byte, 64)
+	for range count {
+		if _, err := phone.WriteTo(buf[:8], server.LocalAddr()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, server.SetReadDeadline(time.Now().Add(patience)))
+	for range count {
+		m, from, err := server.ReadFrom(buf)
+		if err != nil {
+			return n
+		}
+		if _, err := server.WriteTo(buf[:m], from); err != nil {
+			t.Fatal(err)
+		}
+		must(t, phone.SetReadDeadline(time.Now().Add(patience)))
+		if _, _, err := phone.ReadFrom(buf); err != nil {
+			return n
+		}
+		n++
+	}
+	return n
+}
+
+// reachable checks that packets go round between the phone and the server.
+func (l lab) reachable(t *testing.T) {
+	t.Helper()
+	if n := l.answers(t, 1, 5*time.Second); n != 1 {
+		t.Error("the server does not answer the phone")
+	}
+}

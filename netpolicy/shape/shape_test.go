@@ -103,12 +103,6 @@ func TestSetMakesTheKernelWhatTheLimitsAre(t *testing.T) {
 	}
 }
 
-// reachable sends a packet round between the phone and the server.
-func (l lab) reachable(t *testing.T) {
-	t.Helper()
-	l.phone.Run(t, "ping", "-c", "1", "-W", "2", serverAddress)
-}
-
 // Whoever is killed in Set or Clear leaves one of these states, which the next call has to deal with.
 func TestTheNextCallFinishesWhatACrashLeft(t *testing.T) {
 	l := newLab(t, 0)

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/phonehost/phonehost/netpolicy/shape"
 )
 
 // cost is what one round found of a policy.
@@ -111,5 +113,30 @@ func BenchmarkRules(b *testing.B) {
 	b.ReportMetric(few.median(tcpOf), "rules10_us")
 	b.ReportMetric(many.median(tcpOf), "rules10000_us")
 	b.ReportMetric(many.median(tcpOf)/few.median(tcpOf), "ratio")
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkLimit measures round trips of a phone far below its limits, and of one without, in turns.
+func BenchmarkLimit(b *testing.B) {
+	p := newPath(b)
+	var without, with costs
+	for b.Loop() {
+		for _, turn := range []struct {
+			bits  uint64
+			found *costs
+		}{{0, &without}, {1_000_000_000, &with}} {
+			must(b, shape.Set(b.Context(), p.link.Attrs().Index, phoneID, turn.bits, turn.bits))
+			t, err := p.tcp()
+			must(b, err)
+			rtt, err := p.roundTrips(t)
+			must(b, err)
+			t.close()
+			*turn.found = append(*turn.found, cost{tcp: rtt})
+		}
+	}
+	must(b, shape.Clear(b.Context(), phoneID))
+	b.ReportMetric(without.median(tcpOf), "none_us")
+	b.ReportMetric(with.median(tcpOf), "limited_us")
+	b.ReportMetric(with.median(tcpOf)/without.median(tcpOf), "ratio")
 	b.ReportMetric(0, "ns/op")
 }
