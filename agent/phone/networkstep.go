@@ -96,6 +96,19 @@ func (c *controller) look() Snapshot {
 	return snap
 }
 
+// Networks returns what the network of every phone should be.
+func (s *Supervisor) Networks() []netpolicy.Phone {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []netpolicy.Phone
+	for _, c := range s.phones {
+		if !c.rec.Deleting {
+			all = append(all, c.rec.network())
+		}
+	}
+	return all
+}
+
 // removeNetwork removes all of the phone's network.
 func (c *controller) removeNetwork(ctx context.Context) error {
 	select {
