@@ -1,4 +1,4 @@
-package datapath
+package datapath_test
 
 import (
 	"os"
