@@ -47,6 +47,12 @@ const (
 // newScene wires it and attaches the programs. The policy is loaded, the phone is not set.
 func newScene(t *testing.T, c datapath.Config) *scene {
 	t.Helper()
+	return sceneWith(t, c, open)
+}
+
+// sceneWith is newScene with a datapath that is opened in a way.
+func sceneWith(t *testing.T, c datapath.Config, open func(testing.TB, datapath.Config) *datapath.Datapath) *scene {
+	t.Helper()
 	testenv.Root(t)
 	s := &scene{config: c, phone: netlab.Make(t, "phone"), server: netlab.Make(t, "server")}
 	s.server.Wire(t, []string{"198.51.100.1/24"}, []string{serverAddress + "/24"})
@@ -70,7 +76,7 @@ func newScene(t *testing.T, c datapath.Config) *scene {
 		return know(eth0, "10.213.0.1", s.set.GatewayMAC)
 	})
 	classes := []policy.AddressClass{{Prefix: netip.MustParsePrefix("10.213.0.0/24"), Class: 1}, {Prefix: netip.MustParsePrefix("10.213.0.1/32"), Class: 2}}
-	if err := errors.Join(err, s.SetProtected(policy.CompileAddresses(classes)), s.LoadPolicy(1, s.rules(t, 1)), s.Attach("p1", s.link.Attrs().Index)); err != nil {
+	if err := errors.Join(err, s.SetProtected(policy.CompileAddresses(classes)), s.load(1), s.Attach("p1", s.link.Attrs().Index)); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(netlink.LinkSetUp(s.link), know(s.link, phoneAddress, s.set.MAC)); err != nil {
@@ -92,18 +98,22 @@ func (s *scene) admit(t *testing.T) {
 	}
 }
 
-// rules is a policy that denies deniedPort and allows the rest.
-func (s *scene) rules(t *testing.T, generation uint64) *policy.Object {
-	t.Helper()
+// mostPorts is a policy that denies deniedPort and 203.0.113.0/24, and allows the rest.
+func mostPorts(generation uint64) (*policy.Object, error) {
 	p := policy.Policy{Rules: []policy.Rule{{Action: policy.Deny, Protocol: policy.Any, Ports: nil, CIDR: netip.MustParsePrefix("203.0.113.0/24")}}}
 	for _, protocol := range []policy.Protocol{policy.TCP, policy.UDP} {
 		p.Rules = append(p.Rules, policy.Rule{Action: policy.Deny, Protocol: protocol, Ports: []policy.PortRange{{First: deniedPort, Last: deniedPort}}})
 	}
-	o, err := policy.Compile(p, generation)
+	return policy.Compile(p, generation)
+}
+
+// load puts mostPorts in force.
+func (s *scene) load(generation uint64) error {
+	o, err := mostPorts(generation)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
-	return o
+	return s.LoadPolicy(1, o)
 }
 
 // udp opens a socket in a namespace, bound to a port (0: any).
@@ -332,63 +342,77 @@ func limit(t *testing.T, after time.Duration) context.Context {
 // both policies deny.
 func TestReplacements(t *testing.T) {
 	mechanisms(t, func(t *testing.T, c datapath.Config) {
-		s := newScene(t, c)
+		s := sceneWith(t, c, cold) // whose second version goes with it
 		s.admit(t)
-		s.echo(t, openPort)
-		denied := s.echo(t, deniedPort)
-		s.serveTCP(t, openPort)
 		alternate, err := s.SecondVersion()
 		if err != nil {
 			t.Fatal(err)
 		}
 		replacements := 300
-		if testing.Short() {
+		if few() {
 			replacements = 30
 		}
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		var tasks sync.WaitGroup
-		var connections []net.Conn
-		for _, network := range []string{"tcp4", "udp4"} {
-			conn, err := s.dial(t, network, openPort)
-			if err != nil {
-				t.Fatal(err)
-			}
-			connections = append(connections, conn)
-			tasks.Go(func() {
-				rounds, err := pingPong(ctx, conn)
-				if err != nil || rounds < replacements {
-					t.Errorf("%s: %d rounds, %v", network, rounds, err)
-				}
-				t.Logf("%s: %d rounds", network, rounds)
-			})
-		}
-		flood := udp(t, s.phone, 0)
-		var sent atomic.Int64
-		tasks.Go(func() {
-			to := netip.AddrPortFrom(netip.MustParseAddr(serverAddress), deniedPort)
-			for ctx.Err() == nil {
-				if _, err := flood.WriteToUDPAddrPort([]byte("x"), to); err == nil {
-					sent.Add(1)
-				}
-			}
-		})
+		end := s.talk(t)
 		for i := range replacements {
 			alternate()
-			if err := errors.Join(s.Attach("p1", s.link.Attrs().Index), s.LoadPolicy(1, s.rules(t, uint64(i+2)))); err != nil {
+			if err := errors.Join(s.Attach("p1", s.link.Attrs().Index), s.load(uint64(i+2))); err != nil {
 				t.Fatal(err)
 			}
 		}
+		end(replacements)
+	})
+}
+
+// talk keeps ping-pongs going that end at one lost packet, while the phone sends without pause what its policy denies. end ends them, and
+// fails the test if a packet was lost, if one came through that was denied, or if there were fewer rounds than that.
+func (s *scene) talk(t *testing.T) (end func(rounds int)) {
+	t.Helper()
+	s.echo(t, openPort)
+	denied := s.echo(t, deniedPort)
+	s.serveTCP(t, openPort)
+	ctx, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	var tasks sync.WaitGroup
+	var connections []net.Conn
+	var made [2]int
+	for i, network := range []string{"tcp4", "udp4"} {
+		conn, err := s.dial(t, network, openPort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		connections = append(connections, conn)
+		tasks.Go(func() {
+			var err error
+			if made[i], err = pingPong(ctx, conn); err != nil {
+				t.Errorf("%s: %v", network, err)
+			}
+		})
+	}
+	flood := udp(t, s.phone, 0)
+	sent := 0
+	tasks.Go(func() {
+		to := netip.AddrPortFrom(netip.MustParseAddr(serverAddress), deniedPort)
+		for ctx.Err() == nil {
+			if _, err := flood.WriteToUDPAddrPort([]byte("x"), to); err == nil {
+				sent++
+			}
+		}
+	})
+	return func(rounds int) {
+		t.Helper()
 		stop()
 		tasks.Wait()
+		t.Logf("TCP made %d rounds, UDP %d; %d denied packets were sent", made[0], made[1], sent)
+		if made[0] < rounds || made[1] < rounds {
+			t.Errorf("there were %v rounds, fewer than %d", made, rounds)
+		}
 		if n := retransmits(t, connections[0]); n != 0 {
 			t.Errorf("TCP sent %d segments again", n)
 		}
-		if denied.Load() != 0 {
-			t.Errorf("of %d packets that all policies deny, %d came through", sent.Load(), denied.Load())
+		if denied.Load() != 0 || sent < rounds {
+			t.Errorf("of %d packets that all policies deny, %d came through", sent, denied.Load())
 		}
-		t.Logf("%d replacements of program and policy, %d denied packets", replacements, sent.Load())
-	})
+	}
 }
 
 // TestDrainLosesNothing: denials that are drained while packets are dropped, and what the table had no room for, are together exactly the
@@ -460,7 +484,7 @@ func (s *scene) scatter(conn *net.UDPConn, packets int) error {
 
 // TestEvents: what happened before and after the reader came is told, in order.
 func TestEvents(t *testing.T) {
-	s := newScene(t, datapath.Config{Sample: 1})
+	s := sceneWith(t, datapath.Config{Sample: 1}, cold) // else there are events of other tests
 	s.admit(t)
 	s.serveTCP(t, openPort)
 	s.sendDenied(t, 3, deniedPort)
