@@ -87,7 +87,7 @@ func TestKilled(t *testing.T) {
 		for i := range loopLinks {
 			links[device(t, "ph-"+strconv.Itoa(i)).Index] = true
 		}
-		kills := 40
+		kills := 25
 		if few() {
 			kills = 5
 		}
@@ -168,7 +168,7 @@ func TestKilledUnderTraffic(t *testing.T) {
 		s.admit(t)
 		end := s.talk(t)
 		s.Close()
-		kills := 20
+		kills := 10
 		if few() {
 			kills = 2
 		}
@@ -213,7 +213,7 @@ func whole(t *testing.T, d *datapath.Datapath, links map[int]bool) {
 		t.Fatal(err)
 	}
 	for id, ifindex := range attached {
-		if !strings.HasPrefix(id, "p") || !links[ifindex] {
+		if !strings.HasPrefix(id, "p") || ifindex != 0 && !links[ifindex] { // 0: Detach had taken the program off, not its pin
 			t.Errorf("%s is attached to link %d", id, ifindex)
 		}
 	}
