@@ -240,7 +240,8 @@ struct settings {
 
 /*
  * What "judge" answers, in the cb of its context; the direction of the packet (enum direction) is asked in its mark. It answers what
- * from_phone or to_phone of the link in its ifindex would do now, and changes nothing: no flow begins, nothing is counted.
+ * from_phone or to_phone of the link in its ifindex would do now, and changes nothing: no flow begins, nothing is counted. It does not
+ * foresee REASON_FLOW_LIMIT.
  */
 struct verdict {
 	__u8 reason;	   /* enum reason; REASON_NONE: it passes */
