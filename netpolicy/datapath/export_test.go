@@ -16,7 +16,7 @@ func OpenAs(c Config, version string) (*Datapath, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return open(c, version)
+	return openAs(c, version)
 }
 
 // ProgramIDs are the kernel's numbers of the programs that Attach attaches.
