@@ -36,7 +36,7 @@ type Conflict struct {
 
 // Conflicts tries whether what phones send to the world and what they ask the name server would get there, by one packet each of each
 // family of addresses that the host has a way out for, and tells whose rules drop it. Nothing leaves the host. It takes some tens of
-// milliseconds, or half a second more for each packet that vanishes, and needs CAP_NET_ADMIN and CAP_NET_RAW. While it runs there is a
+// milliseconds, or one and a half seconds more for each packet that vanishes, and needs CAP_NET_ADMIN and CAP_NET_RAW. While it runs there is a
 // link and a table more on the host.
 //
 // Answers and what comes in by forwards are not tried: firewalls let through what belongs to a connection that they let begin, and the
