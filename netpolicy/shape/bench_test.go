@@ -2,14 +2,15 @@ package shape_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 )
 
 // BenchmarkBandwidth measures what limits make of traffic: by rate, direction, way of sending and distance of the server. It logs a line
-// for each and reports the worst of them:
+// for each, medians over its iterations, and reports the worst of them:
 //
-//	go test -run '^$' -bench Bandwidth -benchtime 1x ./netpolicy/shape
+//	go test -run '^$' -bench Bandwidth -benchtime 3x -timeout 1h ./netpolicy/shape
 //
 // Payload that arrives is given as a share of the limit, and what a queue costs as the round trip of small packets less the distance.
 func BenchmarkBandwidth(b *testing.B) {
@@ -20,63 +21,74 @@ func BenchmarkBandwidth(b *testing.B) {
 			}
 			b.Run(fmt.Sprintf("%dms/%dMbit", far.Milliseconds(), rate), func(b *testing.B) {
 				l := newLab(b, far/2)
+				limit := rate * mbit
+				found := make([][]result, 2*len(flows(limit, true)))
 				for b.Loop() {
-					worst := worst{low: 1e9}
-					for _, down := range []bool{true, false} {
-						l.attempt(b, &worst, far, rate*mbit, down)
+					for i, f := range slices.Concat(flows(limit, true), flows(limit, false)) {
+						l.limit(b, 0, 0) // what waits from before is dropped
+						l.limit(b, limit, limit)
+						found[i] = append(found[i], l.measure(b, f, 1500*time.Millisecond, 5*time.Second, 100*time.Millisecond))
 					}
-					worst.report(b)
 				}
+				report(b, far, limit, found)
 			})
 		}
 	}
 }
 
-// worst is the worst that was seen.
-type worst struct {
-	low, high         float64 // share of the limit that arrived
-	p50, p99          time.Duration
-	bbr, cubic, paced float64 // segments sent again; datagrams lost at 0.9 of the limit
+// flows are the ways of sending under a limit that are measured.
+func flows(limit uint64, down bool) []flow {
+	return []flow{
+		{kind: "cubic", down: down},
+		{kind: "bbr", down: down},
+		{kind: "udp", down: down, bits: limit * 13 / 10},
+		{kind: "udp", down: down, bits: limit * 9 / 10},
+	}
 }
 
-// attempt measures all ways of sending in one direction under a limit.
-func (l lab) attempt(b *testing.B, w *worst, far time.Duration, limit uint64, down bool) {
-	direction := "up"
-	if down {
-		direction = "down"
-	}
-	for _, f := range []flow{{kind: "cubic"}, {kind: "bbr"}, {kind: "udp", bits: limit * 13 / 10}, {kind: "udp", bits: limit * 9 / 10}} {
-		f.down = down
-		l.limit(b, 0, 0) // what waits from before is dropped
-		l.limit(b, limit, limit)
-		r := l.measure(b, f, 1500*time.Millisecond, 5*time.Second, 100*time.Millisecond)
-		share, p50, p99 := r.rate/float64(limit), r.quantile(0.5)-far, r.quantile(0.99)-far
-		name := f.kind
-		switch below := f.bits > 0 && f.bits < limit; {
-		case below:
+// report logs what was found of each way, and reports the worst.
+func report(b *testing.B, far time.Duration, limit uint64, found [][]result) {
+	b.Helper()
+	ms := func(d time.Duration) float64 { return (d - far).Seconds() * 1000 }
+	worst := map[string]float64{"least_share": 1e9, "greatest_share": 0, "wait_p50_ms": 0, "wait_p99_ms": 0, "bbr_again": 0, "cubic_again": 0, "paced_lost": 0}
+	raise := func(what string, v float64) { worst[what] = max(worst[what], v) }
+	for i, f := range slices.Concat(flows(limit, true), flows(limit, false)) {
+		share := median(found[i], func(r result) float64 { return r.rate / float64(limit) })
+		lost := median(found[i], func(r result) float64 { return r.lost })
+		p50 := median(found[i], func(r result) float64 { return ms(r.quantile(0.5)) })
+		p99 := median(found[i], func(r result) float64 { return ms(r.quantile(0.99)) })
+		name, direction := f.kind, "up"
+		if f.down {
+			direction = "down"
+		}
+		switch {
+		case f.kind == "udp" && f.bits < limit:
 			name = "udp at 0.9"
-			w.paced = max(w.paced, r.lost)
-		default:
-			w.low, w.high, w.p50, w.p99 = min(w.low, share), max(w.high, share), max(w.p50, p50), max(w.p99, p99)
+			raise("paced_lost", lost)
+		case f.kind != "udp":
+			raise(f.kind+"_again", lost)
 		}
-		switch f.kind {
-		case "bbr":
-			w.bbr = max(w.bbr, r.lost)
-		case "cubic":
-			w.cubic = max(w.cubic, r.lost)
+		if name == f.kind { // at the limit
+			worst["least_share"] = min(worst["least_share"], share)
+			raise("greatest_share", share)
+			raise("wait_p50_ms", p50)
+			raise("wait_p99_ms", p99)
 		}
-		b.Logf("%5d Mbit/s %-4s %-10s %.3f of the limit, lost %.5f, waits %v median, %v p99",
-			limit/mbit, direction, name, share, r.lost, p50.Round(10*time.Microsecond), p99.Round(10*time.Microsecond))
+		b.Logf("%4d Mbit/s, %2d ms away, %-4s %-10s  %.3f of the limit, lost %.5f, waits %.2f ms median, %.2f ms p99",
+			limit/mbit, far.Milliseconds(), direction, name, share, lost, p50, p99)
 	}
+	for what, v := range worst {
+		b.ReportMetric(v, what)
+	}
+	b.ReportMetric(0, "ns/op")
 }
 
-func (w worst) report(b *testing.B) {
-	b.ReportMetric(w.low, "least_share")
-	b.ReportMetric(w.high, "greatest_share")
-	b.ReportMetric(w.p50.Seconds()*1000, "wait_p50_ms")
-	b.ReportMetric(w.p99.Seconds()*1000, "wait_p99_ms")
-	b.ReportMetric(w.bbr, "bbr_again")
-	b.ReportMetric(w.cubic, "cubic_again")
-	b.ReportMetric(w.paced, "paced_lost")
-	b.ReportMetric(0, "ns/op")
+// median of a figure over the iterations.
+func median(all []result, figure func(result) float64) float64 {
+	var values []float64
+	for _, r := range all {
+		values = append(values, figure(r))
+	}
+	slices.Sort(values)
+	return (values[(len(values)-1)/2] + values[len(values)/2]) / 2
 }

@@ -128,7 +128,7 @@ func (l lab) tcp(ctx context.Context, t testing.TB, running *sync.WaitGroup, f f
 // payload is that of a datagram that fills a packet of 1500 bytes.
 const payload = 1500 - 28
 
-// udp starts a UDP flow at a steady rate; as many datagrams as are due in a millisecond go at once, as one to the kernel.
+// udp starts a UDP flow at a steady rate.
 func (l lab) udp(ctx context.Context, t testing.TB, running *sync.WaitGroup, f flow) func() totals {
 	fromNS, toNS := l.phone, l.server
 	if f.down {
@@ -140,38 +140,52 @@ func (l lab) udp(ctx context.Context, t testing.TB, running *sync.WaitGroup, f f
 	must(t, raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, payload) }))
 	must(t, err)
 	context.AfterFunc(ctx, func() { from.Close(); to.Close() })
-	wire := float64(8 * (1500 + 14))
-	burst := min(max(int(float64(f.bits)/1000/wire), 1), 40)
-	var sent, received, bytes atomic.Int64
 	running.Go(func() {
-		buf, began, n := make([]byte, burst*payload), time.Now(), 0
-		for ctx.Err() == nil {
-			wait(time.Until(began.Add(time.Duration(float64(n) * wire / float64(f.bits) * 1e9))))
-			if _, err := from.WriteTo(buf, to.LocalAddr()); err != nil && ctx.Err() == nil && !errors.Is(err, unix.ENOBUFS) {
-				t.Errorf("send: %v", err)
-				return
-			}
-			n += burst
-			sent.Add(int64(burst))
-			if late := time.Since(began) - time.Duration(float64(n)*wire/float64(f.bits)*1e9); late > 20*time.Millisecond {
-				began = began.Add(late) // this process was held up: what it has missed stays missed
-			}
+		if err := pace(ctx, from, to.LocalAddr(), f.bits); err != nil && ctx.Err() == nil {
+			t.Errorf("send: %v", err)
 		}
 	})
+	var expected, received, bytes atomic.Int64 // datagrams up to the one that came last, and those that came
 	running.Go(func() {
 		for buf := make([]byte, 1<<16); ; {
 			n, _, err := to.ReadFrom(buf)
 			if err != nil {
 				return
 			}
+			expected.Store(int64(binary.LittleEndian.Uint64(buf)) + 1)
 			received.Add(1)
 			bytes.Add(int64(n))
 		}
 	})
 	return func() totals {
-		s, r := sent.Load(), received.Load()
-		return totals{at: time.Now(), received: bytes.Load(), sent: s, lost: s - r}
+		e, r := expected.Load(), received.Load()
+		return totals{at: time.Now(), received: bytes.Load(), sent: e, lost: e - r}
 	}
+}
+
+// pace sends numbered datagrams, so many bit/s on the wire, until ctx ends. As many as are due in a millisecond go at once, as one to the
+// kernel. What it could not send while it was held up it does not make up for.
+func pace(ctx context.Context, from *net.UDPConn, to net.Addr, bits uint64) error {
+	const wire, tolerance = 8 * (1500 + 14), 20 * time.Millisecond
+	count := min(max(int(bits/1000/wire), 1), 40)
+	every := time.Duration(float64(count) * wire / float64(bits) * float64(time.Second))
+	buf := make([]byte, count*payload)
+	due, n := time.Now(), 0
+	for ctx.Err() == nil {
+		for i := range count {
+			binary.LittleEndian.PutUint64(buf[i*payload:], uint64(n+i))
+		}
+		if _, err := from.WriteTo(buf, to); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
+		}
+		n += count
+		due = due.Add(every)
+		if late := time.Since(due); late > tolerance {
+			due = due.Add(late)
+		}
+		wait(time.Until(due))
+	}
+	return nil
 }
 
 func (l lab) address(server bool) string {

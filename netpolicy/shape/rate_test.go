@@ -87,15 +87,13 @@ func TestChangeLosesNothing(t *testing.T) {
 				}
 				l.limit(t, change.to*mbit, change.to*mbit)
 				must(t, to.SetReadDeadline(time.Now().Add(20*time.Second)))
-				buf := make([]byte, 2*payload)
-				for i := range change.count {
+				buf, came := make([]byte, 2*payload), map[byte]bool{} // in any order: a sender may change its processor
+				for len(came) < change.count {
 					n, err := to.Read(buf)
 					if err != nil {
-						t.Fatalf("datagram %d of %d: %v", i, change.count, err)
+						t.Fatalf("%d of %d datagrams came: %v", len(came), change.count, err)
 					}
-					if int(buf[n-1]) != i {
-						t.Fatalf("datagram %d came as number %d", buf[n-1], i)
-					}
+					came[buf[n-1]] = true
 				}
 			})
 		}

@@ -118,6 +118,9 @@ func suites() []suite {
 		{"./scripts/bench/netbench", "^BenchmarkRules$", "9x", []row{
 			{"Rules", "TCP round trip, 10000 rules : 10 rules", "rules10000_us", "rules10_us", "ratio", 1.1, "µs"},
 		}},
+		{"./scripts/bench/netbench", "^BenchmarkLimit$", "9x", []row{
+			{"Limit", "TCP round trip far below the limits : without limits", "limited_us", "none_us", "ratio", 1.5, "µs"},
+		}},
 		{"./netpolicy/shape", "^BenchmarkBandwidth$", "1x", bandwidth()},
 	}
 }
