@@ -43,6 +43,7 @@ const (
 	warnContainerd = "containerd-lost"
 	warnDisk       = "disk-low"
 	warnNetwork    = "network-off"
+	warnNames      = "name-server-down"
 	warnGroup      = "socket-group-missing"
 	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
@@ -95,7 +96,7 @@ func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agen
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.adopt} {
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
