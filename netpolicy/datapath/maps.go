@@ -1,0 +1,138 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/containerd/errdefs"
+)
+
+// maps are the pinned maps, as layout.h tells, and one of Go's own.
+type maps struct {
+	clients, counters, denials, events, flows, forwards, names, phones, policies, protected, settings *ebpf.Map
+	reported                                                                                          *ebpf.Map
+}
+
+// tables are what the maps of maps hold.
+type tables struct {
+	flows, denials, policies, protected *ebpf.MapSpec
+}
+
+// mapReported is how many unlisted drops of a slot DrainDenials has reported, by slot.
+const mapReported = "reported"
+
+// mapSpecs says what maps a Config wants, and adapts the object's.
+func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, tables) {
+	all := map[string]*ebpf.MapSpec{
+		mapReported: {Name: mapReported, Type: ebpf.Hash, KeySize: 4, ValueSize: 8, MaxEntries: c.MaxPhones, Flags: noPrealloc},
+	}
+	for name, s := range spec.Maps {
+		all[name] = s
+	}
+	for _, bySlot := range []string{bpfMapFlows, bpfMapDenials, bpfMapCounters, bpfMapSweeps, bpfMapPhones} {
+		all[bySlot].MaxEntries = c.MaxPhones
+	}
+	all[bpfMapClients].MaxEntries = 2 * c.MaxPhones
+	all[bpfMapNames].MaxEntries = namesPerPhone * c.MaxPhones
+	all[bpfMapFlows].InnerMap.MaxEntries = c.MaxFlows
+	all[bpfMapPolicies].InnerMap.Flags |= mmapable
+	all[bpfMapProtected].InnerMap.Flags |= mmapable
+	return all, tables{
+		flows: plain(all[bpfMapFlows]), denials: plain(all[bpfMapDenials]), policies: plain(all[bpfMapPolicies]), protected: plain(all[bpfMapProtected]),
+	}
+}
+
+// Flags of maps (linux/bpf.h).
+const (
+	noPrealloc = 1 << 0  // BPF_F_NO_PREALLOC
+	mmapable   = 1 << 10 // BPF_F_MMAPABLE
+)
+
+// plain is the spec of an inner map without type information, of which each map would bring a copy of its own.
+func plain(outer *ebpf.MapSpec) *ebpf.MapSpec {
+	s := outer.InnerMap.Copy()
+	s.Name, s.Key, s.Value = outer.Name, nil, nil
+	return s
+}
+
+// openMaps finds the maps pinned, or makes and pins them. The error wraps ebpf.ErrMapIncompatible for one that is there and is another.
+func (d *Datapath) openMaps(specs map[string]*ebpf.MapSpec) error {
+	d.pinned = map[string]*ebpf.Map{}
+	d.mapIDs = nil
+	for name, spec := range specs {
+		m, err := openMap(d.pins.mapPin(name), spec)
+		if err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		d.pinned[name] = m
+		id, err := mapID(m)
+		if err != nil {
+			return fmt.Errorf("map %s: %w", name, err)
+		}
+		d.mapIDs = append(d.mapIDs, id)
+	}
+	d.maps = maps{
+		clients: d.pinned[bpfMapClients], counters: d.pinned[bpfMapCounters], denials: d.pinned[bpfMapDenials], events: d.pinned[bpfMapEvents],
+		flows: d.pinned[bpfMapFlows], forwards: d.pinned[bpfMapForwards], names: d.pinned[bpfMapNames], phones: d.pinned[bpfMapPhones],
+		policies: d.pinned[bpfMapPolicies], protected: d.pinned[bpfMapProtected], settings: d.pinned[bpfMapSettings], reported: d.pinned[mapReported],
+	}
+	return nil
+}
+
+func openMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err == nil {
+		if err := compatible(spec, m); err != nil {
+			m.Close()
+			return nil, err
+		}
+		return m, nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("pinned at %s: %w", path, err)
+	}
+	if m, err = ebpf.NewMap(spec); err != nil {
+		return nil, err
+	}
+	if err := m.Pin(path); err != nil {
+		m.Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// compatible compares a map with what is wanted. One with more room serves.
+func compatible(spec *ebpf.MapSpec, m *ebpf.Map) error {
+	if m.MaxEntries() > spec.MaxEntries {
+		spec = spec.Copy()
+		spec.MaxEntries = m.MaxEntries()
+	}
+	return spec.Compatible(m)
+}
+
+// replaceMaps takes away the maps that do not serve, with all that works on them, if no phone would notice.
+func (d *Datapath) replaceMaps(cause error) error {
+	attached, err := d.attached()
+	if err != nil {
+		return err
+	}
+	if len(attached) > 0 {
+		return fmt.Errorf("%w: it serves %d phones, and is not what this configuration wants; to change it restart the host, or remove all phones' networks: %w",
+			cause, len(attached), errdefs.ErrFailedPrecondition)
+	}
+	d.log.Info("pinned maps are made anew", "cause", cause)
+	closeMaps(d.pinned)
+	if err := os.RemoveAll(d.pins.dir()); err != nil {
+		return err
+	}
+	return d.pins.make()
+}
+
+func closeMaps(all map[string]*ebpf.Map) {
+	for _, m := range all {
+		m.Close()
+	}
+}

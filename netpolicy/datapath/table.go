@@ -1,0 +1,122 @@
+package datapath
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+)
+
+// batch is how many elements are read in one call, to begin with: more than any bucket of a hash has.
+const batch = 512
+
+// elements reads a hash. What programs add and delete meanwhile may be among the elements or not; each is complete and comes once.
+func elements[K, V any](m *ebpf.Map) iter.Seq2[element[K, V], error] {
+	return func(yield func(element[K, V], error) bool) {
+		var cursor ebpf.MapBatchCursor
+		keys, values := make([]K, batch), make([]V, batch)
+		for {
+			n, err := m.BatchLookup(&cursor, keys, values, nil)
+			if errors.Is(err, unix.ENOSPC) { // a bucket that is longer
+				keys, values = make([]K, 2*len(keys)), make([]V, 2*len(keys))
+				continue
+			}
+			end := errors.Is(err, ebpf.ErrKeyNotExist)
+			if err != nil && !end {
+				yield(element[K, V]{}, fmt.Errorf("read map %s: %w", m, err))
+				return
+			}
+			for i := range n {
+				if !yield(element[K, V]{keys[i], values[i]}, nil) {
+					return
+				}
+			}
+			if end {
+				return
+			}
+		}
+	}
+}
+
+type element[K, V any] struct {
+	key   K
+	value V
+}
+
+// deleteIf deletes the elements of a hash that a condition holds for, when it is read.
+func deleteIf[K, V any](m *ebpf.Map, doomed func(K, V) bool) error {
+	var keys []K
+	for e, err := range elements[K, V](m) {
+		if err != nil {
+			return err
+		}
+		if doomed(e.key, e.value) {
+			keys = append(keys, e.key)
+		}
+	}
+	for _, key := range keys {
+		if err := deleteKey(m, key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteKey deletes an element; that it is not there is no error.
+func deleteKey(m *ebpf.Map, key any) error {
+	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		return fmt.Errorf("delete from map %s: %w", m, err)
+	}
+	return nil
+}
+
+// inner opens the map in a slot of an array of maps, nil for none.
+func inner(outer *ebpf.Map, slot uint32) (*ebpf.Map, error) {
+	var m *ebpf.Map
+	err := outer.Lookup(slot, &m)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("slot %d of map %s: %w", slot, outer, err)
+	}
+	return m, nil
+}
+
+// hasInner tells whether a slot of an array of maps has one.
+func hasInner(outer *ebpf.Map, slot uint32) (bool, error) {
+	var id uint32
+	err := outer.Lookup(slot, &id)
+	if errors.Is(err, ebpf.ErrKeyNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("slot %d of map %s: %w", slot, outer, err)
+	}
+	return true, nil
+}
+
+// keyed are locks by number. Those of different numbers do not hold one another up.
+type keyed struct {
+	mu   sync.Mutex
+	held map[uint32]*sync.Mutex
+}
+
+// lock locks a number and returns what unlocks it. A lock that was made stays: numbers are slots, which are few.
+func (k *keyed) lock(number uint32) (unlock func()) {
+	k.mu.Lock()
+	if k.held == nil {
+		k.held = map[uint32]*sync.Mutex{}
+	}
+	m, found := k.held[number]
+	if !found {
+		m = new(sync.Mutex)
+		k.held[number] = m
+	}
+	k.mu.Unlock()
+	m.Lock()
+	return m.Unlock
+}
