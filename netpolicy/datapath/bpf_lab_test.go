@@ -329,12 +329,12 @@ func (l *lab) flow() (bpfFlowKey, bpfFlow) {
 	panic("unreachable")
 }
 
-// age makes all flows older, as if time had passed.
+// age makes all flows older, as if time had passed; on a machine that has just started as well.
 func (l *lab) age(by time.Duration) {
 	l.t.Helper()
 	for k, v := range pairs[bpfFlowKey, bpfFlow](l.t, l.flows) {
-		v.Started -= uint64(by)
-		v.Expires -= uint64(by)
+		v.Started = uint64(max(1, int64(v.Started)-int64(by)))
+		v.Expires = uint64(max(1, int64(v.Expires)-int64(by)))
 		l.put(l.flows, k, v)
 	}
 }
