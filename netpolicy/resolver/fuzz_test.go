@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -66,7 +67,7 @@ func FuzzAnswer(f *testing.F) {
 		}
 		found.Question = ask.Question
 		open := opened{}
-		s := &Server{now: time.Now, cache: newCache(cacheBytes), leases: open, waiting: newPlaces[uint32](1, 1)}
+		s := &Server{log: slog.New(slog.DiscardHandler), now: time.Now, cache: newCache(cacheBytes), leases: open, waiting: newPlaces[uint32](1, 1)}
 		s.rules.Store(known)
 		s.cache.put(question{name: "www.example.com.", kind: dns.TypeA}, found, time.Now())
 		if s.cache.order.Len() == 0 {
@@ -122,7 +123,7 @@ func FuzzServe(f *testing.F) {
 		f.Add(raw)
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		s := &Server{now: time.Now, cache: newCache(cacheBytes), leases: opened{}, waiting: newPlaces[uint32](1, 1)}
+		s := &Server{log: slog.New(slog.DiscardHandler), now: time.Now, cache: newCache(cacheBytes), leases: opened{}, waiting: newPlaces[uint32](1, 1)}
 		s.ask = &upstreams{count: &s.counts}
 		s.rules.Store(&rules{
 			protected: policy.CompileAddresses(nil), policies: map[uint32]policy.Policy{0: {Default: policy.AllowInternet}},
