@@ -37,7 +37,7 @@ func TestBelowTheLimitNothingWaits(t *testing.T) {
 	for _, down := range []bool{true, false} {
 		var rtt time.Duration
 		for range 3 {
-			r := l.measure(t, flow{down: down, kind: "udp", bits: limit / 2}, 200*time.Millisecond, time.Second, 10*time.Millisecond)
+			r := l.measure(t, flow{down: down, kind: "udp", bits: limit / 2, steady: true}, 200*time.Millisecond, time.Second, 10*time.Millisecond)
 			if rtt = r.quantile(0.5); rtt > 0 && rtt < 5*time.Millisecond {
 				break
 			}
