@@ -42,7 +42,7 @@ func flows(limit uint64, down bool) []flow {
 		{kind: "cubic", down: down},
 		{kind: "bbr", down: down},
 		{kind: "udp", down: down, bits: limit * 13 / 10},
-		{kind: "udp", down: down, bits: limit * 9 / 10},
+		{kind: "udp", down: down, bits: limit * 9 / 10, steady: true},
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +25,8 @@ type flow struct {
 	down bool   // from the server to the phone, else the other way
 	kind string // a congestion control of TCP, which sends what it can; or "udp"
 	bits uint64 // what UDP sends of IP packets and their Ethernet headers, in bit/s
+	// steady has UDP send evenly rather than as much: what it could not send while it had no processor is not made up for.
+	steady bool
 }
 
 // result is what was seen of a flow in a window of time.
@@ -41,6 +44,27 @@ func (r result) quantile(q float64) time.Duration {
 	return r.rtts[int(q*float64(len(r.rtts)-1))]
 }
 
+// hurry puts the threads of this process before those of others, which may keep all processors busy: what is looked for is not how
+// long a sender waits for one. What it returns ends that.
+func hurry(t testing.TB) func() {
+	t.Helper()
+	former, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	must(t, err)
+	nice := func(value int) {
+		tasks, err := os.ReadDir("/proc/self/task")
+		must(t, err)
+		for _, task := range tasks {
+			id, err := strconv.Atoi(task.Name())
+			must(t, err)
+			if err := unix.Setpriority(unix.PRIO_PROCESS, id, value); err != nil && !errors.Is(err, unix.ESRCH) {
+				t.Fatal(err)
+			}
+		}
+	}
+	nice(-10)
+	return func() { nice(20 - former) } // the system call answers 20 less the value
+}
+
 // totals are what a flow has done since it began.
 type totals struct {
 	at                   time.Time
@@ -50,6 +74,7 @@ type totals struct {
 // measure lets a flow run, and looks at it from warm on for a window of time. Small packets go round meanwhile, every beat.
 func (l lab) measure(t testing.TB, f flow, warm, window, beat time.Duration) result {
 	t.Helper()
+	defer hurry(t)()
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	defer running.Wait()
@@ -141,7 +166,7 @@ func (l lab) udp(ctx context.Context, t testing.TB, running *sync.WaitGroup, f f
 	must(t, err)
 	context.AfterFunc(ctx, func() { from.Close(); to.Close() })
 	running.Go(func() {
-		if err := pace(ctx, from, to.LocalAddr(), f.bits); err != nil && ctx.Err() == nil {
+		if err := pace(ctx, from, to.LocalAddr(), f); err != nil && ctx.Err() == nil {
 			t.Errorf("send: %v", err)
 		}
 	})
@@ -163,12 +188,15 @@ func (l lab) udp(ctx context.Context, t testing.TB, running *sync.WaitGroup, f f
 	}
 }
 
-// pace sends numbered datagrams, so many bit/s on the wire, until ctx ends. As many as are due in a millisecond go at once, as one to the
-// kernel. What it could not send while it was held up it does not make up for.
-func pace(ctx context.Context, from *net.UDPConn, to net.Addr, bits uint64) error {
-	const wire, tolerance = 8 * (1500 + 14), 20 * time.Millisecond
-	count := min(max(int(bits/1000/wire), 1), 40)
-	every := time.Duration(float64(count) * wire / float64(bits) * float64(time.Second))
+// pace sends numbered datagrams until ctx ends. As many as are due in a millisecond go at once, as one to the kernel.
+func pace(ctx context.Context, from *net.UDPConn, to net.Addr, f flow) error {
+	const wire = 8 * (1500 + 14)
+	tolerance := time.Second
+	if f.steady {
+		tolerance = 20 * time.Millisecond
+	}
+	count := min(max(int(f.bits/1000/wire), 1), 40)
+	every := time.Duration(float64(count) * wire / float64(f.bits) * float64(time.Second))
 	buf := make([]byte, count*payload)
 	due, n := time.Now(), 0
 	for ctx.Err() == nil {

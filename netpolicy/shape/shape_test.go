@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/shape"
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 const mbit = 1_000_000
@@ -183,6 +184,18 @@ func TestPruneRemovesWhatNoPhoneOwns(t *testing.T) {
 		if _, err := netlink.LinkByName(name); (err == nil) != want {
 			t.Errorf("after Prune: %s is there: %v, want %v", name, err == nil, want)
 		}
+	}
+}
+
+func TestProbeLeavesNothing(t *testing.T) {
+	testenv.Root(t)
+	before, err := netlink.LinkList()
+	must(t, err)
+	must(t, shape.Probe(t.Context()))
+	after, err := netlink.LinkList()
+	must(t, err)
+	if len(after) != len(before) {
+		t.Errorf("%d links before, %d after", len(before), len(after))
 	}
 }
 

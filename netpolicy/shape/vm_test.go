@@ -10,6 +10,7 @@ import (
 // says nothing but that they go.
 func TestVMShape(t *testing.T) {
 	vm.Run(t, vm.On("6.1").And(vm.On("6.12").Arch("arm64"), vm.On("7.3").Nightly()), func(t *testing.T) {
+		t.Run("probe", TestProbeLeavesNothing)
 		t.Run("state", TestSetMakesTheKernelWhatTheLimitsAre)
 		t.Run("crash", TestTheNextCallFinishesWhatACrashLeft)
 		t.Run("others", TestOthersThingsAreLeftAlone)
