@@ -39,6 +39,7 @@ func newServer(c access.Config) *grpc.Server {
 	phonehostv1.RegisterCommandServiceServer(srv, phonehostv1.UnimplementedCommandServiceServer{})
 	phonehostv1.RegisterAppServiceServer(srv, phonehostv1.UnimplementedAppServiceServer{})
 	phonehostv1.RegisterDataServiceServer(srv, phonehostv1.UnimplementedDataServiceServer{})
+	phonehostv1.RegisterNetworkPolicyServiceServer(srv, phonehostv1.UnimplementedNetworkPolicyServiceServer{})
 	phonehostv1.RegisterFileServiceServer(srv, phonehostv1.UnimplementedFileServiceServer{})
 	phonehostv1.RegisterEventServiceServer(srv, phonehostv1.UnimplementedEventServiceServer{})
 	healthpb.RegisterHealthServer(srv, health.NewServer())
@@ -217,15 +218,25 @@ func TestEveryRPCAndRole(t *testing.T) {
 func TestSensitiveRPCs(t *testing.T) {
 	t.Parallel()
 	want := map[string]access.Role{
-		"/phonehost.v1.PhoneService/Exec":             access.RoleAdmin,
-		"/phonehost.v1.CommandService/RunCommand":     access.RoleAdmin,
-		"/phonehost.v1.CommandService/StartCommand":   access.RoleAdmin,
-		"/phonehost.v1.FileService/PushFile":          access.RoleAdmin,
-		"/phonehost.v1.DataService/ListData":          access.RoleViewer,
-		"/phonehost.v1.DataService/TrimData":          access.RoleOperator,
-		"/phonehost.v1.DataService/ExportData":        access.RoleAdmin,
-		"/phonehost.v1.DataService/ImportData":        access.RoleAdmin,
-		"/phonehost.v1.AppService/InstallApp":         access.RoleOperator,
+		"/phonehost.v1.PhoneService/Exec":           access.RoleAdmin,
+		"/phonehost.v1.CommandService/RunCommand":   access.RoleAdmin,
+		"/phonehost.v1.CommandService/StartCommand": access.RoleAdmin,
+		"/phonehost.v1.FileService/PushFile":        access.RoleAdmin,
+		"/phonehost.v1.DataService/ListData":        access.RoleViewer,
+		"/phonehost.v1.DataService/TrimData":        access.RoleOperator,
+		"/phonehost.v1.DataService/ExportData":      access.RoleAdmin,
+		"/phonehost.v1.DataService/ImportData":      access.RoleAdmin,
+		"/phonehost.v1.AppService/InstallApp":       access.RoleOperator,
+
+		"/phonehost.v1.NetworkPolicyService/PutPolicy":     access.RoleAdmin,
+		"/phonehost.v1.NetworkPolicyService/DeletePolicy":  access.RoleAdmin,
+		"/phonehost.v1.NetworkPolicyService/AddForward":    access.RoleAdmin,
+		"/phonehost.v1.NetworkPolicyService/RemoveForward": access.RoleAdmin,
+		"/phonehost.v1.NetworkPolicyService/AssignPolicy":  access.RoleOperator,
+		"/phonehost.v1.NetworkPolicyService/ListFlows":     access.RoleOperator,
+		"/phonehost.v1.NetworkPolicyService/WatchFlows":    access.RoleOperator,
+		"/phonehost.v1.NetworkPolicyService/WatchDenials":  access.RoleViewer,
+
 		"/phonehost.v1.AppService/UninstallApp":       access.RoleOperator,
 		"/phonehost.v1.AppService/ListApps":           access.RoleViewer,
 		"/phonehost.v1.FileService/PullFile":          access.RoleAdmin,

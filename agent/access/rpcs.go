@@ -45,6 +45,25 @@ var required = map[string]Role{
 	"/phonehost.v1.AppService/StartApp":     RoleOperator,
 	"/phonehost.v1.AppService/StopApp":      RoleOperator,
 
+	// Whom a phone speaks with is its user's business. What is dropped is in the journal, which viewers read.
+	"/phonehost.v1.NetworkPolicyService/GetPolicy":       RoleViewer,
+	"/phonehost.v1.NetworkPolicyService/ListPolicies":    RoleViewer,
+	"/phonehost.v1.NetworkPolicyService/GetPhoneNetwork": RoleViewer,
+	"/phonehost.v1.NetworkPolicyService/ListForwards":    RoleViewer,
+	"/phonehost.v1.NetworkPolicyService/WatchDenials":    RoleViewer,
+	"/phonehost.v1.NetworkPolicyService/ListFlows":       RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/WatchFlows":      RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/TestConnection":  RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/AssignPolicy":    RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/CutNetwork":      RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/RestoreNetwork":  RoleOperator,
+	"/phonehost.v1.NetworkPolicyService/SetLimits":       RoleOperator,
+	// What a policy lets through, and a forward past every policy, holds for more than one phone's user.
+	"/phonehost.v1.NetworkPolicyService/PutPolicy":     RoleAdmin,
+	"/phonehost.v1.NetworkPolicyService/DeletePolicy":  RoleAdmin,
+	"/phonehost.v1.NetworkPolicyService/AddForward":    RoleAdmin,
+	"/phonehost.v1.NetworkPolicyService/RemoveForward": RoleAdmin,
+
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
 	"/phonehost.v1.StreamService/Screenshot": RoleOperator,

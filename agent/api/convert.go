@@ -17,8 +17,16 @@ import (
 // The numbers of statuses, kinds, states and policies are the same here and in the API (a test compares them), so they are converted
 // as numbers.
 
-// specFromProto reads what a caller asks for. A nil message gives the empty spec, which Validate refuses.
-func specFromProto(m *phonehostv1.PhoneSpec) phone.Spec {
+// specFromProto reads what a caller asks for. A nil message gives the empty spec, which Validate refuses. Refused here is what phone.Spec
+// cannot hold; all other values are checked by package phone.
+func specFromProto(m *phonehostv1.PhoneSpec) (phone.Spec, error) {
+	if err := checkTimes(m); err != nil {
+		return phone.Spec{}, err
+	}
+	network, err := networkFromProto(m.GetNetwork())
+	if err != nil {
+		return phone.Spec{}, err
+	}
 	d := m.GetDisplay()
 	return phone.Spec{
 		ID: m.GetId(), Image: m.GetImage(), Profile: m.GetProfile(),
@@ -27,11 +35,12 @@ func specFromProto(m *phonehostv1.PhoneSpec) phone.Spec {
 		Properties: m.GetProperties(), Labels: m.GetLabels(),
 		RestartPolicy: phone.RestartPolicy(m.GetRestartPolicy()),
 		Lease:         phone.Lease{ExpiresAt: timeOf(m.GetLease().GetExpiresAt()), RetainUntil: timeOf(m.GetLease().GetRetainUntil())},
-	}
+		Network:       network,
+	}, nil
 }
 
-// checkSpec refuses times that are none; all other values are checked by package phone.
-func checkSpec(m *phonehostv1.PhoneSpec) error {
+// checkTimes refuses times that are none.
+func checkTimes(m *phonehostv1.PhoneSpec) error {
 	for _, f := range []struct {
 		field string
 		value *timestamppb.Timestamp
@@ -62,7 +71,7 @@ func specToProto(s phone.Spec) *phonehostv1.PhoneSpec {
 			Width: s.Display.Width, Height: s.Display.Height, Dpi: s.Display.DPI, MaxFps: s.Display.MaxFPS,
 		},
 		Properties: s.Properties, Labels: s.Labels,
-		RestartPolicy: phonehostv1.RestartPolicy(s.RestartPolicy),
+		RestartPolicy: phonehostv1.RestartPolicy(s.RestartPolicy), Network: networkToProto(s.Network),
 	}
 	if l := s.Lease; !l.ExpiresAt.IsZero() || !l.RetainUntil.IsZero() {
 		m.Lease = &phonehostv1.Lease{ExpiresAt: timestamp(l.ExpiresAt), RetainUntil: timestamp(l.RetainUntil)}
@@ -90,7 +99,7 @@ func phoneToProto(s phone.Snapshot, state display.State, viewers int) *phonehost
 		Revision:       s.Revision,
 
 		PendingRestart: s.PendingRestart, QueuePosition: uint32(s.QueuePosition), DataAndroidVersion: r.DataAndroid,
-		OperationId: s.OperationID(),
+		OperationId: s.OperationID(), Network: networkStateToProto(s),
 	}
 	for _, f := range r.Freezes {
 		m.Freezes = append(m.Freezes, &phonehostv1.Freeze{

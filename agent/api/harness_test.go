@@ -49,6 +49,9 @@ type server struct {
 	sup     *phone.Supervisor
 	api     *Server
 	data    phonehostv1.DataServiceClient
+
+	networks phonehostv1.NetworkPolicyServiceClient
+
 	volumes *volumes
 	spool   string // directory of the archives
 }
@@ -130,8 +133,14 @@ func (d door) Accept() (net.Conn, error) {
 	return rootConn{c}, nil
 }
 
-// start serves the API until the test ends.
+// start serves the API of a host whose phones have no network until the test ends.
 func start(t testing.TB) *server {
+	t.Helper()
+	return startOver(t, nil)
+}
+
+// startOver is start for a host whose phones have networks, unless the engine is nil.
+func startOver(t testing.TB, engine *wires) *server {
 	t.Helper()
 	db, err := store.Open(store.Config{Path: filepath.Join(t.TempDir(), "db")})
 	if err != nil {
@@ -148,12 +157,13 @@ func start(t testing.TB) *server {
 	}
 	w := phonetest.New()
 	vols, spool, spoolDir := newVolumes(t, w)
-	life, die := context.WithCancel(context.Background())
-	sup, err := phone.New(phone.Config{
-		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w, Life: life},
+	cfg := phone.Config{
+		DB: db, Operations: ops, Journal: journal, Runtime: w, Networks: phonetest.Networks{World: w},
 		Displays: phonetest.Displays{World: w}, Images: images{}, Volumes: w, Archives: spool,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
-	})
+	}
+	networks := engine.open(t, &cfg)
+	sup, err := phone.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,6 +189,7 @@ func start(t testing.TB) *server {
 		Images:     phonehostv1.UnimplementedImageServiceServer{},
 		Commands:   NewCommandServer(CommandConfig{Commands: commands, Jobs: jobs}),
 		Data:       NewDataServer(DataConfig{Phones: sup, Volumes: vols, Spool: spool}),
+		Networks:   NewNetworkServer(NetworkConfig{Phones: sup, Network: networks}),
 		Files:      NewFileServer(&guestfile.Copier{Guests: s.guests, Phones: sup}),
 	})
 	s.api = grpcServer
@@ -198,15 +209,17 @@ func start(t testing.TB) *server {
 			t.Error(err)
 		}
 		jobs.Close()
-		die()
 		sup.Close()
+		if networks != nil {
+			networks.Close()
+		}
 		journal.Close()
 		if err := db.Close(); err != nil {
 			t.Error(err)
 		}
 	})
 	s.phones, s.ops, s.events = phonehostv1.NewPhoneServiceClient(s.conn), phonehostv1.NewOperationServiceClient(s.conn), phonehostv1.NewEventServiceClient(s.conn)
-	s.data = phonehostv1.NewDataServiceClient(s.conn)
+	s.data, s.networks = phonehostv1.NewDataServiceClient(s.conn), phonehostv1.NewNetworkPolicyServiceClient(s.conn)
 	return s
 }
 

@@ -101,6 +101,7 @@ func TestUpdateFields(t *testing.T) {
 		DataBytes: 8 << 30, Display: &phonehostv1.DisplaySpec{Width: 720, Height: 1280, Dpi: 240, MaxFps: 30},
 		Properties: map[string]string{"ro.x": "1"}, Labels: map[string]string{"user": "u1"},
 		RestartPolicy: phonehostv1.RestartPolicy_RESTART_POLICY_NEVER, Lease: lease,
+		Network: &phonehostv1.NetworkSpec{Policy: "allow-internet"},
 	}
 	if diff := cmp.Diff(want, p.GetSpec(), protocmp.Transform()); diff != "" {
 		t.Errorf("spec (-want +got):\n%s", diff)

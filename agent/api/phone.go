@@ -76,10 +76,10 @@ func (s *phoneServer) CreatePhone(ctx context.Context, q *phonehostv1.CreatePhon
 	if q.GetSpec() == nil {
 		return nil, statusError(fault.Field("spec", "is missing"))
 	}
-	if err := checkSpec(q.GetSpec()); err != nil {
+	spec, err := specFromProto(q.GetSpec())
+	if err != nil {
 		return nil, statusError(err)
 	}
-	spec := specFromProto(q.GetSpec())
 	if q.GetCloneFrom() == "" {
 		snap, err := s.cfg.Phones.Create(ctx, spec)
 		if err != nil {

@@ -99,8 +99,9 @@ func (s *phoneServer) Unfreeze(ctx context.Context, q *phonehostv1.UnfreezeReque
 
 func (s *phoneServer) Update(ctx context.Context, q *phonehostv1.UpdateRequest) (*phonehostv1.UpdateResponse, error) {
 	op, err := s.submit(ctx, operation.Update, q, func(r *phone.Request) error {
-		r.Patch = &phone.Patch{Spec: specFromProto(q.GetSpec()), Fields: q.GetUpdateMask().GetPaths()}
-		return checkSpec(q.GetSpec())
+		spec, err := specFromProto(q.GetSpec())
+		r.Patch = &phone.Patch{Spec: spec, Fields: q.GetUpdateMask().GetPaths()}
+		return err
 	})
 	return &phonehostv1.UpdateResponse{Operation: op}, err
 }

@@ -27,6 +27,7 @@ type Services struct {
 	Files      phonehostv1.FileServiceServer
 	Apps       phonehostv1.AppServiceServer
 	Data       phonehostv1.DataServiceServer
+	Networks   phonehostv1.NetworkPolicyServiceServer
 }
 
 // Server is the one gRPC server that all doors share.
@@ -45,6 +46,9 @@ var endless = map[string]bool{
 	phonehostv1.OperationService_Watch_FullMethodName: true,
 	phonehostv1.EventService_Watch_FullMethodName:     true,
 	healthpb.Health_Watch_FullMethodName:              true,
+
+	phonehostv1.NetworkPolicyService_WatchFlows_FullMethodName:   true,
+	phonehostv1.NetworkPolicyService_WatchDenials_FullMethodName: true,
 }
 
 // NewServer assembles the server. Who may call what is decided by the access interceptors before any handler; connections that came
@@ -64,6 +68,7 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterFileServiceServer(s, services.Files)
 	phonehostv1.RegisterAppServiceServer(s, services.Apps)
 	phonehostv1.RegisterDataServiceServer(s, services.Data)
+	phonehostv1.RegisterNetworkPolicyServiceServer(s, services.Networks)
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s

@@ -5,7 +5,10 @@
 // the same (a test compares the two). The package only reads: it opens nothing that the configuration names.
 package config
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // DefaultPath is where the agent looks for its configuration file when none is named.
 const DefaultPath = "/etc/phonehost/phonehostd.toml"
@@ -26,6 +29,7 @@ type Config struct {
 	Containerd Containerd `toml:"containerd"`
 	Runtime    Runtime    `toml:"runtime"`
 	Display    Display    `toml:"display"`
+	Network    Network    `toml:"network"`
 	Socket     Socket     `toml:"socket"`
 	TLS        TLS        `toml:"tls"`
 	Dial       []Dial     `toml:"dial"`
@@ -73,6 +77,38 @@ type Display struct {
 	UIDBase uint32 `toml:"uid_base"`
 	// Args are added to the display's command line.
 	Args []string `toml:"args"`
+}
+
+// Network says how phones reach the rest of the world.
+type Network struct {
+	// Enabled gives each phone a network; else it has loopback only.
+	Enabled bool `toml:"enabled"`
+	// IPv4Pool holds the phones' IPv4 addresses; its first is the gateway's.
+	IPv4Pool netip.Prefix `toml:"ipv4_pool"`
+	// IPv6Pool holds their IPv6 addresses; the zero value, an empty string in the file, means that they have none.
+	IPv6Pool netip.Prefix `toml:"ipv6_pool"`
+	// Uplink is the interface by which phones reach others; empty means that of the default route.
+	Uplink string `toml:"uplink"`
+	// Masquerade4 and Masquerade6 hide the pools behind the host's own addresses; false where they are routed to the host.
+	Masquerade4 bool `toml:"masquerade4"`
+	Masquerade6 bool `toml:"masquerade6"`
+	// NameServers are asked for the phones, ADDRESS or ADDRESS:PORT; none means those of the host.
+	NameServers []string `toml:"name_servers"`
+	// MaxFlows bounds the live flows of each phone.
+	MaxFlows uint32 `toml:"max_flows"`
+	// FlowSample has one flow of so many watched (WatchFlows); 0 means none.
+	FlowSample uint32 `toml:"flow_sample"`
+}
+
+// Upstreams returns the name servers with their ports. They have been checked.
+func (n Network) Upstreams() []netip.AddrPort {
+	all := make([]netip.AddrPort, 0, len(n.NameServers))
+	for _, text := range n.NameServers {
+		if a, err := nameServer(text); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // Socket is the Unix door.
@@ -158,8 +194,12 @@ func Default() Config {
 		Containerd: Containerd{Address: "/run/containerd/containerd.sock", Namespace: "phonehost"},
 		Runtime:    Runtime{LogBinary: "/usr/local/bin/phone-log"},
 		Display:    Display{Binary: "/usr/local/bin/phone-display", UIDBase: 2000000, Args: []string{}},
-		Socket:     Socket{Path: "/run/phonehost/phonehostd.sock", Group: "phonehost"},
-		Dial:       []Dial{},
+		Network: Network{
+			Enabled: true, IPv4Pool: netip.MustParsePrefix("10.213.0.0/16"), IPv6Pool: netip.MustParsePrefix("fd70:686f:6e65::/64"),
+			Masquerade4: true, Masquerade6: true, NameServers: []string{}, MaxFlows: 4096, FlowSample: 16,
+		},
+		Socket: Socket{Path: "/run/phonehost/phonehostd.sock", Group: "phonehost"},
+		Dial:   []Dial{},
 		Access: []Access{
 			{User: "root", Role: "admin"},
 			{Group: "phonehost", Role: "operator"},

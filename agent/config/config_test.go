@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,21 +10,25 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
+
+// prefixes has cmp compare pools of addresses.
+var prefixes = cmpopts.EquateComparable(netip.Prefix{})
 
 func TestExampleSaysTheDefaults(t *testing.T) {
 	cfg, err := Parse([]byte(Example()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Default(), cfg); diff != "" {
+	if diff := cmp.Diff(Default(), cfg, prefixes); diff != "" {
 		t.Errorf("the commented file differs from Default (-default +file):\n%s", diff)
 	}
 	empty, err := Parse(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Default(), empty); diff != "" {
+	if diff := cmp.Diff(Default(), empty, prefixes); diff != "" {
 		t.Errorf("an empty file differs from Default (-default +file):\n%s", diff)
 	}
 }
@@ -35,6 +40,7 @@ func TestExampleNamesEveryKey(t *testing.T) {
 		"name", "state_dir", "run_dir", "log_dir", "level", "format", "address", "namespace", "cgroup_root", "log_binary",
 		"snapshotter", "binary", "uid_base", "args", "path", "group", "listen", "cert", "key", "ca", "user", "role", "socket",
 		"boot_timeout", "grace", "disk_reserve_bytes", "concurrent_boots",
+		"enabled", "ipv4_pool", "ipv6_pool", "uplink", "masquerade4", "masquerade6", "name_servers", "max_flows", "flow_sample",
 	} {
 		if !strings.Contains(Example(), "\n"+key+" = ") {
 			t.Errorf("the commented file does not name %q", key)
@@ -56,6 +62,12 @@ name = "fleet"
 [[access]]
 identity = "client/fleet"
 role = "admin"
+[network]
+ipv4_pool = "172.20.0.0/20"
+ipv6_pool = ""
+uplink = "eth1"
+masquerade4 = false
+name_servers = ["192.0.2.53", "[2001:db8::53]:5353"]
 [limits]
 grace = "5s"
 `))
@@ -68,7 +80,12 @@ grace = "5s"
 	want.Dial = []Dial{{Address: "control:7443", Name: "fleet"}}
 	want.Access = []Access{{Identity: "client/fleet", Role: "admin"}}
 	want.Limits.Grace = Duration(5 * time.Second)
-	if diff := cmp.Diff(want, cfg); diff != "" {
+	want.Network.IPv4Pool, want.Network.IPv6Pool, want.Network.Uplink = netip.MustParsePrefix("172.20.0.0/20"), netip.Prefix{}, "eth1"
+	want.Network.Masquerade4, want.Network.NameServers = false, []string{"192.0.2.53", "[2001:db8::53]:5353"}
+	if got := cfg.Network.Upstreams(); len(got) != 2 || got[0].String() != "192.0.2.53:53" || got[1].String() != "[2001:db8::53]:5353" {
+		t.Errorf("upstreams %v", got)
+	}
+	if diff := cmp.Diff(want, cfg, prefixes); diff != "" {
 		t.Errorf("Parse (-want +got):\n%s", diff)
 	}
 }
@@ -99,6 +116,16 @@ func TestParseRefuses(t *testing.T) {
 		{"access of two", "[[access]]\nuser = \"a\"\ngroup = \"b\"\nrole = \"admin\"\n", `key "access[0]"`},
 		{"access of an agent", "[[access]]\nidentity = \"agent/x\"\nrole = \"admin\"\n", `key "access[0].identity"`},
 		{"access twice", "[[access]]\nuser = \"a\"\nrole = \"admin\"\n[[access]]\nuser = \"a\"\nrole = \"viewer\"\n", `key "access[1]"`},
+		{"no pool", "[network]\nipv4_pool = \"\"\n", `key "network.ipv4_pool": "" must be`},
+		{"no prefix", "[network]\nipv4_pool = \"10.0.0.1\"\n", `line 2`},
+		{"IPv6 pool for IPv4", "[network]\nipv4_pool = \"fd00::/64\"\n", `key "network.ipv4_pool"`},
+		{"tiny pool", "[network]\nipv4_pool = \"10.0.0.0/31\"\n", `key "network.ipv4_pool"`},
+		{"pool with bits behind", "[network]\nipv4_pool = \"10.0.0.1/16\"\n", `it must be 10.0.0.0/16`},
+		{"IPv4 pool for IPv6", "[network]\nipv6_pool = \"10.0.0.0/16\"\n", `key "network.ipv6_pool"`},
+		{"long uplink", "[network]\nuplink = \"a234567890123456\"\n", `key "network.uplink"`},
+		{"name server by name", "[network]\nname_servers = [\"192.0.2.1\", \"dns.example\"]\n", `key "network.name_servers[1]"`},
+		{"few flows", "[network]\nmax_flows = 1\n", `key "network.max_flows"`},
+		{"unknown key of the network", "[network]\nbridge = \"br0\"\n", `line 2: key "network.bridge" is not known`},
 		{"boot timeout", "[limits]\nboot_timeout = \"1ms\"\n", `key "limits.boot_timeout"`},
 		{"grace", "[limits]\ngrace = \"11m\"\n", `key "limits.grace"`},
 	}

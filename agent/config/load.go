@@ -38,8 +38,8 @@ func Load(path string) (Config, error) {
 // is at fault, else the key. Lists of the file replace the defaults.
 func Parse(data []byte) (Config, error) {
 	cfg := Default()
-	access, dial, args := cfg.Access, cfg.Dial, cfg.Display.Args
-	cfg.Access, cfg.Dial, cfg.Display.Args = nil, nil, nil
+	access, dial, args, servers := cfg.Access, cfg.Dial, cfg.Display.Args, cfg.Network.NameServers
+	cfg.Access, cfg.Dial, cfg.Display.Args, cfg.Network.NameServers = nil, nil, nil, nil
 	err := toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(&cfg)
 	if err != nil {
 		return Config{}, describe(err)
@@ -52,6 +52,9 @@ func Parse(data []byte) (Config, error) {
 	}
 	if cfg.Display.Args == nil {
 		cfg.Display.Args = args
+	}
+	if cfg.Network.NameServers == nil {
+		cfg.Network.NameServers = servers
 	}
 	return cfg, cfg.check()
 }
@@ -80,7 +83,7 @@ func describe(err error) error {
 
 // check refuses values that are out of range or contradict each other.
 func (c *Config) check() error {
-	for _, check := range []func() error{c.checkPaths, c.checkWords, c.checkNetwork, c.checkAccess, c.checkLimits} {
+	for _, check := range []func() error{c.checkPaths, c.checkWords, c.checkDoors, c.checkNetwork, c.checkAccess, c.checkLimits} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -142,7 +145,7 @@ func (c *Config) checkWords() error {
 	return nil
 }
 
-func (c *Config) checkNetwork() error {
+func (c *Config) checkDoors() error {
 	if c.TLS.Listen != "" {
 		if err := checkAddress("tls.listen", c.TLS.Listen); err != nil {
 			return err

@@ -39,6 +39,8 @@ const (
 	PhoneUnfrozen    Kind = 22
 	PhoneUpdated     Kind = 23
 	DataChecked      Kind = 24
+	NetworkDenied    Kind = 25
+	PolicyChanged    Kind = 26
 )
 
 // Event is one thing that happened.

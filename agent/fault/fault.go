@@ -70,6 +70,20 @@ const (
 	Superseded = "SUPERSEDED"
 	// GuestEnded means that the guest ended while something was done in it, or with what it has.
 	GuestEnded = "GUEST_ENDED"
+	// NetworkDisabled means that the host's phones have no network but loopback.
+	NetworkDisabled = "NETWORK_DISABLED"
+	// NetworkFailed means that a change of a network is stored and could not be brought about yet.
+	NetworkFailed = "NETWORK_FAILED"
+	// NoSuchPolicy means that no network policy has the name.
+	NoSuchPolicy = "NO_SUCH_POLICY"
+	// AddressTaken means that another phone has the address.
+	AddressTaken = "ADDRESS_TAKEN"
+	// NoFreeAddress means that every address of the pool is taken.
+	NoFreeAddress = "NO_FREE_ADDRESS"
+	// ForwardTaken means that another forward listens there.
+	ForwardTaken = "FORWARD_TAKEN"
+	// NoSuchForward means that the phone has no such forward.
+	NoSuchForward = "NO_SUCH_FORWARD"
 	// ShuttingDown means that the agent is stopping.
 	ShuttingDown = "SHUTTING_DOWN"
 )

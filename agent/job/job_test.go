@@ -104,9 +104,8 @@ func (h *host) start() *agent {
 	if a.ops, err = operation.New(operation.Config{DB: db, Journal: journal}); err != nil {
 		h.t.Fatal(err)
 	}
-	life, end := context.WithCancel(context.Background())
 	a.sup, err = phone.New(phone.Config{
-		DB: db, Operations: a.ops, Journal: journal, Runtime: h.world, Networks: phonetest.Networks{World: h.world, Life: life},
+		DB: db, Operations: a.ops, Journal: journal, Runtime: h.world, Networks: phonetest.Networks{World: h.world},
 		Displays: phonetest.Displays{World: h.world}, Images: images{},
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	})
@@ -127,7 +126,6 @@ func (h *host) start() *agent {
 	a.die = func() {
 		once.Do(func() {
 			a.jobs.Close()
-			end()
 			a.sup.Close()
 			journal.Close()
 			if err := db.Close(); err != nil {

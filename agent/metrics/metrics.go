@@ -24,8 +24,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/stream"
+	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -43,6 +45,9 @@ type Config struct {
 	BootQueue func() (booting, queued int)
 	// DataSpace adds up the data volumes. Where it fails their series are left out of the scrape.
 	DataSpace func() (container.DataSpace, error)
+	// Network adds up what the phones sent, received and were refused; zero where they have no network. Where it fails its series are left out
+	// of the scrape.
+	Network func() (network.Totals, error)
 	// Streams returns what the hub counted.
 	Streams func() stream.Totals
 	// DisplaysConnected counts the connected displays.
@@ -72,6 +77,21 @@ var (
 	sessionKinds    = []string{"control", "media"}
 )
 
+// dropReasons are the engine's words for why packets are dropped, by the labels that stand for them.
+var dropReasons = reasonLabels()
+
+// reasonLabels takes the reasons from the API, which has those of the kernel's programs below OTHER.
+func reasonLabels() map[string]string {
+	labels := map[string]string{}
+	for n, name := range phonehostv1.DenialReason_name {
+		if n > 0 && n < int32(phonehostv1.DenialReason_DENIAL_REASON_OTHER) {
+			word := strings.TrimPrefix(name, "DENIAL_REASON_")
+			labels[strings.ToLower(word)] = word
+		}
+	}
+	return labels
+}
+
 // kindLabels returns the kinds of operations as labels.
 func kindLabels() []string {
 	var labels []string
@@ -85,7 +105,7 @@ func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.Stri
 
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
-	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Streams == nil ||
+	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Network == nil || config.Streams == nil ||
 		config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
 		return nil, fmt.Errorf("metrics: every source is required: %w", errdefs.ErrInvalidArgument)
 	}

@@ -23,6 +23,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/stream"
 	"github.com/phonehost/phonehost/runtime/container"
 )
@@ -44,6 +45,9 @@ func fixed(t *testing.T) *Metrics {
 		BootQueue:      func() (booting, queued int) { return 3, 40 },
 		DataSpace: func() (container.DataSpace, error) {
 			return container.DataSpace{Volumes: 4, PromisedBytes: 400, AllocatedBytes: 40, HostBytes: 1000, HostFreeBytes: 100}, nil
+		},
+		Network: func() (network.Totals, error) {
+			return network.Totals{Packets: [2]uint64{1, 2}, Bytes: [2]uint64{3, 4}, Dropped: map[string]uint64{"RULE": 5}, Flows: 6}, nil
 		},
 		Streams: func() stream.Totals {
 			return stream.Totals{Viewers: 7, Levels: 2, Packets: 100, Bytes: 2000, Skipped: 3, KeyFrames: 4, InputEvents: 9}
@@ -84,6 +88,13 @@ phonehost_data_promised_bytes 400
 # TYPE phonehost_health_warnings gauge
 phonehost_health_warnings{severity="error"} 1
 phonehost_health_warnings{severity="warning"} 1
+# HELP phonehost_network_bytes_total Bytes that passed between phones and the network, by direction.
+# TYPE phonehost_network_bytes_total counter
+phonehost_network_bytes_total{direction="received"} 4
+phonehost_network_bytes_total{direction="sent"} 3
+# HELP phonehost_network_flows Live flows of phones.
+# TYPE phonehost_network_flows gauge
+phonehost_network_flows 6
 # HELP phonehost_phones Phones, by status.
 # TYPE phonehost_phones gauge
 phonehost_phones{status="powered_off"} 6
@@ -107,7 +118,7 @@ phonehost_tunnel_sessions{door="listen",kind="control"} 0
 phonehost_tunnel_sessions{door="listen",kind="media"} 0
 `
 	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), "phonehost_agent_start_time_seconds", "phonehost_containerd_up",
-		"phonehost_data_allocated_bytes", "phonehost_data_promised_bytes", "phonehost_health_warnings", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
+		"phonehost_data_allocated_bytes", "phonehost_data_promised_bytes", "phonehost_health_warnings", "phonehost_network_bytes_total", "phonehost_network_flows", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
 		"phonehost_tunnel_sessions"); err != nil {
 		t.Error(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
 // statusLabels are the words for the numbers of a phone's status.
@@ -17,6 +18,7 @@ type reader struct {
 	keyFrames, input, displays, containerd, warnings, serves *prometheus.Desc
 	frozen, booting, queued                                  *prometheus.Desc
 	volumes, promised, allocated, diskBytes, diskFree        *prometheus.Desc
+	netPackets, netBytes, netDropped, netFlows               *prometheus.Desc
 }
 
 func newReader(config Config) *reader {
@@ -35,6 +37,10 @@ func newReader(config Config) *reader {
 		allocated:  desc("data_allocated_bytes", "What the data volumes take of the host's disk."),
 		diskBytes:  desc("data_disk_bytes", "Size of the host's file system that holds the data volumes."),
 		diskFree:   desc("data_disk_free_bytes", "What is free of it."),
+		netPackets: desc("network_packets_total", "Packets that passed between phones and the network, by direction.", "direction"),
+		netBytes:   desc("network_bytes_total", "Bytes that passed between phones and the network, by direction.", "direction"),
+		netDropped: desc("network_dropped_packets_total", "Packets of and to phones that were dropped, by reason.", "reason"),
+		netFlows:   desc("network_flows", "Live flows of phones."),
 		viewers:    desc("viewers", "Attached viewers."),
 		levels:     desc("stream_levels", "Open encoders."),
 		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
@@ -54,7 +60,7 @@ func (r *reader) Describe(out chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
 		r.warnings, r.serves, r.frozen, r.booting, r.queued,
-		r.volumes, r.promised, r.allocated, r.diskBytes, r.diskFree,
+		r.volumes, r.promised, r.allocated, r.diskBytes, r.diskFree, r.netPackets, r.netBytes, r.netDropped, r.netFlows,
 	} {
 		out <- d
 	}
@@ -65,8 +71,8 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, value float64, labels ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, value, labels...)
 	}
-	counter := func(d *prometheus.Desc, value uint64) {
-		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value))
+	counter := func(d *prometheus.Desc, value uint64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(value), labels...)
 	}
 	gauge(r.start, float64(r.config.Start.UnixMilli())/1000)
 	for status, n := range r.config.PhonesByStatus() {
@@ -82,6 +88,16 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 		gauge(r.allocated, float64(s.AllocatedBytes))
 		gauge(r.diskBytes, float64(s.HostBytes))
 		gauge(r.diskFree, float64(s.HostFreeBytes))
+	}
+	if n, err := r.config.Network(); err == nil {
+		for direction, label := range []string{policy.Egress: "sent", policy.Ingress: "received"} {
+			counter(r.netPackets, n.Packets[direction], label)
+			counter(r.netBytes, n.Bytes[direction], label)
+		}
+		for label, word := range dropReasons {
+			counter(r.netDropped, n.Dropped[word], label)
+		}
+		gauge(r.netFlows, float64(n.Flows))
 	}
 	t := r.config.Streams()
 	gauge(r.viewers, float64(t.Viewers))

@@ -29,6 +29,7 @@ func (s Spec) inherit(from Spec) Spec {
 	s.Display.DPI = orDefault(s.Display.DPI, from.Display.DPI)
 	s.Display.MaxFPS = orDefault(s.Display.MaxFPS, from.Display.MaxFPS)
 	s.RestartPolicy = orDefault(s.RestartPolicy, from.RestartPolicy)
+	s.Network = s.Network.inherit(from.Network)
 	if len(s.Properties) == 0 {
 		s.Properties = maps.Clone(from.Properties)
 	}

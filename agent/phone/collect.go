@@ -120,6 +120,6 @@ func (s *Supervisor) removeOrphan(ctx context.Context, id string, inRuntime, net
 		remove("containers and files", s.cfg.Runtime.Destroy(ctx, id))
 	}
 	if network {
-		remove("network namespace", s.cfg.Networks.Delete(id))
+		remove("network", s.cfg.Networks.Remove(ctx, id))
 	}
 }

@@ -45,8 +45,9 @@ func TestDatabaseOfRelease1(t *testing.T) {
 			ID: "p1", Image: "phonehost.dev/testphone:latest", Profile: "testphone", VCPUs: 2, CPUWeight: 100, MemoryBytes: 512 << 20,
 			DataBytes: 4 << 30, Display: Display{Width: 720, Height: 1280, DPI: 320, MaxFPS: 30},
 			Properties: map[string]string{"ro.x": "1"}, Labels: map[string]string{"user": "u1"}, RestartPolicy: Always,
+			Network: Network{Policy: "allow-internet"},
 		}
-		if diff := cmp.Diff(want, snap.Record.Spec); diff != "" {
+		if diff := cmp.Diff(want, snap.Record.Spec, addresses); diff != "" {
 			t.Errorf("spec of p1 (-want +got):\n%s", diff)
 		}
 		if snap.Record.Slot != 0 || snap.Record.DataGeneration != 1 || snap.Record.BootGeneration != 2 {

@@ -37,6 +37,8 @@ type controller struct {
 	displayGone context.CancelFunc
 	// kills is what is known of the kernel's killing for want of memory in the present guest.
 	kills kills
+	// link is the phone's network in the kernel; its turn is taken without Supervisor.mu.
+	link link
 	// slot is the phone's part in the admission of boots, and slotAsked its place in the queue.
 	slot      slot
 	slotAsked time.Time
@@ -81,7 +83,7 @@ func (c *controller) run(ctx context.Context) {
 		if saw.known && saw.guestUp() {
 			c.startedAt, c.startedOf = saw.obs.Guest.StartedAt, saw.obs.Guest.BootGeneration
 		}
-		c.mem.slot, c.mem.wall = c.s.slotOf(c), c.s.wall()
+		c.mem.slot, c.mem.wall, c.mem.networkAt = c.s.slotOf(c), c.s.wall(), c.s.networkDue(c, saw)
 		c.lookAtDisplay()
 		p := next(&r, saw, c.mem, time.Now(), c.s.timing)
 		if p.step == stepQueue { // needs nobody, and so no other look
@@ -107,7 +109,9 @@ func (c *controller) run(ctx context.Context) {
 		if errors.Is(err, errGone) {
 			return
 		}
-		c.note(p.step, err, interrupted)
+		if p.step != stepNetwork { // which keeps its own count: it goes on beside what else is tried again
+			c.note(p.step, err, interrupted)
+		}
 	}
 }
 

@@ -31,12 +31,12 @@ func TestAgentDiesAtEveryStep(t *testing.T) {
 		want  Status
 		calls []string
 	}{
-		{"power on", offNew, ask(operation.PowerOn, nil), Running, []string{"CreateNetwork", "CheckData", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
+		{"power on", offNew, ask(operation.PowerOn, nil), Running, []string{"EnsureNetwork", "CheckData", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
 		{"power off", on, ask(operation.PowerOff, nil), PoweredOff, []string{"Shutdown", "RemoveGuest", "RemoveDisplay"}},
-		{"restart", on, ask(operation.Restart, nil), Running, []string{"Shutdown", "CreateNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
+		{"restart", on, ask(operation.Restart, nil), Running, []string{"Shutdown", "EnsureNetwork", "Prepare", "StartDisplay", "WaitReady", "StartGuest"}},
 		{"reset on", on, ask(operation.Reset, nil), Running, []string{"Kill", "Prepare", "StartGuest", "KeepGeneration"}},
 		{"reset off", offNew, ask(operation.Reset, nil), Stopped, []string{"Prepare", "KeepGeneration"}},
-		{"delete", offNew, ask(operation.Delete, nil), Unknown, []string{"Destroy", "DeleteNetwork"}},
+		{"delete", offNew, ask(operation.Delete, nil), Unknown, []string{"Destroy", "RemoveNetwork"}},
 		{"freeze", on, ask(operation.Freeze, freezing(FrozenPolice, false)), Stopped, []string{"Shutdown", "RemoveGuest", "RemoveDisplay"}},
 		{"freeze by force", on, ask(operation.Freeze, freezing(FrozenPolice, true)), Stopped, []string{"Kill", "RemoveGuest", "RemoveDisplay"}},
 		{"update on", on, ask(operation.Update, grown), Running, []string{"SetLimits", "GrowData"}},

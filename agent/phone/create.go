@@ -64,6 +64,9 @@ func (s *Supervisor) make(ctx context.Context, n creation) (Snapshot, *operation
 	if n.digest != "" {
 		img.Digest, img.AndroidVersion = n.digest, n.android
 	}
+	if err := s.checkPools(n.spec.Network); err != nil {
+		return Snapshot{}, nil, err
+	}
 	n.spec.Image = img.Name
 	if err := chooseProfile(&n.spec, img); err != nil {
 		return Snapshot{}, nil, err
@@ -158,6 +161,12 @@ func (s *Supervisor) create(tx *store.Tx, n creation, img Image, diskErr error) 
 	if err := n.spec.Lease.checkAhead(s.wall()); err != nil {
 		return nil, err
 	}
+	if err := s.checkPolicy(tx, n.spec.Network.Policy); err != nil {
+		return nil, err
+	}
+	if err := checkForwardsFree(tx, id, n.spec.Network.Forwards...); err != nil {
+		return nil, err
+	}
 	slot, err := takeSlot(tx, id)
 	if err != nil {
 		return nil, err
@@ -165,6 +174,9 @@ func (s *Supervisor) create(tx *store.Tx, n creation, img Image, diskErr error) 
 	r := Record{
 		Spec: n.spec, Slot: slot, CreateTime: time.Now(), ImageDigest: img.Digest, ImageAndroid: img.AndroidVersion,
 		ImageProfile: img.otherProfile(n.spec), CloneOf: n.from, DataGeneration: 1, KeptGeneration: 1,
+	}
+	if err := s.takeAddresses(tx, &r); err != nil {
+		return nil, err
 	}
 	message := fmt.Sprintf("phone %s was created from %s", id, n.spec.Image)
 	if n.from != "" {
@@ -203,7 +215,7 @@ func (s *Supervisor) adopt(id string, r Record) {
 	defer s.mu.Unlock()
 	c := s.newController(id, r)
 	c.sight.known = true
-	c.snap = snapshot(&c.rec, c.sight, time.Now(), s.timing)
+	c.snap = c.look()
 	c.snap.Revision = s.nextRevision()
 	close(c.adopted)
 	s.phones[id] = c

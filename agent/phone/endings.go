@@ -199,7 +199,7 @@ func (c *controller) destroy(ctx context.Context, r *Record) error {
 	if err := c.s.cfg.Runtime.Destroy(ctx, c.id); err != nil {
 		return err
 	}
-	if err := c.s.cfg.Networks.Delete(c.id); err != nil {
+	if err := c.removeNetwork(ctx); err != nil {
 		return err
 	}
 	if err := c.s.remove(c.id); err != nil {

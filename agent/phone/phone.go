@@ -14,7 +14,8 @@
 // queue that the supervisor keeps in memory alone (bootQueue): its order is stored with the wishes.
 //
 // Goroutines: the Supervisor owns one controller goroutine per phone, one that reads the runtime's events, one that hears of the
-// wall clock being set, and one that collects garbage; Close waits for all of them. A record in memory changes only in the commit hook of the transaction that
+// wall clock being set, and one that collects garbage; Close waits for all of them. A phone's network is the one thing that a request's
+// own goroutine changes too, in turn with the controller (link): it has to take effect whatever the controller is doing. A record in memory changes only in the commit hook of the transaction that
 // stored it, so memory and disk never differ. The package never speaks to containerd, the kernel or a display by itself: the
 // interfaces Runtime, Volumes, Networks, Displays and Images are all it knows of them.
 package phone
@@ -104,6 +105,8 @@ type Spec struct {
 	RestartPolicy RestartPolicy `json:"restart_policy"`
 	// Lease says until when the phone may be used.
 	Lease Lease `json:"lease,omitzero"`
+	// Network is what its network should be.
+	Network Network `json:"network,omitzero"`
 }
 
 // Equal reports whether two specs ask for the same phone.
@@ -111,7 +114,7 @@ func (s Spec) Equal(o Spec) bool {
 	properties := maps.Equal(s.Properties, o.Properties)
 	labels := maps.Equal(s.Labels, o.Labels)
 	s.Properties, o.Properties, s.Labels, o.Labels = nil, nil, nil, nil
-	return properties && labels && s.Lease.equal(o.Lease) && s.scalars() == o.scalars()
+	return properties && labels && s.Lease.equal(o.Lease) && s.Network.equal(o.Network) && s.scalars() == o.scalars()
 }
 
 // scalars returns the fields of the spec that == compares.

@@ -54,6 +54,8 @@ const (
 	stepGrow
 	// stepFinishChange ends the Update under way.
 	stepFinishChange
+	// stepNetwork makes the network what the record says.
+	stepNetwork
 	// stepImport makes an archive the phone's data.
 	stepImport
 	// stepDropArchive removes an archive that is not needed any more.
@@ -63,7 +65,7 @@ const (
 // String returns the step's name for logs.
 func (s step) String() string {
 	return [...]string{"idle", "expire", "end", "destroy", "shutdown", "kill", "queue", "start", "started", "display", "track", "ask_boot",
-		"boot_timeout", "renew", "keep", "remove_guest", "remove_display", "finish", "clone", "limits", "grow", "finish_change", "import", "drop_archive"}[s]
+		"boot_timeout", "renew", "keep", "remove_guest", "remove_display", "finish", "clone", "limits", "grow", "finish_change", "network", "import", "drop_archive"}[s]
 }
 
 // plan is the next step. at is when to look again without being woken, where the step is stepIdle or has to wait to be tried
@@ -92,6 +94,8 @@ type memory struct {
 	wall time.Time
 	// renewals counts the failures in a row to make the file systems of a reset that no operation waits for any more.
 	renewals int
+	// networkAt is when the network has to be looked after; zero when it is as it should be.
+	networkAt time.Time
 	// failed is the step that failed last, and retryAt when it is tried again.
 	failed  step
 	retryAt time.Time
@@ -100,7 +104,7 @@ type memory struct {
 // next decides the next step. It is pure: everything that it goes by is given.
 func next(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	p := choose(r, s, m, now, t)
-	p.at = earliest(p.at, r.judgeAgain(now, m.wall, t))
+	p.at = earliest(p.at, r.judgeAgain(now, m.wall, t), m.networkAt)
 	if p.step != stepIdle && p.step == m.failed && m.retryAt.After(now) {
 		return plan{step: stepIdle, at: earliest(m.retryAt, p.at)}
 	}
@@ -111,6 +115,8 @@ func choose(r *Record, s sight, m memory, now time.Time, t Timing) plan {
 	switch {
 	case r.mustExpire(m.wall):
 		return plan{step: stepExpire} // whether containerd answers or not
+	case !r.Deleting && !m.networkAt.IsZero() && !m.networkAt.After(now):
+		return plan{step: stepNetwork} // before all that takes longer; it has its own times to be tried again
 	case !s.known:
 		return plan{step: stepIdle, at: m.retryAt}
 	case ended(r, s):

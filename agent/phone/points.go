@@ -5,6 +5,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/crashpoint"
 	"github.com/phonehost/phonehost/runtime/profile"
@@ -158,13 +159,12 @@ type networkPoints struct{ in Networks }
 
 var _ Networks = networkPoints{}
 
-func (p networkPoints) Create(id string) (path string, err error) {
-	err = around("CreateNetwork", func() (err error) { path, err = p.in.Create(id); return err })
-	return path, err
+func (p networkPoints) Ensure(ctx context.Context, ph netpolicy.Phone) error {
+	return around("EnsureNetwork", func() error { return p.in.Ensure(ctx, ph) })
 }
 
-func (p networkPoints) Delete(id string) error {
-	return around("DeleteNetwork", func() error { return p.in.Delete(id) })
+func (p networkPoints) Remove(ctx context.Context, id string) error {
+	return around("RemoveNetwork", func() error { return p.in.Remove(ctx, id) })
 }
 
 func (p networkPoints) List() (ids []string, err error) {

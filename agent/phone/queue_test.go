@@ -107,7 +107,7 @@ func TestBootsAreAdmittedInOrder(t *testing.T) {
 		if err != nil || len(changes) != 1 || changes[0].Snapshot.QueuePosition != 2 {
 			t.Errorf("a watcher sees %+v %v", changes, err)
 		}
-		if w.Bodies["p5"] != nil || w.Nets["p5"] {
+		if _, wired := w.Nets["p5"]; wired || w.Bodies["p5"] != nil {
 			t.Error("something was made for a phone that waits")
 		}
 		// What boots makes room by booting, by being powered off, and by failing.

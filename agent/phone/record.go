@@ -2,6 +2,7 @@ package phone
 
 import (
 	"maps"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -82,6 +83,11 @@ type Record struct {
 	// ImageAndroid is the Android version that the image names, or empty; ImageProfile the profile, where that is not the spec's.
 	ImageAndroid string `json:"image_android,omitempty"`
 	ImageProfile string `json:"image_profile,omitempty"`
+	// IPv4 and IPv6 are the phone's addresses, as long as it exists; the zero value where the host has no pool for them.
+	IPv4 netip.Addr `json:"ipv4,omitzero"`
+	IPv6 netip.Addr `json:"ipv6,omitzero"`
+	// NetworkCut is whether it is cut off the network.
+	NetworkCut bool `json:"network_cut,omitempty"`
 	// CloneOf is the phone that the data was copied from, or empty.
 	CloneOf string `json:"clone_of,omitempty"`
 

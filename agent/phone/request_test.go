@@ -17,6 +17,7 @@ import (
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/netpolicy"
 )
 
 func TestCreate(t *testing.T) {
@@ -217,7 +218,7 @@ func TestGarbageIsCollected(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := phonetest.New()
 		w.Bodies["ghost"] = &phonetest.Body{Generations: map[uint64]bool{1: true}}
-		w.Nets["ghost"], w.Nets["veil"] = true, true
+		w.Nets["ghost"], w.Nets["veil"] = netpolicy.Phone{ID: "ghost"}, netpolicy.Phone{ID: "veil"}
 		a := startAgent(t, w, path, nil)
 		defer func() { a.stop() }()
 		a.on("p1")

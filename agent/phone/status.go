@@ -95,6 +95,10 @@ type Snapshot struct {
 	PendingRestart []string
 	// QueuePosition is the phone's place among those that wait to boot, from 1; 0 when it does not.
 	QueuePosition int
+	// NetworkInForce is whether the network is what the record says, as far as this agent has made it, and NetworkProblem why it could not be
+	// made so.
+	NetworkInForce bool
+	NetworkProblem string
 	// Outside is whether the guest runs below another cgroup root than the present one, until its next start.
 	Outside bool
 	// Revision grows with every change of any phone, but for those of QueuePosition alone.

@@ -37,6 +37,8 @@ func (c *controller) act(ctx context.Context, s step, r *Record, saw sight) erro
 		return c.importData(ctx, r)
 	case stepDropArchive:
 		return c.dropArchive(r.Import)
+	case stepNetwork:
+		return c.ensureNetwork(ctx, false)
 	case stepLimits:
 		return c.setLimits(ctx, r, saw)
 	case stepGrow:
@@ -121,7 +123,7 @@ func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 			return err
 		}
 	}
-	if _, err := c.s.cfg.Networks.Create(c.id); err != nil {
+	if err := c.ensureNetwork(ctx, true); err != nil {
 		return err
 	}
 	if err := c.checkData(ctx, r); err != nil {

@@ -28,6 +28,10 @@ type Config struct {
 	Networks Networks
 	Displays Displays
 	Images   Images
+	// Pools are the addresses of the phones; the zero value means that phones have no network but loopback.
+	Pools Pools
+	// HasPolicy tells whether a phone can be given a network policy; nil means that there is none but netpolicy.DefaultPolicy.
+	HasPolicy func(tx *store.Tx, name string) (bool, error)
 	// Volumes grows, copies and imports data volumes; nil means that nothing of it can be done.
 	Volumes Volumes
 	// Archives holds what was received to be imported; nil means that there is nothing.
@@ -64,6 +68,8 @@ type Config struct {
 type Supervisor struct {
 	cfg    Config
 	timing Timing
+	// began is when the supervisor was made.
+	began time.Time
 	// ctx ends with Close; it bounds every controller.
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -112,7 +118,7 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	cfg = cfg.withPoints()
 	s := &Supervisor{
-		cfg: cfg, timing: cfg.Timing.withDefaults(),
+		cfg: cfg, timing: cfg.Timing.withDefaults(), began: time.Now(),
 		phones: map[string]*controller{}, broken: map[string]error{}, collecting: map[string]chan struct{}{},
 		lent: map[string]map[*loan]struct{}{}, watchers: map[*Watcher]struct{}{},
 		boots: bootQueue{limit: orDefault(cfg.ConcurrentBoots, max(2, cfg.Host.CPUs)), admitted: cfg.OnAdmitted},
@@ -120,6 +126,9 @@ func New(cfg Config) (*Supervisor, error) {
 		revision: uint64(time.Now().UnixMicro()),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.settleNetworks(); err != nil {
+		return nil, fmt.Errorf("give phones their addresses: %w", err)
+	}
 	return s, s.load()
 }
 
@@ -142,9 +151,9 @@ func (s *Supervisor) load() error {
 func (s *Supervisor) newController(id string, r Record) *controller {
 	c := &controller{
 		s: s, id: id, logger: s.cfg.Logger.With("phone_id", id), rec: r,
-		wake: make(chan struct{}, 1), adopted: make(chan struct{}),
+		wake: make(chan struct{}, 1), adopted: make(chan struct{}), link: link{turn: make(chan struct{}, 1)},
 	}
-	c.snap = snapshot(&c.rec, c.sight, time.Now(), s.timing)
+	c.snap = c.look()
 	c.snap.Revision = s.nextRevision()
 	return c
 }
@@ -282,7 +291,7 @@ func (s *Supervisor) publishLocked(c *controller) {
 	if s.phones[c.id] != c {
 		return
 	}
-	snap := snapshot(&c.rec, c.sight, time.Now(), s.timing)
+	snap := c.look()
 	snap.Revision, snap.queued = c.snap.Revision, c.slot == slotQueued
 	if reflect.DeepEqual(snap, c.snap) {
 		return
@@ -361,6 +370,9 @@ func (s *Supervisor) remove(id string) error {
 		}
 		if err := tx.Bucket(store.Slots).Delete(store.Key32(r.Slot)); err != nil {
 			return fmt.Errorf("free slot of %s: %w", id, err)
+		}
+		if err := freeAddresses(tx, &r); err != nil {
+			return err
 		}
 		err = s.cfg.Journal.Append(tx, event.Event{Kind: event.PhoneDeleted, PhoneID: id, Message: "the phone was deleted"})
 		if err != nil {

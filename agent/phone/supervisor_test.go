@@ -45,7 +45,6 @@ type agent struct {
 	db   *store.DB
 	ops  *operation.Table
 	log  *event.Journal
-	die  context.CancelFunc
 	// images of this life; only the test's goroutine asks for them and changes them.
 	images library
 }
@@ -67,10 +66,9 @@ func startAgent(t *testing.T, w *phonetest.World, path string, edit func(*Config
 		t.Fatal(err)
 	}
 	images := library{"testphone": {Digest: "sha256:1", Profile: "testphone"}}
-	life, die := context.WithCancel(context.Background())
 	cfg := Config{
 		DB: db, Operations: ops, Journal: journal,
-		Runtime: w, Networks: phonetest.Networks{World: w, Life: life}, Displays: phonetest.Displays{World: w}, Images: images,
+		Runtime: w, Networks: phonetest.Networks{World: w}, Displays: phonetest.Displays{World: w}, Images: images,
 		Volumes: w, Archives: w,
 		Host: Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "boot-1", Logger: logger,
 	}
@@ -84,13 +82,12 @@ func startAgent(t *testing.T, w *phonetest.World, path string, edit func(*Config
 	if err := s.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal, die: die, images: images}
+	return &agent{Supervisor: s, t: t, w: w, path: path, db: db, ops: ops, log: journal, images: images}
 }
 
 // stop ends the life, and fails the test if the agent has broken a rule of the world.
 func (a *agent) stop() {
 	a.t.Helper()
-	a.die()
 	a.Close()
 	a.log.Close()
 	if err := a.db.Close(); err != nil {

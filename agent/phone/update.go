@@ -47,6 +47,7 @@ var fixedFields = map[string]string{
 	"id":      "create another phone, with clone_from if it should have this one's data",
 	"profile": "create another phone",
 	"image":   "Restart and Reset take an image",
+	"network": "NetworkPolicyService changes policy, limits and forwards; the addresses stay",
 }
 
 // mapFields are the fields whose keys may be named.
@@ -64,10 +65,10 @@ func (p *Patch) check() error {
 		return fault.Field("update_mask", "%d fields are more than %d", len(p.Fields), maxPatchFields)
 	}
 	for _, field := range p.Fields {
-		if instead, fixed := fixedFields[field]; fixed {
+		name, key, isKey := strings.Cut(field, ".")
+		if instead, fixed := fixedFields[name]; fixed {
 			return fault.Field("spec."+field, "cannot be changed: %s", instead)
 		}
-		name, key, isKey := strings.Cut(field, ".")
 		if isKey && key == "" && mapFields[name] != nil {
 			return fault.Field("update_mask", "%q: a name in %s must not be empty", field, name)
 		}

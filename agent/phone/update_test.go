@@ -3,6 +3,7 @@ package phone
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/agent/store"
+	"github.com/phonehost/phonehost/netpolicy/policy"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -447,6 +449,11 @@ func TestRecordsStayReadable(t *testing.T) {
 		Readers: map[string]string{"p2": "op-2"}, Crashes: []time.Time{at}, Starved: []time.Time{at},
 	}
 	r.Spec.Lease = Lease{ExpiresAt: at, RetainUntil: at.Add(time.Hour)}
+	r.Spec.Network = Network{
+		IPv4: netip.MustParseAddr("10.213.0.9"), IPv6: netip.MustParseAddr("fd00::9"), Policy: "school", UpBits: 1e6, DownBits: 2e6,
+		Forwards: []Forward{{netip.MustParseAddrPort("127.0.0.1:6001"), policy.TCP, 5555}},
+	}
+	r.IPv4, r.IPv6, r.NetworkCut = r.Spec.Network.IPv4, r.Spec.Network.IPv6, true
 	var got Record
 	err = db.Update(func(tx *store.Tx) (err error) {
 		if err := records.Put(tx, []byte("p1"), r); err != nil {
@@ -455,7 +462,7 @@ func TestRecordsStayReadable(t *testing.T) {
 		got, err = records.Get(tx, []byte("p1"))
 		return err
 	})
-	if diff := cmp.Diff(r, got); diff != "" || err != nil {
+	if diff := cmp.Diff(r, got, addresses); diff != "" || err != nil {
 		t.Errorf("record (-want +got):\n%s %v", diff, err)
 	}
 }

@@ -70,6 +70,7 @@ func (s Spec) WithDefaults(host Capacity) Spec {
 	s.Display.DPI = orDefault(s.Display.DPI, defaultDPI)
 	s.Display.MaxFPS = orDefault(s.Display.MaxFPS, defaultMaxFPS)
 	s.RestartPolicy = orDefault(s.RestartPolicy, Always)
+	s.Network = s.Network.withDefaults()
 	return s
 }
 
@@ -85,7 +86,7 @@ func orDefault[T comparable](v, d T) T {
 // Validate checks a spec whose defaults are filled in. The error is a fault of class ErrInvalidArgument that names the first
 // field that is wrong and what would be right. Whether image and profile exist is not checked here.
 func (s Spec) Validate(host Capacity) error {
-	for _, check := range []func(Capacity) error{s.checkNames, s.checkSizes, s.checkDisplay, s.checkWords} {
+	for _, check := range []func(Capacity) error{s.checkNames, s.checkSizes, s.checkDisplay, s.checkWords, s.checkNetwork} {
 		if err := check(host); err != nil {
 			return err
 		}

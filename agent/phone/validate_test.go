@@ -3,6 +3,7 @@ package phone
 import (
 	"fmt"
 	"math"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -10,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
 var testHost = Capacity{CPUs: 4, MemoryBytes: 8 << 30}
@@ -22,8 +24,9 @@ func TestDefaults(t *testing.T) {
 	want := Spec{
 		ID: "p1", Image: "testphone", Profile: "testphone", VCPUs: 2, CPUWeight: 100, MemoryBytes: 512 << 20, DataBytes: 4 << 30,
 		Display: Display{Width: 720, Height: 1280, DPI: 320, MaxFPS: 30}, RestartPolicy: Always,
+		Network: Network{Policy: "allow-internet"},
 	}
-	if diff := cmp.Diff(want, validSpec()); diff != "" {
+	if diff := cmp.Diff(want, validSpec(), addresses); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
 	}
 	if got := (Spec{}).WithDefaults(Capacity{CPUs: 1}).VCPUs; got != 1 {
@@ -84,6 +87,27 @@ func TestValidate(t *testing.T) {
 		{"property of two lines", func(s *Spec) { s.Properties = map[string]string{"a": "b\nc=d"} }, "spec.properties"},
 		{"65 labels", func(s *Spec) { s.Labels = many(65) }, "spec.labels"},
 		{"label name", func(s *Spec) { s.Labels = map[string]string{"": "c"} }, "spec.labels"},
+		{"policy of phones", func(s *Spec) { s.Network.Policy = "School" }, "spec.network.policy"},
+		{"upload", func(s *Spec) { s.Network.UpBits = 63_999 }, "spec.network.up_bits_per_second"},
+		{"download", func(s *Spec) { s.Network.DownBits = MaxBits + 1 }, "spec.network.down_bits_per_second"},
+		{"a forward", func(s *Spec) { s.Network.Forwards = []Forward{forward("127.0.0.1:6001", policy.TCP, 5555)} }, ""},
+		{"forward of ICMP", func(s *Spec) { s.Network.Forwards = []Forward{forward("127.0.0.1:6001", policy.ICMP, 5555)} }, "spec.network.forwards[0].protocol"},
+		{"forward without a port", func(s *Spec) { s.Network.Forwards = []Forward{forward("127.0.0.1:0", policy.TCP, 5555)} }, "spec.network.forwards[0].listen"},
+		{"forward to no port", func(s *Spec) { s.Network.Forwards = []Forward{forward("127.0.0.1:1", policy.TCP, 0)} }, "spec.network.forwards[0].port"},
+		{"forward of a group", func(s *Spec) { s.Network.Forwards = []Forward{forward("224.0.0.1:1", policy.UDP, 1)} }, "spec.network.forwards[0].listen"},
+		{"forward of IPv6 loopback", func(s *Spec) { s.Network.Forwards = []Forward{forward("[::1]:1", policy.UDP, 1)} }, "spec.network.forwards[0].listen"},
+		{"forward of a mapped address", func(s *Spec) { s.Network.Forwards = []Forward{forward("[::ffff:127.0.0.1]:1", policy.UDP, 1)} }, "spec.network.forwards[0].listen"},
+		{"forwards that collide", func(s *Spec) {
+			s.Network.Forwards = []Forward{forward("127.0.0.1:6001", policy.TCP, 5555), forward("0.0.0.0:6001", policy.TCP, 5556)}
+		}, "spec.network.forwards[1].listen"},
+		{"forwards that do not", func(s *Spec) {
+			s.Network.Forwards = []Forward{forward("127.0.0.1:6001", policy.TCP, 5555), forward("127.0.0.2:6001", policy.TCP, 5555), forward("127.0.0.1:6001", policy.UDP, 5555)}
+		}, ""},
+		{"65 forwards", func(s *Spec) {
+			for port := range uint16(65) {
+				s.Network.Forwards = append(s.Network.Forwards, Forward{netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 1+port), policy.TCP, 1})
+			}
+		}, "spec.network.forwards"},
 		{"label value", func(s *Spec) { s.Labels = map[string]string{"a": strings.Repeat("x", 257)} }, "spec.labels"},
 	}
 	for _, tt := range tests {
@@ -107,6 +131,7 @@ func TestSpecEqual(t *testing.T) {
 		"memory":   func(s *Spec) { s.MemoryBytes++ },
 		"display":  func(s *Spec) { s.Display.DPI++ },
 		"label":    func(s *Spec) { s.Labels = map[string]string{"a": "b"} },
+		"network":  func(s *Spec) { s.Network.UpBits = MinBits },
 		"property": func(s *Spec) { s.Properties = map[string]string{"a": "b"} },
 		"image":    func(s *Spec) { s.Image += "x" },
 		"policy":   func(s *Spec) { s.RestartPolicy = Never },

@@ -8,6 +8,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/runtime/container"
 	"github.com/phonehost/phonehost/runtime/profile"
 	"github.com/phonehost/phonehost/runtime/volume"
@@ -118,13 +119,15 @@ func (noArchives) Open(string) (io.ReadCloser, error) {
 
 func (noArchives) Remove(string) error { return nil }
 
-// Networks is what the controllers need of the phones' network namespaces (netns.Dir).
+// Networks is what the controllers need of the engine of the phones' networks (netpolicy.Engine). Calls for one phone are never made at the
+// same time. Every call may be repeated after a crash at any point.
 type Networks interface {
-	// Create makes the phone's namespace unless it is there.
-	Create(id string) (path string, err error)
-	// Delete removes it; no error when it is not there.
-	Delete(id string) error
-	// List names the phones that have one.
+	// Ensure makes the phone's network what p says: its namespace, and all that belongs to it. What is so already is left alone; what
+	// differs is changed, also while the guest runs.
+	Ensure(ctx context.Context, p netpolicy.Phone) error
+	// Remove removes all of it; no error when nothing is there.
+	Remove(ctx context.Context, id string) error
+	// List names the phones of which anything is there.
 	List() ([]string, error)
 }
 

@@ -22,6 +22,17 @@ type migration struct {
 // migrations is the schema's history. Every entry has a test in migration_test.go named for its version.
 var migrations = []migration{
 	{1, "first schema: phones, slots, operations, events", createBuckets},
+	{2, "networks: addresses of phones, policies", createNetworkBuckets},
+}
+
+// createNetworkBuckets makes the buckets of version 2. The phones that there are get their addresses from the agent, which knows its pools.
+func createNetworkBuckets(tx *bolt.Tx) error {
+	for _, name := range []string{"addresses", "policies"} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("make bucket %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // createBuckets makes the buckets of version 1. The list is written out, since the variables of the schema move on.

@@ -3,9 +3,11 @@ package store
 import (
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -95,14 +97,31 @@ func TestDatabaseOfVersion1(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if backups, _ := filepath.Glob(path + ".v*"); len(migrations) == 1 && len(backups) != 0 {
-		t.Errorf("a database that needs no migration was copied to %v", backups)
+}
+
+// TestMigration2 brings a database of release 1 to version 2: the new buckets are there, and a copy of the file as it was.
+func TestMigration2(t *testing.T) {
+	path := unpack(t, "v1.db.gz")
+	db, err := Open(Config{Path: path, migrations: migrations[:2]})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for _, bucket := range []Bucket{Addresses, Policies} {
+		err := db.Update(func(tx *Tx) error { return tx.Bucket(bucket).Put([]byte("k"), []byte("v")) })
+		if err != nil {
+			t.Errorf("bucket %v: %v", bucket, err)
+		}
+	}
+	if backups, _ := filepath.Glob(path + ".v*"); !slices.Equal(backups, []string{path + ".v1.bak"}) {
+		t.Errorf("copies of the database: %v", backups)
 	}
 }
 
 func TestUpgradeBacksUpFirst(t *testing.T) {
 	path := unpack(t, "v1.db.gz")
-	next := append(migrations[:1:1], migration{2, "test", func(tx *bolt.Tx) error {
+	newer := uint64(len(migrations) + 1)
+	next := append(slices.Clone(migrations), migration{newer, "test", func(tx *bolt.Tx) error {
 		_, err := tx.CreateBucket([]byte("new"))
 		return err
 	}})
@@ -117,7 +136,7 @@ func TestUpgradeBacksUpFirst(t *testing.T) {
 	if got := names(t, old); len(got) != 2 {
 		t.Errorf("the copy holds %q", got)
 	}
-	if _, err := Open(Config{Path: path}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), "version 2") {
+	if _, err := Open(Config{Path: path}); !errdefs.IsFailedPrecondition(err) || !strings.Contains(err.Error(), fmt.Sprintf("version %d", newer)) {
 		t.Errorf("an older release opens a newer database: %v", err)
 	}
 }

@@ -10,6 +10,10 @@
 //	  <phone id>                      JSON of phone.Record
 //	slots
 //	  <be32 slot>                     id of the phone that has the slot
+//	addresses
+//	  <16 bytes of address>           id of the phone that has the address; IPv4 as ::ffff:a.b.c.d
+//	policies
+//	  <name>                          JSON of network.stored: a network policy
 //	operations                        (sequence: the last operation's number)
 //	  by_id
 //	    <be64 number>                 JSON of operation.Operation

@@ -24,6 +24,8 @@ var (
 	OperationsByEnd     = Bucket{"operations", "by_end"}
 	OperationsByRequest = Bucket{"operations", "by_request"}
 	Events              = Bucket{"events"}
+	Addresses           = Bucket{"addresses"}
+	Policies            = Bucket{"policies"}
 )
 
 // Tx is a transaction. It is valid only while the function that got it runs, on that goroutine.

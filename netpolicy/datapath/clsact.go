@@ -31,13 +31,13 @@ func (d *Datapath) attachFilters(id string, ifindex int) error {
 
 func (d *Datapath) attachFilter(id string, s side, ifindex int) error {
 	attrs := netlink.FilterAttrs{LinkIndex: ifindex, Parent: s.parent, Handle: filterHandle, Priority: filterPriority, Protocol: unix.ETH_P_ALL}
-	want := &netlink.BpfFilter{FilterAttrs: attrs, Fd: d.programs[s.program].FD(), Name: filterPrefix + id, DirectAction: true}
+	want := &netlink.BpfFilter{FilterAttrs: attrs, Fd: d.programs.byName[s.program].FD(), Name: filterPrefix + id, DirectAction: true}
 	have, err := d.filter(ifindex, s)
 	if err != nil {
 		return err
 	}
 	if have != nil {
-		if have.Name == want.Name && uint32(have.Id) == d.ids[s.program] {
+		if have.Name == want.Name && uint32(have.Id) == d.programs.ids[s.program] {
 			return nil
 		}
 		d.log.Info("a phone's program was replaced", "phone_id", id, "program", s.program, "version", d.version)

@@ -29,10 +29,9 @@ type Datapath struct {
 	specs     tables
 	pinned    map[string]*ebpf.Map // all of maps and those that programs alone use
 	mapIDs    []ebpf.MapID
-	programs  map[string]*ebpf.Program
-	ids       map[string]uint32 // of programs
-	reading   atomic.Bool       // Events has a reader
-	slots     keyed             // held while what a slot has is changed
+	programs  programs
+	reading   atomic.Bool // Events has a reader
+	slots     keyed       // held while what a slot has is changed
 
 	attach  sync.Mutex // held while links are looked at or changed
 	filters bool       // attach by clsact
@@ -128,7 +127,7 @@ func (d *Datapath) Version() string { return d.version }
 
 // Close gives the handles up. What is attached and loaded stays in force. Events must have ended.
 func (d *Datapath) Close() error {
-	closePrograms(d.programs)
+	closePrograms(d.programs.byName)
 	closeMaps(d.pinned)
 	if d.netlink != nil {
 		d.netlink.Close()

@@ -53,12 +53,18 @@ func denialsIn(m *ebpf.Map) ([]Denial, error) {
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, Denial{
-			Direction: policy.Direction(e.key.Direction), Protocol: e.key.Protocol, Peer: addrOf(e.key.Peer), Port: e.key.Port, Reason: Reason(e.key.Reason),
-			Class: Class(e.key.Class), Rule: e.key.Rule, Count: e.value.Count, Bytes: e.value.Bytes, First: at.time(e.value.First), Last: at.time(e.value.Last),
-		})
+		denial := denialOf(e.key)
+		denial.Count, denial.Bytes, denial.First, denial.Last = e.value.Count, e.value.Bytes, at.time(e.value.First), at.time(e.value.Last)
+		all = append(all, denial)
 	}
 	return all, nil
+}
+
+// denialOf is a denial without its counts.
+func denialOf(k bpfDenialKey) Denial {
+	return Denial{
+		Direction: policy.Direction(k.Direction), Protocol: k.Protocol, Peer: addrOf(k.Peer), Port: k.Port, Reason: Reason(k.Reason), Class: Class(k.Class), Rule: k.Rule,
+	}
 }
 
 // DrainDenials takes the denials of the phone in a slot and reports them; report is not called when there are none. Dropped packets that

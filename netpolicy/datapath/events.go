@@ -34,6 +34,8 @@ type Event struct {
 	Time time.Time
 	// Flow is the flow of EventOpened and EventClosed.
 	Flow Flow
+	// Denial is that of EventDenial, without counts.
+	Denial Denial
 }
 
 // Events yields what happens, as it happens, until ctx ends, in the caller's goroutine. What happened before is yielded first, as far as the
@@ -79,5 +81,11 @@ func (d *Datapath) nextEvent(reader *ringbuf.Reader) (Event, error) {
 		return Event{}, fmt.Errorf("an event of %d bytes: %w", len(record.RawSample), err)
 	}
 	at := now()
-	return Event{Kind: EventKind(raw.Kind), Slot: raw.Slot, Time: at.time(raw.Time), Flow: d.flowOf(at, raw.Key, raw.Flow)}, nil
+	e := Event{Kind: EventKind(raw.Kind), Slot: raw.Slot, Time: at.time(raw.Time)}
+	if e.Kind == EventDenial {
+		e.Denial = denialOf(raw.Denial)
+	} else {
+		e.Flow = d.flowOf(at, raw.Key, raw.Flow)
+	}
+	return e, nil
 }

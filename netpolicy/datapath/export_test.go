@@ -19,7 +19,7 @@ func OpenAs(c Config, version string) (*Datapath, error) {
 }
 
 // ProgramIDs are the kernel's numbers of the programs that Attach attaches.
-func (d *Datapath) ProgramIDs() map[string]uint32 { return d.ids }
+func (d *Datapath) ProgramIDs() map[string]uint32 { return d.programs.ids }
 
 // MapIDs are the kernel's numbers of the pinned maps.
 func (d *Datapath) MapIDs() map[string]ebpf.MapID {
@@ -102,7 +102,7 @@ func (d *Datapath) Unlist(slot uint32, n uint64) error {
 }
 
 // ProgramFD is the file descriptor of a program.
-func (d *Datapath) ProgramFD(name string) int { return d.programs[name].FD() }
+func (d *Datapath) ProgramFD(name string) int { return d.programs.byName[name].FD() }
 
 // Cells reads the object of a policy.
 func (d *Datapath) Cells(slot uint32) ([]policy.Cell, error) { return cells(d.maps.policies, slot) }
@@ -159,4 +159,18 @@ func (d *Datapath) FlowElements(slot uint32) (int, error) {
 	}
 	defer m.Close()
 	return count(m)
+}
+
+// SecondVersion loads the programs once more, as another version, and returns what has Attach attach the one and the other by turns.
+func (d *Datapath) SecondVersion() (alternate func(), err error) {
+	spec, err := loadBpf()
+	if err != nil {
+		return nil, err
+	}
+	all, err := d.loadPrograms(spec, d.pins.programs("second"))
+	if err != nil {
+		return nil, err
+	}
+	other, err := numbered(all)
+	return func() { d.programs, other = other, d.programs }, err
 }

@@ -27,7 +27,7 @@ type Verdict struct {
 // Allowed tells whether the packet passes.
 func (v Verdict) Allowed() bool { return v.Reason == ReasonNone }
 
-// testContext is struct __sk_buff as a test run takes it (linux/bpf.h): its kernels go by the length that they are given.
+// testContext is struct __sk_buff (linux/bpf.h), with room for what kernels add to its 192 bytes.
 type testContext struct {
 	_       [2]uint32 // len, pkt_type
 	Mark    uint32
@@ -36,6 +36,7 @@ type testContext struct {
 	Ifindex uint32
 	_       uint32 // tc_index
 	CB      [5]uint32
+	_       [47]uint32
 }
 
 // Judge asks the programs what they would do now with a packet on a link, whole with its Ethernet header: policy.Egress as one that the phone
@@ -46,7 +47,7 @@ func (d *Datapath) Judge(ifindex int, direction policy.Direction, packet []byte)
 	}
 	in := testContext{Mark: uint32(direction), Ifindex: uint32(ifindex)}
 	var out testContext
-	if _, err := d.programs["judge"].Run(&ebpf.RunOptions{Data: packet, Context: in, ContextOut: &out}); err != nil {
+	if _, err := d.programs.byName["judge"].Run(&ebpf.RunOptions{Data: packet, Context: in, ContextOut: &out}); err != nil {
 		return Verdict{}, fmt.Errorf("judge a packet on link %d: %w", ifindex, classed(err))
 	}
 	v := *(*bpfVerdict)(unsafe.Pointer(&out.CB))

@@ -207,9 +207,6 @@ func leasesChild() error {
 	if err := l.Expire(); err != nil {
 		return err
 	}
-	if c, _, err = l.Client(phoneIn(1).IPv6); err != nil {
-		return err
-	}
 	fmt.Println("ok")
 	if os.Getenv("EXCEED") != "" {
 		_, _, errno := unix.Syscall(unix.SYS_BPF, unix.BPF_MAP_GET_NEXT_ID, 0, 0)

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
@@ -104,5 +105,17 @@ func TestNumbersAreTheHeaders(t *testing.T) {
 		if got, known := number[name]; known && uint8(got) != want {
 			t.Errorf("%s is %d in Go and %d in layout.h", name, got, want)
 		}
+	}
+}
+
+func TestTestContext(t *testing.T) {
+	var c testContext
+	for field, at := range map[string][2]uintptr{"mark": {unsafe.Offsetof(c.Mark), 8}, "ifindex": {unsafe.Offsetof(c.Ifindex), 40}, "cb": {unsafe.Offsetof(c.CB), 48}, "end": {unsafe.Sizeof(c), 256}} {
+		if at[0] != at[1] {
+			t.Errorf("%s is at %d; struct __sk_buff has it at %d", field, at[0], at[1])
+		}
+	}
+	if unsafe.Sizeof(bpfVerdict{}) > unsafe.Sizeof(c.CB) {
+		t.Error("a verdict is longer than cb")
 	}
 }

@@ -22,27 +22,40 @@ func programVersion() string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// programs are the programs of one version, and their numbers in the kernel.
+type programs struct {
+	byName map[string]*ebpf.Program
+	ids    map[string]uint32
+}
+
 // openPrograms finds the programs of this version pinned, or loads and pins them.
-func (d *Datapath) openPrograms(spec *ebpf.CollectionSpec) (err error) {
+func (d *Datapath) openPrograms(spec *ebpf.CollectionSpec) error {
 	dir := d.pins.programs(d.version)
-	if d.programs, err = d.pinnedPrograms(dir); err != nil {
+	all, err := d.pinnedPrograms(dir)
+	if err != nil {
 		return err
 	}
-	if d.programs == nil {
-		if d.programs, err = d.loadPrograms(spec, dir); err != nil {
+	if all == nil {
+		if all, err = d.loadPrograms(spec, dir); err != nil {
 			return err
 		}
 	}
-	d.ids = map[string]uint32{}
-	for name, p := range d.programs {
-		info, err := p.Info()
+	d.programs, err = numbered(all)
+	return err
+}
+
+// numbered learns the programs' numbers.
+func numbered(all map[string]*ebpf.Program) (programs, error) {
+	p := programs{byName: all, ids: map[string]uint32{}}
+	for name, prog := range all {
+		info, err := prog.Info()
 		if err != nil {
-			return fmt.Errorf("program %s: %w", name, err)
+			return p, fmt.Errorf("program %s: %w", name, err)
 		}
 		id, _ := info.ID()
-		d.ids[name] = uint32(id)
+		p.ids[name] = uint32(id)
 	}
-	return nil
+	return p, nil
 }
 
 // pinnedPrograms opens the pins, nil if one is missing or works on other maps than those that are pinned.

@@ -40,7 +40,7 @@ func (d *Datapath) attachLink(id string, s side, ifindex int) error {
 // newLink attaches a program first of all on a link: none that runs before it could let a packet pass. Of a process that was killed
 // before it had pinned its link, the kernel takes the link away in its own time; until then the same program cannot be there twice.
 func (d *Datapath) newLink(s side, ifindex int) (l link.Link, err error) {
-	options := link.TCXOptions{Interface: ifindex, Program: d.programs[s.program], Attach: s.tcx, Anchor: link.Head()}
+	options := link.TCXOptions{Interface: ifindex, Program: d.programs.byName[s.program], Attach: s.tcx, Anchor: link.Head()}
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
 		if l, err = link.AttachTCX(options); !errors.Is(err, unix.EEXIST) {
 			break
@@ -66,8 +66,8 @@ func (d *Datapath) adoptLink(id string, s side, ifindex int) (adopted bool, err 
 	case at != ifindex:
 		return false, fmt.Errorf("the phone's program is on link %d, which is still there: %w", at, errdefs.ErrFailedPrecondition)
 	}
-	if program != d.ids[s.program] {
-		if err := l.Update(d.programs[s.program]); err != nil {
+	if program != d.programs.ids[s.program] {
+		if err := l.Update(d.programs.byName[s.program]); err != nil {
 			return false, fmt.Errorf("replace the program: %w", err)
 		}
 		d.log.Info("a phone's program was replaced", "phone_id", id, "program", s.program, "version", d.version)

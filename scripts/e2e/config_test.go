@@ -36,6 +36,10 @@ cert = "{{.Dir}}/pki/agent-e2e.pem"
 key  = "{{.Dir}}/pki/agent-e2e-key.pem"
 ca   = "{{.Dir}}/pki/ca.pem"
 
+# The network of the machine that runs the tests is not theirs to change.
+[network]
+enabled = false
+
 [limits]
 disk_reserve_bytes = 268435456
 {{range .Limits}}{{.}}

@@ -83,6 +83,8 @@ listen = "0.0.0.0:7443"
 cert = "/etc/phonehost/pki/agent-vm.pem"
 key = "/etc/phonehost/pki/agent-vm-key.pem"
 ca = "/etc/phonehost/pki/ca.pem"
+[network]
+enabled = false
 [limits]
 disk_reserve_bytes = 134217728
 [[access]]

@@ -86,7 +86,7 @@ func (h *host) path(elem ...string) string { return filepath.Join(append([]strin
 func (h *host) configure() {
 	h.t.Helper()
 	text := fmt.Sprintf("state_dir = %q\nrun_dir = %q\nlog_dir = %q\n[containerd]\naddress = %q\n[runtime]\ncgroup_root = %q\nlog_binary = %q\n"+
-		"[display]\nbinary = %q\n[socket]\npath = %q\ngroup = \"root\"\n[metrics]\nsocket = \"\"\n[log]\nlevel = \"debug\"\n[limits]\ndisk_reserve_bytes = 1048576\n",
+		"[display]\nbinary = %q\n[socket]\npath = %q\ngroup = \"root\"\n[metrics]\nsocket = \"\"\n[log]\nlevel = \"debug\"\n[network]\nenabled = false\n[limits]\ndisk_reserve_bytes = 1048576\n",
 		h.path("state"), h.path("run"), h.path("log"), h.containerd.Address, "/"+filepath.Base(h.dir), testenv.Binary(h.t, "runtime/cmd/phone-log"),
 		testenv.Binary(h.t, "encoder/cmd/phone-display"), h.path("run", "s"))
 	if err := os.WriteFile(h.path("c.toml"), []byte(text), 0o600); err != nil {

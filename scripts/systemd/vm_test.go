@@ -26,7 +26,7 @@ func machine() []vm.Option {
 
 // install is the installation, for a machine whose disk is small and whose host may have much else to do.
 const install = `BIN=/run/payload/bin /run/payload/src/scripts/systemd/install
-	sed -i 's/^disk_reserve_bytes.*/disk_reserve_bytes = 0/; s/^boot_timeout.*/boot_timeout = "15m"/' /etc/phonehost/phonehostd.toml
+	sed -i 's/^disk_reserve_bytes.*/disk_reserve_bytes = 0/; s/^boot_timeout.*/boot_timeout = "15m"/; s/^enabled = .*/enabled = false/' /etc/phonehost/phonehostd.toml
 `
 
 // newHost installs phonehost, runs a script that starts the agent, and makes phones and powers them on.

@@ -41,7 +41,7 @@ func newHost(t *testing.T) *host {
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h := &host{t: t, dir: dir, program: testenv.Binary(t, "agent/cmd/phonehostd")}
 	text := fmt.Sprintf("state_dir = %q\nrun_dir = %q\nlog_dir = %q\n[containerd]\naddress = %q\n[runtime]\ncgroup_root = %q\nlog_binary = %q\n"+
-		"[display]\nbinary = %q\n[socket]\npath = %q\ngroup = \"root\"\n[metrics]\nsocket = \"\"\n[log]\nlevel = \"debug\"\n[limits]\ndisk_reserve_bytes = 1048576\n",
+		"[display]\nbinary = %q\n[socket]\npath = %q\ngroup = \"root\"\n[metrics]\nsocket = \"\"\n[log]\nlevel = \"debug\"\n[network]\nenabled = false\n[limits]\ndisk_reserve_bytes = 1048576\n",
 		h.path("state"), h.path("run"), h.path("log"), containerd.Address, "/"+filepath.Base(dir), testenv.Binary(t, "runtime/cmd/phone-log"),
 		testenv.Binary(t, "encoder/cmd/phone-display"), h.path("run/s"))
 	if err := os.WriteFile(h.path("c.toml"), []byte(text), 0o600); err != nil {

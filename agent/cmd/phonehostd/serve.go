@@ -146,6 +146,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
 		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
 		Data:     api.NewDataServer(api.DataConfig{Phones: a.phones, Volumes: a.engine, Spool: a.archives}),
+		Networks: api.NewNetworkServer(api.NetworkConfig{Phones: a.phones, Network: a.network}),
 		Files:    api.NewFileServer(&guestfile.Copier{Guests: a.engine, Phones: a.phones}),
 	}), nil
 }

@@ -6,24 +6,49 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
-// Networks is the world's phone.Networks. Its calls have no context of their own: Life ends them.
-type Networks struct {
-	*World
-	Life context.Context
+// Networks is the world's phone.Networks. Beside the other calls for a phone it takes one at a time.
+type Networks struct{ *World }
+
+// Ensure implements phone.Networks.
+func (n Networks) Ensure(ctx context.Context, p netpolicy.Phone) error {
+	return n.network(ctx, "EnsureNetwork", p.ID, func() { n.Nets[p.ID] = p })
 }
 
-// Create implements phone.Networks.
-func (n Networks) Create(id string) (string, error) {
-	err := n.do(n.Life, "CreateNetwork", id, func(*Body) error { n.Nets[id] = true; return nil })
-	return "/netns/" + id, err
+// Remove implements phone.Networks.
+func (n Networks) Remove(ctx context.Context, id string) error {
+	return n.network(ctx, "RemoveNetwork", id, func() { delete(n.Nets, id) })
 }
 
-// Delete implements phone.Networks.
-func (n Networks) Delete(id string) error {
-	return n.do(n.Life, "DeleteNetwork", id, func(*Body) error { delete(n.Nets, id); return nil })
+// network runs one changing call.
+func (n Networks) network(ctx context.Context, name, id string, fn func()) error {
+	n.Lock()
+	n.Calls = append(n.Calls, name)
+	if n.netBusy[id] {
+		n.Violation = name + " of " + id + " beside another call for its network"
+	}
+	n.netBusy[id] = true
+	hook := n.Hook
+	n.Unlock()
+	defer func() { n.Lock(); delete(n.netBusy, id); n.Unlock() }()
+	if hook != nil {
+		if err := hook(ctx, name+" before", id); err != nil {
+			return err
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	n.Lock()
+	fn()
+	n.Unlock()
+	if hook != nil {
+		return hook(ctx, name+" after", id)
+	}
+	return nil
 }
 
 // List implements phone.Networks.

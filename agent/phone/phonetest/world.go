@@ -17,15 +17,16 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
 // World is a host in memory. Lock it to read or change its fields while a supervisor works on it.
 type World struct {
 	sync.Mutex
-	// Bodies holds what exists of each phone, Nets which have a network namespace.
+	// Bodies holds what exists of each phone, Nets the networks that were made.
 	Bodies map[string]*Body
-	Nets   map[string]bool
+	Nets   map[string]netpolicy.Phone
 	// Archives holds what was received to be imported: what users had, by name.
 	Archives map[string]string
 	// Calls names the changing calls in their order.
@@ -37,8 +38,9 @@ type World struct {
 	// Manner says how guests behave.
 	Manner Manner
 
-	down   bool // containerd does not answer
-	events []chan container.Event
+	down    bool            // containerd does not answer
+	netBusy map[string]bool // a call for the phone's network is under way
+	events  []chan container.Event
 }
 
 // Manner is how guests and displays behave.
@@ -81,7 +83,7 @@ type Body struct {
 
 // New returns a host without phones, whose guests boot at the third question.
 func New() *World {
-	return &World{Bodies: map[string]*Body{}, Nets: map[string]bool{}, Archives: map[string]string{}, Manner: Manner{AsksToBoot: 2}}
+	return &World{Bodies: map[string]*Body{}, Nets: map[string]netpolicy.Phone{}, netBusy: map[string]bool{}, Archives: map[string]string{}, Manner: Manner{AsksToBoot: 2}}
 }
 
 // do runs one changing call.
@@ -148,7 +150,7 @@ func (w *World) Prepare(ctx context.Context, p container.Phone) error {
 // StartDisplay implements phone.Runtime.
 func (w *World) StartDisplay(ctx context.Context, p container.Phone) error {
 	return w.do(ctx, "StartDisplay", p.ID, func(b *Body) error {
-		if !w.Nets[p.ID] || !b.Generations[p.DataGeneration] {
+		if _, wired := w.Nets[p.ID]; !wired || !b.Generations[p.DataGeneration] {
 			w.Violation = "StartDisplay before network and Prepare"
 		}
 		if b.Display.State == container.TaskRunning {
@@ -434,7 +436,7 @@ func (w *World) SetDown(down bool) {
 func (w *World) RestartHost() {
 	w.Lock()
 	defer w.Unlock()
-	w.Nets = map[string]bool{}
+	w.Nets = map[string]netpolicy.Phone{}
 	for _, b := range w.Bodies {
 		for _, t := range []*container.Task{&b.Guest, &b.Display} {
 			t.State, t.PID, t.StartedAt = container.TaskNone, 0, time.Time{}

@@ -73,11 +73,17 @@ const (
 	EventKind_EVENT_KIND_PHONE_FROZEN EventKind = 21
 	// Reasons were removed; attributes: "reasons", separated by commas, and "frozen", whether any is left.
 	EventKind_EVENT_KIND_PHONE_UNFROZEN EventKind = 22
-	// A phone's spec was changed; attributes: "fields", separated by commas.
+	// A phone's spec was changed, or it was cut off the network ("network.cut"); attributes: "fields", separated by commas.
 	EventKind_EVENT_KIND_PHONE_UPDATED EventKind = 23
 	// The file system of a phone's data was not in order before its start, its copy or its export; attributes: "outcome" (replayed,
 	// mended, beyond_repair), "reason", why it was looked into, and "summary", what e2fsck said.
 	EventKind_EVENT_KIND_DATA_CHECKED EventKind = 24
+	// Packets of a phone were dropped; attributes: "direction" (egress, ingress), "protocol", "peer", "port", "reason" (DenialReason without
+	// its prefix), "class" (ProtectedClass, where the peer is protected), "rule", "packets", "bytes". What is dropped alike comes once at
+	// once, and then summed up, once a minute at most.
+	EventKind_EVENT_KIND_NETWORK_DENIED EventKind = 25
+	// A policy was put or deleted; attributes: "policy", "change" (put, deleted), "requested_by", and for one that was put "rules", "sha256".
+	EventKind_EVENT_KIND_NETWORK_POLICY_CHANGED EventKind = 26
 )
 
 // Enum value maps for EventKind.
@@ -108,33 +114,37 @@ var (
 		22: "EVENT_KIND_PHONE_UNFROZEN",
 		23: "EVENT_KIND_PHONE_UPDATED",
 		24: "EVENT_KIND_DATA_CHECKED",
+		25: "EVENT_KIND_NETWORK_DENIED",
+		26: "EVENT_KIND_NETWORK_POLICY_CHANGED",
 	}
 	EventKind_value = map[string]int32{
-		"EVENT_KIND_UNSPECIFIED":       0,
-		"EVENT_KIND_PHONE_CREATED":     1,
-		"EVENT_KIND_PHONE_DELETED":     2,
-		"EVENT_KIND_PHONE_STATUS":      3,
-		"EVENT_KIND_GUEST_STARTED":     4,
-		"EVENT_KIND_GUEST_BOOTED":      5,
-		"EVENT_KIND_GUEST_EXITED":      6,
-		"EVENT_KIND_DISPLAY_STARTED":   7,
-		"EVENT_KIND_DISPLAY_EXITED":    8,
-		"EVENT_KIND_OPERATION_STARTED": 9,
-		"EVENT_KIND_OPERATION_ENDED":   10,
-		"EVENT_KIND_AGENT_STARTED":     11,
-		"EVENT_KIND_AGENT_STOPPING":    12,
-		"EVENT_KIND_CONTAINERD_LOST":   13,
-		"EVENT_KIND_CONTAINERD_BACK":   14,
-		"EVENT_KIND_SESSION_OPENED":    15,
-		"EVENT_KIND_SESSION_CLOSED":    16,
-		"EVENT_KIND_SESSION_REFUSED":   17,
-		"EVENT_KIND_VIEWER_ATTACHED":   18,
-		"EVENT_KIND_VIEWER_DETACHED":   19,
-		"EVENT_KIND_ORPHAN_REMOVED":    20,
-		"EVENT_KIND_PHONE_FROZEN":      21,
-		"EVENT_KIND_PHONE_UNFROZEN":    22,
-		"EVENT_KIND_PHONE_UPDATED":     23,
-		"EVENT_KIND_DATA_CHECKED":      24,
+		"EVENT_KIND_UNSPECIFIED":            0,
+		"EVENT_KIND_PHONE_CREATED":          1,
+		"EVENT_KIND_PHONE_DELETED":          2,
+		"EVENT_KIND_PHONE_STATUS":           3,
+		"EVENT_KIND_GUEST_STARTED":          4,
+		"EVENT_KIND_GUEST_BOOTED":           5,
+		"EVENT_KIND_GUEST_EXITED":           6,
+		"EVENT_KIND_DISPLAY_STARTED":        7,
+		"EVENT_KIND_DISPLAY_EXITED":         8,
+		"EVENT_KIND_OPERATION_STARTED":      9,
+		"EVENT_KIND_OPERATION_ENDED":        10,
+		"EVENT_KIND_AGENT_STARTED":          11,
+		"EVENT_KIND_AGENT_STOPPING":         12,
+		"EVENT_KIND_CONTAINERD_LOST":        13,
+		"EVENT_KIND_CONTAINERD_BACK":        14,
+		"EVENT_KIND_SESSION_OPENED":         15,
+		"EVENT_KIND_SESSION_CLOSED":         16,
+		"EVENT_KIND_SESSION_REFUSED":        17,
+		"EVENT_KIND_VIEWER_ATTACHED":        18,
+		"EVENT_KIND_VIEWER_DETACHED":        19,
+		"EVENT_KIND_ORPHAN_REMOVED":         20,
+		"EVENT_KIND_PHONE_FROZEN":           21,
+		"EVENT_KIND_PHONE_UNFROZEN":         22,
+		"EVENT_KIND_PHONE_UPDATED":          23,
+		"EVENT_KIND_DATA_CHECKED":           24,
+		"EVENT_KIND_NETWORK_DENIED":         25,
+		"EVENT_KIND_NETWORK_POLICY_CHANGED": 26,
 	}
 )
 
@@ -408,7 +418,7 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\x8a\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xd0\x06\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_CREATED\x10\x01\x12\x1c\n" +
@@ -435,7 +445,9 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"\x17EVENT_KIND_PHONE_FROZEN\x10\x15\x12\x1d\n" +
 	"\x19EVENT_KIND_PHONE_UNFROZEN\x10\x16\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_UPDATED\x10\x17\x12\x1b\n" +
-	"\x17EVENT_KIND_DATA_CHECKED\x10\x182j\n" +
+	"\x17EVENT_KIND_DATA_CHECKED\x10\x18\x12\x1d\n" +
+	"\x19EVENT_KIND_NETWORK_DENIED\x10\x19\x12%\n" +
+	"!EVENT_KIND_NETWORK_POLICY_CHANGED\x10\x1a2j\n" +
 	"\fEventService\x12Z\n" +
 	"\x05Watch\x12&.phonehost.v1.EventServiceWatchRequest\x1a'.phonehost.v1.EventServiceWatchResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 

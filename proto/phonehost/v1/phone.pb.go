@@ -415,7 +415,9 @@ type PhoneSpec struct {
 	// What follows when the guest ends without a request.
 	RestartPolicy RestartPolicy `protobuf:"varint,11,opt,name=restart_policy,json=restartPolicy,proto3,enum=phonehost.v1.RestartPolicy" json:"restart_policy,omitempty"`
 	// Until when the phone may be used; absent means for ever.
-	Lease         *Lease `protobuf:"bytes,12,opt,name=lease,proto3" json:"lease,omitempty"`
+	Lease *Lease `protobuf:"bytes,12,opt,name=lease,proto3" json:"lease,omitempty"`
+	// Its network; absent means an address that is free and the policy "allow-internet".
+	Network       *NetworkSpec `protobuf:"bytes,13,opt,name=network,proto3" json:"network,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +532,13 @@ func (x *PhoneSpec) GetRestartPolicy() RestartPolicy {
 func (x *PhoneSpec) GetLease() *Lease {
 	if x != nil {
 		return x.Lease
+	}
+	return nil
+}
+
+func (x *PhoneSpec) GetNetwork() *NetworkSpec {
+	if x != nil {
+		return x.Network
 	}
 	return nil
 }
@@ -932,8 +941,10 @@ type Phone struct {
 	// Newest Android version that the guest was started with on the present data volume, as the image's label
 	// dev.phonehost.android-version had it; empty where it is not known.
 	DataAndroidVersion string `protobuf:"bytes,22,opt,name=data_android_version,json=dataAndroidVersion,proto3" json:"data_android_version,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What it has of a network; absent where the host's phones have none (network.enabled of the agent's configuration).
+	Network       *NetworkState `protobuf:"bytes,23,opt,name=network,proto3" json:"network,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Phone) Reset() {
@@ -1120,16 +1131,23 @@ func (x *Phone) GetDataAndroidVersion() string {
 	return ""
 }
 
+func (x *Phone) GetNetwork() *NetworkState {
+	if x != nil {
+		return x.Network
+	}
+	return nil
+}
+
 var File_phonehost_v1_phone_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\n" +
-	"\x18phonehost/v1/phone.proto\x12\fphonehost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"f\n" +
+	"\x18phonehost/v1/phone.proto\x12\fphonehost.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1aphonehost/v1/network.proto\"f\n" +
 	"\vDisplaySpec\x12\x14\n" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\x12\x10\n" +
 	"\x03dpi\x18\x03 \x01(\rR\x03dpi\x12\x17\n" +
-	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\xe6\x04\n" +
+	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\x9b\x05\n" +
 	"\tPhoneSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -1147,7 +1165,8 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x06labels\x18\n" +
 	" \x03(\v2#.phonehost.v1.PhoneSpec.LabelsEntryR\x06labels\x12B\n" +
 	"\x0erestart_policy\x18\v \x01(\x0e2\x1b.phonehost.v1.RestartPolicyR\rrestartPolicy\x12)\n" +
-	"\x05lease\x18\f \x01(\v2\x13.phonehost.v1.LeaseR\x05lease\x1a=\n" +
+	"\x05lease\x18\f \x01(\v2\x13.phonehost.v1.LeaseR\x05lease\x123\n" +
+	"\anetwork\x18\r \x01(\v2\x19.phonehost.v1.NetworkSpecR\anetwork\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -1178,7 +1197,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x10frames_committed\x18\x03 \x01(\x04R\x0fframesCommitted\x12%\n" +
 	"\x0eframes_changed\x18\x04 \x01(\x04R\rframesChanged\x12%\n" +
 	"\x0eframes_encoded\x18\x05 \x01(\x04R\rframesEncoded\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\xca\a\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\x80\b\n" +
 	"\x05Phone\x12+\n" +
 	"\x04spec\x18\x01 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\x121\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x19.phonehost.v1.PhoneStatusR\x06status\x12\x16\n" +
@@ -1204,7 +1223,8 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\afreezes\x18\x13 \x03(\v2\x14.phonehost.v1.FreezeR\afreezes\x12'\n" +
 	"\x0fpending_restart\x18\x14 \x03(\tR\x0ependingRestart\x12%\n" +
 	"\x0equeue_position\x18\x15 \x01(\rR\rqueuePosition\x120\n" +
-	"\x14data_android_version\x18\x16 \x01(\tR\x12dataAndroidVersion*\xaf\x01\n" +
+	"\x14data_android_version\x18\x16 \x01(\tR\x12dataAndroidVersion\x124\n" +
+	"\anetwork\x18\x17 \x01(\v2\x1a.phonehost.v1.NetworkStateR\anetwork*\xaf\x01\n" +
 	"\vPhoneStatus\x12\x18\n" +
 	"\x14PHONE_STATUS_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14PHONE_STATUS_STOPPED\x10\x01\x12\x18\n" +
@@ -1272,8 +1292,10 @@ var file_phonehost_v1_phone_proto_goTypes = []any{
 	(*Phone)(nil),                 // 11: phonehost.v1.Phone
 	nil,                           // 12: phonehost.v1.PhoneSpec.PropertiesEntry
 	nil,                           // 13: phonehost.v1.PhoneSpec.LabelsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*NetworkSpec)(nil),           // 14: phonehost.v1.NetworkSpec
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*NetworkState)(nil),          // 17: phonehost.v1.NetworkState
 }
 var file_phonehost_v1_phone_proto_depIdxs = []int32{
 	4,  // 0: phonehost.v1.PhoneSpec.display:type_name -> phonehost.v1.DisplaySpec
@@ -1281,28 +1303,30 @@ var file_phonehost_v1_phone_proto_depIdxs = []int32{
 	13, // 2: phonehost.v1.PhoneSpec.labels:type_name -> phonehost.v1.PhoneSpec.LabelsEntry
 	1,  // 3: phonehost.v1.PhoneSpec.restart_policy:type_name -> phonehost.v1.RestartPolicy
 	6,  // 4: phonehost.v1.PhoneSpec.lease:type_name -> phonehost.v1.Lease
-	14, // 5: phonehost.v1.Lease.expires_at:type_name -> google.protobuf.Timestamp
-	14, // 6: phonehost.v1.Lease.retain_until:type_name -> google.protobuf.Timestamp
-	2,  // 7: phonehost.v1.Freeze.reason:type_name -> phonehost.v1.FreezeReason
-	14, // 8: phonehost.v1.Freeze.since:type_name -> google.protobuf.Timestamp
-	3,  // 9: phonehost.v1.Failure.operation_kind:type_name -> phonehost.v1.OperationKind
-	14, // 10: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	14, // 11: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
-	5,  // 12: phonehost.v1.Phone.spec:type_name -> phonehost.v1.PhoneSpec
-	0,  // 13: phonehost.v1.Phone.status:type_name -> phonehost.v1.PhoneStatus
-	14, // 14: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
-	14, // 15: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
-	14, // 16: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
-	8,  // 17: phonehost.v1.Phone.last_failure:type_name -> phonehost.v1.Failure
-	9,  // 18: phonehost.v1.Phone.hold:type_name -> phonehost.v1.Hold
-	10, // 19: phonehost.v1.Phone.display:type_name -> phonehost.v1.DisplayState
-	15, // 20: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
-	7,  // 21: phonehost.v1.Phone.freezes:type_name -> phonehost.v1.Freeze
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	14, // 5: phonehost.v1.PhoneSpec.network:type_name -> phonehost.v1.NetworkSpec
+	15, // 6: phonehost.v1.Lease.expires_at:type_name -> google.protobuf.Timestamp
+	15, // 7: phonehost.v1.Lease.retain_until:type_name -> google.protobuf.Timestamp
+	2,  // 8: phonehost.v1.Freeze.reason:type_name -> phonehost.v1.FreezeReason
+	15, // 9: phonehost.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	3,  // 10: phonehost.v1.Failure.operation_kind:type_name -> phonehost.v1.OperationKind
+	15, // 11: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	15, // 12: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	5,  // 13: phonehost.v1.Phone.spec:type_name -> phonehost.v1.PhoneSpec
+	0,  // 14: phonehost.v1.Phone.status:type_name -> phonehost.v1.PhoneStatus
+	15, // 15: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
+	15, // 16: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
+	15, // 17: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
+	8,  // 18: phonehost.v1.Phone.last_failure:type_name -> phonehost.v1.Failure
+	9,  // 19: phonehost.v1.Phone.hold:type_name -> phonehost.v1.Hold
+	10, // 20: phonehost.v1.Phone.display:type_name -> phonehost.v1.DisplayState
+	16, // 21: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
+	7,  // 22: phonehost.v1.Phone.freezes:type_name -> phonehost.v1.Freeze
+	17, // 23: phonehost.v1.Phone.network:type_name -> phonehost.v1.NetworkState
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_phone_proto_init() }
@@ -1310,6 +1334,7 @@ func file_phonehost_v1_phone_proto_init() {
 	if File_phonehost_v1_phone_proto != nil {
 		return
 	}
+	file_phonehost_v1_network_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -90,7 +90,8 @@ type PhoneServiceClient interface {
 	//
 	// At once, also while the phone runs: labels, restart_policy, lease, vcpus, cpu_weight, more memory_bytes, more data_bytes.
 	// At the next start: display, properties, less memory_bytes; Phone.pending_restart names those until then.
-	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink).
+	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink), network
+	// (NetworkPolicyService changes it).
 	//
 	// The operation ends when what changes at once has changed. It goes on beside a PowerOn, PowerOff, Restart, Reset, Freeze or
 	// Unfreeze. A hold stays. Errors: INVALID_ARGUMENT names the field and what would be right.
@@ -347,7 +348,8 @@ type PhoneServiceServer interface {
 	//
 	// At once, also while the phone runs: labels, restart_policy, lease, vcpus, cpu_weight, more memory_bytes, more data_bytes.
 	// At the next start: display, properties, less memory_bytes; Phone.pending_restart names those until then.
-	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink).
+	// Never: id and profile (create another phone), image (Restart and Reset take one), less data_bytes (a volume cannot shrink), network
+	// (NetworkPolicyService changes it).
 	//
 	// The operation ends when what changes at once has changed. It goes on beside a PowerOn, PowerOff, Restart, Reset, Freeze or
 	// Unfreeze. A hold stays. Errors: INVALID_ARGUMENT names the field and what would be right.

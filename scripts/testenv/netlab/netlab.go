@@ -37,6 +37,9 @@ const inside = "PHONEHOST_NETLAB"
 // NamespaceDir is where Make makes namespaces.
 const NamespaceDir = "/run/netlab"
 
+// The main thread stays in the host's namespace, by which others know the process (/proc/self/ns/net): Do never gets it.
+func init() { runtime.LockOSThread() }
+
 // Run runs the tests of a package in a network, mount and control group view of their own and returns their exit code.
 func Run(m *testing.M) int {
 	if os.Geteuid() != 0 {

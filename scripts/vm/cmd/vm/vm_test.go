@@ -83,7 +83,7 @@ func TestVMShellPrograms(t *testing.T) {
 	}{
 		{"kernel", "phonehostd version && phone-log version && phonectl --help > /dev/null && test -s /run/payload/bin/testphone.tar && ! which phone-display", []string{"--kind=kernel", "--arch=arm64"}},
 		{"system", `BIN=/run/payload/bin /run/payload/src/scripts/systemd/install
-			sed -i 's/^disk_reserve_bytes.*/disk_reserve_bytes = 0/' /etc/phonehost/phonehostd.toml
+			sed -i 's/^disk_reserve_bytes.*/disk_reserve_bytes = 0/; s/^enabled = .*/enabled = false/' /etc/phonehost/phonehostd.toml
 			systemctl start phonehostd && phonectl host && which phonectl phone-display && phonectl image import /run/payload/bin/testphone.tar
 			phone-display libraries`, []string{"--arch=arm64"}},
 	} {
