@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/netpolicy"
+	"github.com/phonehost/phonehost/netpolicy/netns"
 	"github.com/phonehost/phonehost/netpolicy/policy"
+	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
 // lifeEnv has a life as JSON.
@@ -35,6 +37,7 @@ func engineChild() error {
 	if err := json.Unmarshal([]byte(os.Getenv(lifeEnv)), &l); err != nil {
 		return err
 	}
+	l.Config.NetNS = netns.New(namespaces)
 	ctx := context.Background()
 	fmt.Println("begins")
 	engine, err := netpolicy.Open(ctx, l.Config)
@@ -152,7 +155,13 @@ func TestNothingPassesWhileTheEngineIsKilled(t *testing.T) {
 func (s *scene) talk(t *testing.T) func() {
 	t.Helper()
 	s.serve(s.server, ":80")
-	conn := s.dial(t, s.beside, net.JoinHostPort(server4.String(), "80"))
+	return s.talkOn(t, s.beside)
+}
+
+// talkOn is talk with a server that is there already.
+func (s *scene) talkOn(t *testing.T, from netlab.Namespace) func() {
+	t.Helper()
+	conn := s.dial(t, from, net.JoinHostPort(server4.String(), "80"))
 	in := bufio.NewReader(conn)
 	return func() {
 		t.Helper()

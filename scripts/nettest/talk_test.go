@@ -77,8 +77,9 @@ func (w *world) dial(t *testing.T, ns netlab.Namespace, address string) net.Conn
 }
 
 // echoes tells whether what is sent comes back within a time.
-func echoes(conn net.Conn, within time.Duration) bool {
-	text := []byte("echo")
+func echoes(conn net.Conn, within time.Duration) bool { return echo(conn, []byte("echo"), within) }
+
+func echo(conn net.Conn, text []byte, within time.Duration) bool {
 	if _, err := conn.Write(text); err != nil {
 		return false
 	}

@@ -18,7 +18,7 @@ import (
 // patience is how long what must happen may take, on a machine that has much else to do.
 const patience = 30 * time.Second
 
-// watch keeps what a link has received and sent.
+// watch keeps what a link has received.
 type watch struct {
 	name string
 
@@ -27,7 +27,7 @@ type watch struct {
 	frames [][]byte
 }
 
-// watchLink reads all frames of a link of a namespace until the test ends.
+// watchLink reads all frames that a link of a namespace receives until the test ends.
 func watchLink(t *testing.T, ns netlab.Namespace, link string) *watch {
 	t.Helper()
 	w := &watch{name: ns.Name + "'s " + link}
@@ -46,6 +46,7 @@ func watchLink(t *testing.T, ns netlab.Namespace, link string) *watch {
 		file = os.NewFile(uintptr(fd), "frames of "+w.name)
 		return errors.Join(
 			unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20),
+			unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1),
 			unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: l.Attrs().Index}),
 		)
 	})

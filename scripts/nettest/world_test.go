@@ -28,6 +28,9 @@ var (
 	gateway6         = netip.MustParseAddr("fd70:686f:6e65::1")
 )
 
+// namespaces is where the phones' are.
+const namespaces = "/run/phonehost/netns"
+
 // ports is the policy of the attacker: the default, but for one port that nobody may use.
 const ports = "default allow-internet\ndeny egress tcp any 6666\ndeny egress udp any 6666\n"
 
@@ -57,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	}
 	state := filepath.Join(t.TempDir(), "state")
 	w.cfg = netpolicy.Config{
-		NetNS: netns.New("/run/phonehost/netns"), Pins: "/sys/fs/bpf/phonehost/net",
+		NetNS: netns.New(namespaces), Pins: "/sys/fs/bpf/phonehost/net",
 		Pool4: netip.MustParsePrefix("10.213.0.0/16"), Pool6: netip.MustParsePrefix("fd70:686f:6e65::/64"),
 		Uplink: "up-server", Masquerade4: true, Masquerade6: true, NameServerState: state,
 		NameServers: []netip.AddrPort{netip.AddrPortFrom(router4, 53)},
@@ -106,7 +109,11 @@ func (w *world) ensure(p netpolicy.Phone) netlab.Namespace {
 	if err := w.engine.Ensure(w.t.Context(), p); err != nil {
 		w.t.Fatal(err)
 	}
-	return netlab.Namespace{Name: p.ID, Path: w.cfg.NetNS.Path(p.ID)}
+	return w.namespace(p.ID)
+}
+
+func (w *world) namespace(id string) netlab.Namespace {
+	return netlab.Namespace{Name: id, Path: w.cfg.NetNS.Path(id)}
 }
 
 // policy puts a policy in force.
