@@ -22,7 +22,8 @@ import (
 // end in a table of the trial's own, before they would leave or reach a socket.
 //
 // Its link is a veth pair whose two ends are on the host, so that no namespace is needed: what is written to the one end arrives at the
-// other. A crash in between leaves the pair and the table, which the next trial replaces; neither lets anything through.
+// other. A crash in between leaves the pair and the table, which the next trial replaces; neither lets anything through. netpolicy/wire
+// knows the link by its name, and does not take its addresses for the host's.
 
 // trialTable is the table of a trial, and the ports are those that its packets are for and come from.
 const (
@@ -132,12 +133,18 @@ func (t *trial) open(p probe) error {
 		}
 		return nil
 	}
-	path := "/proc/sys/net/ipv4/conf"
+	dir, switches := "/proc/sys/net/ipv4/conf", []string{"forwarding"}
 	if p.six() {
-		path = "/proc/sys/net/ipv6/conf"
+		dir, switches = "/proc/sys/net/ipv6/conf", []string{"forwarding", "force_forwarding"}
 	}
-	if err := os.WriteFile(filepath.Join(path, t.link.Attrs().Name, "forwarding"), []byte("1"), 0); err != nil {
-		return fmt.Errorf("let packets of %s be forwarded: %w", p.from, err)
+	for _, name := range switches {
+		err := os.WriteFile(filepath.Join(dir, t.link.Attrs().Name, name), []byte("1"), 0)
+		if name == "force_forwarding" && errors.Is(err, os.ErrNotExist) {
+			continue // it came with Linux 6.17; before, conf.all.forwarding decides
+		}
+		if err != nil {
+			return fmt.Errorf("let packets of %s be forwarded: %w", p.from, err)
+		}
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/doctor"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -24,19 +25,33 @@ func pinDir(cgroupRoot string) string {
 // nameServerState is the directory that the name server reads.
 func (a *agent) nameServerState() string { return filepath.Join(a.cfg.RunDir, "names") }
 
+// networkConfig says what the phones' networks are made of.
+func (a *agent) networkConfig() netpolicy.Config {
+	n := a.cfg.Network
+	return netpolicy.Config{
+		NetNS: netns.New(a.netnsDir()), Pins: pinDir(a.cgroupRoot), Pool4: n.IPv4Pool, Pool6: n.IPv6Pool, Uplink: n.Uplink,
+		Masquerade4: n.Masquerade4, Masquerade6: n.Masquerade6 && n.IPv6Pool.IsValid(), MaxFlows: n.MaxFlows, Sample: n.FlowSample,
+		NameServerState: a.nameServerState(), NameServers: n.Upstreams(), Logger: a.logger,
+	}
+}
+
+// networkChecks is what the doctor asks of networks; nil where phones have none.
+func (a *agent) networkChecks() (doctor.Networks, error) {
+	if !a.cfg.Network.Enabled {
+		return nil, nil
+	}
+	return netpolicy.NewCheckup(a.networkConfig())
+}
+
 // openNetworks makes what phones get their networks from. Where the host cannot have them the agent runs all the same: phones that run are
 // left alone, and each start is refused with the reason.
 func (a *agent) openNetworks(ctx context.Context) error {
-	n, dir := a.cfg.Network, netns.New(a.netnsDir())
-	if !n.Enabled {
+	dir := netns.New(a.netnsDir())
+	if !a.cfg.Network.Enabled {
 		a.networks = network.Loopback{Dir: dir}
 		return nil
 	}
-	engine, err := netpolicy.Open(ctx, netpolicy.Config{
-		NetNS: dir, Pins: pinDir(a.cgroupRoot), Pool4: n.IPv4Pool, Pool6: n.IPv6Pool, Uplink: n.Uplink,
-		Masquerade4: n.Masquerade4, Masquerade6: n.Masquerade6, MaxFlows: n.MaxFlows, Sample: n.FlowSample,
-		NameServerState: a.nameServerState(), NameServers: n.Upstreams(), Logger: a.logger,
-	})
+	engine, err := netpolicy.Open(ctx, a.networkConfig())
 	if err != nil {
 		a.health.Set(warnNetwork, health.Error, "phones cannot have networks, so none is started: "+err.Error()+"; mend it and restart the agent, or set network.enabled = false")
 		a.networks = network.Unavailable{Dir: dir, Err: err}
