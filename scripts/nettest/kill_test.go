@@ -134,11 +134,7 @@ func TestNothingPassesWhileTheEngineIsKilled(t *testing.T) {
 	close(stop)
 	attacking.Wait()
 	s.send(nil)
-	for _, w := range []*watch{s.passed, s.atServer, s.atNeighbour} {
-		if frame := leaked(w, all.frames); frame != nil {
-			t.Errorf("on %s was seen % x", w.name, frame)
-		}
-	}
+	s.unseen(t, all.frames)
 	s.open()
 	for _, p := range []netpolicy.Phone{s.neighbour, s.me} {
 		s.policy("ports", ports)
