@@ -151,14 +151,18 @@ func twoMessages(loopback *nl.IfInfomsg, there *nl.RtAttr) error {
 	return unix.Sendto(fd, append(first.Serialize(), second.Serialize()...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
+// otherLinks are messages about another network namespace, which the kernel would obey.
+var otherLinks = []string{
+	"link elsewhere", "link elsewhere, behind its name", "links elsewhere", "addresses elsewhere", "link elsewhere, the second of two messages",
+}
+
 // refused are what fails for a guest with EPERM, and would not fail so without the programs.
-var refused = []string{
+var refused = append([]string{
 	"mount proc", "mount sysfs", "mount debugfs", "mount tracefs", "mount securityfs", "mount devtmpfs", "mount pstore", "mount ext4", "mount nosuchfs", "remount",
 	"write devices.allow", "write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
 	"write /proc/sys/user/max_user_namespaces", "write /proc/sys/kernel/shmmax", "write /proc/irq/default_smp_affinity",
 	"write /sys/kernel/mm/transparent_hugepage/enabled", "read /proc/kallsyms", "read /proc/kpagecount", "chmod /proc/meminfo", "chmod /sys",
-	"link elsewhere", "link elsewhere, behind its name", "links elsewhere", "addresses elsewhere", "link elsewhere, the second of two messages",
-}
+}, otherLinks...)
 
 // tried runs try in a cgroup and returns what it met.
 func tried(t *testing.T, cgroup string) map[string]string {
@@ -257,6 +261,11 @@ func TestVMGuard(t *testing.T) {
 		for _, what := range refused {
 			if before[what] == "EPERM" {
 				t.Errorf("without a guard: %s meets EPERM", what)
+			}
+		}
+		for _, what := range slices.Concat(otherLinks, []string{"number", "link", "links", "addresses"}) {
+			if before[what] != "done" {
+				t.Errorf("without a guard: %s meets %s", what, before[what])
 			}
 		}
 		g, err := guard.Open(guard.Config{Dir: dir, Level: level})
