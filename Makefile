@@ -135,6 +135,10 @@ gen-diff: gen ## fail when the committed generated code differs from what gen ma
 	@git diff --exit-code -- $(GENERATED_IN) || { echo "generated code is out of date: run make gen and commit"; exit 1; }
 	@new=$$(git ls-files --others --exclude-standard -- $(GENERATED_IN)); [ -z "$$new" ] || { echo "generated files are not committed:"; echo "$$new"; exit 1; }
 
+.PHONY: bpf-stats
+bpf-stats: ## print how many instructions of each BPF program the verifier looks at, and what packets cost; as root
+	@$(GO) test -count=1 -v -run '^TestVerifiedInstructions$$' -bench Packets -benchtime 1000000x ./netpolicy/datapath | grep -E 'verified|ns/op|FAIL'
+
 .PHONY: proto-lint
 proto-lint: ## buf lint
 	@cd proto && $(BUF) lint

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
 	"github.com/phonehost/phonehost/agent/fault"
@@ -25,7 +26,8 @@ import (
 type NetworkConfig struct {
 	// Phones is required.
 	Phones *phone.Supervisor
-	// Network is nil where the host's phones have no network; every call is refused then.
+	// Network is nil where the host's phones have no network, because they are disabled or because the host cannot have any; calls are
+	// refused then, but where networks are enabled those that only change what phones should have.
 	Network *network.Manager
 }
 
@@ -44,7 +46,10 @@ func (s *networkServer) enabled() error {
 	if s.cfg.Network != nil {
 		return nil
 	}
-	return s.cfg.Phones.CheckNetworks()
+	if err := s.cfg.Phones.CheckNetworks(); err != nil {
+		return err
+	}
+	return fault.New(errdefs.ErrFailedPrecondition, fault.NetworkDisabled, "phones of this host cannot have networks: the warnings of HostService.GetHost say why")
 }
 
 // known refuses calls on a host whose phones have no network, and phones that there are not.

@@ -88,6 +88,22 @@ func TestEveryNetworkError(t *testing.T) {
 	}
 }
 
+// TestNetworkServiceOfAHostThatCannot is the service of a host whose networks are enabled and could not be opened.
+func TestNetworkServiceOfAHostThatCannot(t *testing.T) {
+	s := startOver(t, newWires())
+	s.create(t, "p1")
+	broken := NewNetworkServer(NetworkConfig{Phones: s.sup})
+	for name, err := range map[string]error{
+		"ListPolicies":    err2(broken.ListPolicies(t.Context(), &phonehostv1.ListPoliciesRequest{})),
+		"GetPhoneNetwork": err2(broken.GetPhoneNetwork(t.Context(), &phonehostv1.GetPhoneNetworkRequest{PhoneId: "p1"})),
+		"TestConnection":  err2(broken.TestConnection(t.Context(), &phonehostv1.TestConnectionRequest{PhoneId: "p1", Peer: "192.0.2.1", Port: 1})),
+	} {
+		if got, want := readError(t, err), (refusal{Code: codes.FailedPrecondition, Reason: fault.NetworkDisabled}); got != want {
+			t.Errorf("%s: %+v (%v), want %+v", name, got, err, want)
+		}
+	}
+}
+
 // TestNetworkServiceOfAHostWithout refuses every call with one reason.
 func TestNetworkServiceOfAHostWithout(t *testing.T) {
 	s := start(t)

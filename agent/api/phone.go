@@ -208,7 +208,7 @@ func (s *phoneServer) GetSpec(ctx context.Context, q *phonehostv1.GetSpecRequest
 	if err != nil {
 		return nil, statusError(err)
 	}
-	guest, screen, err := s.cfg.Guests.Specs(ctx, snap.Next())
+	guest, screen, err := s.cfg.Guests.Specs(ctx, s.cfg.Phones.Next(snap))
 	if err != nil {
 		return nil, statusError(err)
 	}

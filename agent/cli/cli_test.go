@@ -225,6 +225,10 @@ func TestFollowersEndWellWhenInterrupted(t *testing.T) {
 		{"watch phones as JSON", []string{"ls", "-w", "-o", "json"}, `{"synced":true}`},
 		{"follow logs", []string{"logs", "-f", "cp-1"}, "followed"},
 		{"follow events", []string{"events", "-f"}, "cp-1 has booted"},
+		{"follow flows", []string{"net", "flows", "cp-1", "-f"}, "closed"},
+		{"follow flows as JSON", []string{"net", "flows", "cp-1", "-f", "-o", "json"}, `"state":"FLOW_STATE_CLOSED"`},
+		{"follow denials", []string{"net", "denials", "-f"}, "169.254.169.254        80     protected    metadata  default  4"},
+		{"follow denials as JSON", []string{"net", "denials", "cp-1", "--follow", "-o", "json"}, `"packets":"4"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -238,6 +242,23 @@ func TestFollowersEndWellWhenInterrupted(t *testing.T) {
 				t.Errorf("exit code %d, printed %q, said %q", code, stdout, &stderr)
 			}
 		})
+	}
+}
+
+// TestMissedLinesAreTold follows flows that come faster than they can be shown.
+func TestMissedLinesAreTold(t *testing.T) {
+	agent := withPhone(t)
+	if r := runWith(t.Context(), agent, nil, "create", "cp-2", "--image", "testphone"); r.code != exitDone {
+		t.Fatalf("%+v", r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stderr bytes.Buffer
+	code := Run(ctx, Config{
+		Args: []string{"--host", "unix://" + agent.socket, "net", "flows", "cp-2", "-f"}, Stdout: &watchedWriter{on: "closed", do: cancel}, Stderr: &stderr,
+	})
+	if want := "3 flows were missed: they came faster than they could be shown\n"; code != exitDone || stderr.String() != want {
+		t.Errorf("exit code %d, said %q, want %q", code, &stderr, want)
 	}
 }
 

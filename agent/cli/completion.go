@@ -212,12 +212,16 @@ func (a *app) wanted(ctx context.Context, w words) []string {
 		return a.phoneIDs(ctx)
 	case w.flag != nil && w.flag.Name == "image":
 		return a.imageNames(ctx)
+	case w.flag != nil && w.flag.Name == "policy":
+		return a.policyNames(ctx)
 	case w.flag != nil:
 		return nil
 	case w.node.Path() == "ops show" || w.node.Path() == "ops wait":
 		return a.operationIDs(ctx)
 	case w.node.Path() == "image rm":
 		return a.imageNames(ctx)
+	case name == "policy":
+		return a.policyNames(ctx)
 	case name == "id" && w.node.Name != "create":
 		return a.phoneIDs(ctx)
 	}
@@ -254,6 +258,22 @@ func (a *app) operationIDs(ctx context.Context) []string {
 		ids = append(ids, op.GetId())
 	}
 	return ids
+}
+
+func (a *app) policyNames(ctx context.Context) []string {
+	networks, err := a.networks(ctx)
+	if err != nil {
+		return nil
+	}
+	answer, err := networks.ListPolicies(ctx, &phonehostv1.ListPoliciesRequest{})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, p := range answer.GetPolicies() {
+		names = append(names, p.GetName())
+	}
+	return names
 }
 
 func (a *app) imageNames(ctx context.Context) []string {

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/phonehost/phonehost/agent/fault"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -13,7 +14,7 @@ import (
 type createCmd struct {
 	ID            string            `arg:"" help:"Name of the phone on this host: 1..32 of a-z, 0-9 and hyphens."`
 	Image         string            `placeholder:"IMG" help:"Image the host has, such as phonehost.dev/testphone:latest. Needed without --clone-from."`
-	CloneFrom     string            `placeholder:"ID" help:"Copy the data of this phone, which is off. What is not given here is as it is there, but for labels and lease."`
+	CloneFrom     string            `placeholder:"ID" help:"Copy the data of this phone, which is off. What is not given here is as it is there, but for labels, lease, addresses and forwards."`
 	Profile       string            `placeholder:"NAME" help:"Kind of Android image. Default: what the image says."`
 	VCPUs         float64           `name:"vcpus" placeholder:"N" help:"CPU time in cores, parts too. Default: 2."`
 	CPUWeight     uint32            `name:"cpu-weight" placeholder:"N" help:"Share against other phones when CPUs are short, 1..10000. Default: 100."`
@@ -23,8 +24,33 @@ type createCmd struct {
 	Property      map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Property that the guest's init sets; may be repeated."`
 	Label         map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Word of yours to keep with the phone; may be repeated."`
 	RestartPolicy *string           `enum:"always,on-guest-reboot,never" placeholder:"POLICY" help:"What follows when the guest ends by itself: always, on-guest-reboot or never. Default: always."`
+	networking
 	leasing
 	NoWait bool `help:"With --clone-from: do not wait for the end of the copy."`
+}
+
+// networking are the flags of a new phone's network.
+type networking struct {
+	Policy  string    `placeholder:"POLICY" help:"Network policy. Default: allow-internet."`
+	Up      bandwidth `placeholder:"RATE" help:"Bound of what it sends, such as 10Mbit. Default: none."`
+	Down    bandwidth `placeholder:"RATE" help:"Bound of what it receives. Default: none."`
+	IPv4    string    `name:"ipv4" placeholder:"ADDRESS" help:"Its IPv4 address. Default: the lowest that is free."`
+	IPv6    string    `name:"ipv6" placeholder:"ADDRESS" help:"Its IPv6 address. Default: the lowest that is free."`
+	Forward []forward `sep:"none" placeholder:"ADDRESS:PORT:PHONEPORT" help:"Port of the host that leads to it, such as 127.0.0.1:6001:5555; may be repeated."`
+}
+
+// spec returns the network of a new phone, nil where nothing is asked for.
+func (n networking) spec() *phonehostv1.NetworkSpec {
+	spec := &phonehostv1.NetworkSpec{
+		Policy: n.Policy, UpBitsPerSecond: uint64(n.Up), DownBitsPerSecond: uint64(n.Down), Ipv4: n.IPv4, Ipv6: n.IPv6,
+	}
+	for _, f := range n.Forward {
+		spec.Forwards = append(spec.Forwards, f.spec)
+	}
+	if proto.Size(spec) == 0 {
+		return nil
+	}
+	return spec
 }
 
 // defaultMemory is the memory of a phone that is made from nothing.
@@ -95,7 +121,7 @@ func (c *createCmd) spec(a *app) *phonehostv1.PhoneSpec {
 	spec := &phonehostv1.PhoneSpec{
 		Id: c.ID, Image: c.Image, Profile: c.Profile, Vcpus: c.VCPUs, CpuWeight: c.CPUWeight,
 		MemoryBytes: uint64(memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
-		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()),
+		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()), Network: c.networking.spec(),
 	}
 	if c.RestartPolicy != nil {
 		spec.RestartPolicy = restartPolicies[*c.RestartPolicy]

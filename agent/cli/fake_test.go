@@ -51,6 +51,7 @@ type fakeAgent struct {
 	ops      []fakeOperation
 	findings []*phonehostv1.Finding
 	revision uint64
+	policies map[string]string // texts, by name
 }
 
 // fakeOperation is an operation and what it was before, oldest first.
@@ -67,7 +68,7 @@ type fakeOperations struct {
 
 // newFakeAgent returns an agent without phones.
 func newFakeAgent() *fakeAgent {
-	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone)}
+	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone), policies: make(map[string]string)}
 	f.changed, f.hung = sync.NewCond(&f.mu), make(chan struct{}, 16)
 	f.images.agent = f
 	f.streams.agent = f
@@ -88,6 +89,7 @@ func (f *fakeAgent) serve(t testing.TB, listener net.Listener, options ...grpc.S
 	phonehostv1.RegisterStreamServiceServer(server, &f.streams)
 	phonehostv1.RegisterEventServiceServer(server, &f.events)
 	phonehostv1.RegisterDataServiceServer(server, fakeData{agent: f})
+	phonehostv1.RegisterNetworkPolicyServiceServer(server, fakeNetworks{agent: f})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	return func() {
@@ -163,6 +165,7 @@ func (f *fakeAgent) CreatePhone(_ context.Context, in *phonehostv1.CreatePhoneRe
 		spec.DataBytes = 4 << 30
 	}
 	spec.CpuWeight = 100
+	f.wire(phone)
 	f.put(phone)
 	return &phonehostv1.CreatePhoneResponse{Phone: proto.CloneOf(phone)}, nil
 }

@@ -203,6 +203,10 @@ func (f *fakeEvents) Watch(in *phonehostv1.EventServiceWatchRequest, stream grpc
 		{Seq: 3, Time: timestamppb.New(base), Kind: phonehostv1.EventKind_EVENT_KIND_PHONE_STATUS, PhoneId: "cp-1", Message: "cp-1 is 4 STARTING",
 			Attributes: map[string]string{"from": "1", "to": "4", "reason": "asked for"}},
 		{Seq: 4, Time: timestamppb.New(base), Kind: phonehostv1.EventKind_EVENT_KIND_GUEST_BOOTED, PhoneId: "cp-1", Message: "cp-1 has booted"},
+		{Seq: 5, Time: timestamppb.New(base), Kind: phonehostv1.EventKind_EVENT_KIND_NETWORK_DENIED, PhoneId: "cp-1", Message: "12 packets tcp of cp-1 to 10.0.0.1:22 dropped: PROTECTED",
+			Attributes: map[string]string{
+				"direction": "egress", "protocol": "tcp", "peer": "10.0.0.1", "port": "22", "reason": "PROTECTED", "class": "HOST", "rule": "-1", "packets": "12", "bytes": "720",
+			}},
 	}
 	if in.GetAfterSeq() == 1 {
 		return refuse(codes.OutOfRange, "JOURNAL_TRIMMED", map[string]string{"oldest_seq": "2"}, "events after 1 are no longer kept")

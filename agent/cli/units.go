@@ -58,6 +58,42 @@ func parseSize(text string) (uint64, error) {
 	return uint64(n * float64(unit)), nil
 }
 
+// bandwidth is a number of bits per second on the command line: "10Mbit", "512kbit", "1.5Gbit", "0" for no limit.
+type bandwidth uint64
+
+// bitUnits are the units of bandwidths, which are decimal as those of networks are.
+var bitUnits = map[string]uint64{
+	"": 1, "bit": 1, "k": 1e3, "kbit": 1e3, "m": 1e6, "mbit": 1e6, "g": 1e9, "gbit": 1e9,
+}
+
+// Decode makes bandwidth a kong value.
+func (b *bandwidth) Decode(ctx *kong.DecodeContext) error {
+	var text string
+	if err := ctx.Scan.PopValueInto("bandwidth", &text); err != nil {
+		return err
+	}
+	n, err := parseBandwidth(text)
+	*b = bandwidth(n)
+	return err
+}
+
+// parseBandwidth reads a bandwidth. Whether it is in range is the agent's to say.
+func parseBandwidth(text string) (uint64, error) {
+	m := sizePattern.FindStringSubmatch(strings.TrimSpace(text))
+	if m == nil {
+		return 0, fmt.Errorf("%q is not a bandwidth: give a number and a unit, such as 10Mbit or 512kbit, or 0 for no limit", text)
+	}
+	unit, ok := bitUnits[strings.ToLower(m[2])]
+	if !ok {
+		return 0, fmt.Errorf("bandwidth %q has an unknown unit %q: use kbit, Mbit or Gbit", text, m[2])
+	}
+	n, err := strconv.ParseFloat(m[1], 64)
+	if err != nil || n*float64(unit) >= 1<<53 {
+		return 0, fmt.Errorf("bandwidth %q is too large", text)
+	}
+	return uint64(math.Round(n * float64(unit))), nil
+}
+
 // screen is a display on the command line: "720x1280", "720x1280@30", "720x1280@30/320dpi".
 type screen struct{ spec *phonehostv1.DisplaySpec }
 

@@ -104,3 +104,61 @@ func TestParseScreen(t *testing.T) {
 		})
 	}
 }
+
+func TestParseBandwidth(t *testing.T) {
+	for text, tt := range map[string]struct {
+		want uint64
+		err  string
+		back string // as phonectl shows it
+	}{
+		"0":                    {0, "", "unlimited"},
+		"64000":                {64_000, "", "64kbit"},
+		"10Mbit":               {10e6, "", "10Mbit"},
+		"10m":                  {10e6, "", "10Mbit"},
+		"1.5Gbit":              {1.5e9, "", "1.5Gbit"},
+		"0.1 g":                {1e8, "", "100Mbit"},
+		"1.1mbit":              {1.1e6, "", "1.1Mbit"},
+		"10MiB":                {0, `unknown unit "MiB"`, ""},
+		"10MB":                 {0, `unknown unit "MB"`, ""},
+		"fast":                 {0, "is not a bandwidth", ""},
+		"-1":                   {0, "is not a bandwidth", ""},
+		"1e6":                  {0, "is not a bandwidth", ""},
+		"99999999999999999999": {0, "too large", ""},
+	} {
+		got, err := parseBandwidth(text)
+		if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+			t.Errorf("%q: %d %v, want %d %s", text, got, err, tt.want, tt.err)
+		}
+		if back := render.Bits(got); err == nil && back != tt.back {
+			t.Errorf("%q is shown as %q, want %q", text, back, tt.back)
+		}
+	}
+}
+
+func TestParseForward(t *testing.T) {
+	const tcp, udp = phonehostv1.NetworkProtocol_NETWORK_PROTOCOL_TCP, phonehostv1.NetworkProtocol_NETWORK_PROTOCOL_UDP
+	for text, want := range map[string]*phonehostv1.Forward{
+		"127.0.0.1:6001:5555":     {Listen: "127.0.0.1:6001", Protocol: tcp, Port: 5555},
+		"6001:5555":               {Listen: "127.0.0.1:6001", Protocol: tcp, Port: 5555},
+		"0.0.0.0:53:53/udp":       {Listen: "0.0.0.0:53", Protocol: udp, Port: 53},
+		"[2001:db8::1]:80:80/tcp": {Listen: "[2001:db8::1]:80", Protocol: tcp, Port: 80},
+		"[::]:80:8080":            {Listen: "[::]:80", Protocol: tcp, Port: 8080},
+		"":                        nil,
+		"5555":                    nil,
+		"127.0.0.1:5555":          nil,
+		"1:2:3":                   nil,
+		"6001:65536":              nil,
+		"6001:0":                  nil,
+		"6001:5555/icmp":          nil,
+		"localhost:1:2":           nil,
+	} {
+		got, err := parseForward(text)
+		if (err == nil) != (want != nil) {
+			t.Errorf("%q: %v %v", text, got, err)
+			continue
+		}
+		if diff := cmp.Diff(want, got, protocmp.Transform()); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", text, diff)
+		}
+	}
+}

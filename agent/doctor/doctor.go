@@ -1,7 +1,8 @@
 // Package doctor checks the host that the agent runs on and says how to mend what it finds.
 //
 // Every check is a small function over a Host: the host's files below one root, and a few probes that are functions, so that
-// a test can hand it any host. Checks change nothing on the host; the BPF probes load programs that are freed at once. The
+// a test can hand it any host. Checks change nothing on the host; the BPF probes load programs that are freed at once, what networks need is
+// tried in a namespace that goes with the try, and the check of firewalls makes a link and a table for some tens of milliseconds. The
 // package holds no state. Run runs all checks side by side, each in a goroutine that it waits for and within a deadline.
 package doctor
 
@@ -76,6 +77,8 @@ type Config struct {
 	ContainerdAddress string
 	// Guard tells why guests that may mount are not kept from the host; nil where they are.
 	Guard error
+	// Networks is what phones' networks need of the host; nil where phones have none.
+	Networks Networks
 	// Health is the register whose standing warnings are reported too; may be nil.
 	Health *health.Registry
 }
@@ -175,6 +178,17 @@ func Checks() []Check {
 		{"bpf-lsm", checkBPFLSM},
 		{"bpf-programs", checkBPFPrograms},
 		{"guard", checkGuard},
+		{"network", checkNetwork},
+		{"bpffs", networked(checkBPFFS)},
+		{"pools", networked(checkPools)},
+		{"uplink", networked(checkUplink)},
+		{"forwarding", networked(checkForwarding)},
+		{"attach", networked(checkAttach)},
+		{"connections", networked(checkConnections)},
+		{"bandwidth", networked(checkBandwidth)},
+		{"firewall", networked(checkFirewall)},
+		{"port-53", networked(checkPort53)},
+		{"name-server", networked(checkNameServer)},
 		{"binder", checkBinder},
 		{"encoder", checkEncoder},
 		{"certificates", checkCertificates},

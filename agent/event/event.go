@@ -41,6 +41,7 @@ const (
 	DataChecked      Kind = 24
 	NetworkDenied    Kind = 25
 	PolicyChanged    Kind = 26
+	NameServerExited Kind = 27
 )
 
 // Event is one thing that happened.

@@ -22,6 +22,7 @@ import (
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/policy"
+	"github.com/phonehost/phonehost/runtime/container"
 )
 
 // addresses has cmp compare addresses.
@@ -458,4 +459,39 @@ func TestCloneHasItsOwnNetwork(t *testing.T) {
 			t.Errorf("network of the copy: %+v %v", snap.Record.Spec.Network, snap.Record.IPv4)
 		}
 	})
+}
+
+// TestNetworkStepGoesBeforeTheOthers has the plan look after a network first, but for what must not wait or would undo it.
+func TestNetworkStepGoesBeforeTheOthers(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	timing := Timing{}.withDefaults()
+	up := sight{known: true}
+	up.obs.Guest.State, up.obs.Guest.BootGeneration = container.TaskRunning, 1
+	unknown := up
+	unknown.known = false
+	on := Record{On: true, BootGeneration: 1, Started: Start{Generation: 1}}
+	deleting := on
+	deleting.Deleting = true
+	for name, tt := range map[string]struct {
+		r    Record
+		saw  sight
+		at   time.Time
+		want step
+	}{
+		"as it should be":         {on, up, time.Time{}, stepDisplay},
+		"due":                     {on, up, now, stepNetwork},
+		"due without containerd":  {on, unknown, now, stepNetwork},
+		"due, but it goes anyway": {deleting, up, now, stepDestroy},
+		"not yet":                 {on, up, now.Add(time.Second), stepDisplay},
+	} {
+		if p := next(&tt.r, tt.saw, memory{networkAt: tt.at}, now, timing); p.step != tt.want {
+			t.Errorf("%s: %s, want %s", name, p.step, tt.want)
+		}
+	}
+	idle := on
+	idle.Booted, idle.DataGeneration = Boot{Generation: 1}, 0
+	up.obs.Display.State = container.TaskRunning
+	if p := next(&idle, up, memory{tracked: true, networkAt: now.Add(time.Second)}, now, timing); p.step != stepIdle || !p.at.Equal(now.Add(time.Second)) {
+		t.Errorf("with nothing else to do: %s at %v", p.step, p.at)
+	}
 }

@@ -3,6 +3,7 @@ package phone
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"time"
 
 	"github.com/phonehost/phonehost/agent/fault"
@@ -66,9 +67,13 @@ func (s *Supervisor) networkMade(c *controller, want netpolicy.Phone, err error)
 	case errors.Is(err, context.Canceled): // by a request that goes before; nobody's fault
 		l.made, l.set, l.retryAt = true, nil, time.Time{}
 	default:
-		l.made, l.set, l.fails = true, nil, l.fails+1
-		l.problem, l.retryAt = fault.Readable(fault.Words(err)), time.Now().Add(backoff(s.timing.Retry, l.fails))
-		c.logger.Warn("network not made what it should be; it is tried again", "attempt", l.fails, "error", err)
+		problem, level := fault.Readable(fault.Words(err)), slog.LevelWarn
+		if problem == l.problem {
+			level = slog.LevelDebug // it goes on
+		}
+		l.made, l.set, l.problem, l.fails = true, nil, problem, l.fails+1
+		l.retryAt = time.Now().Add(backoff(s.timing.Retry, l.fails))
+		c.logger.Log(context.Background(), level, "network not made what it should be; it is tried again", "attempt", l.fails, "error", err)
 	}
 	s.publishLocked(c)
 }
@@ -94,6 +99,19 @@ func (c *controller) look() Snapshot {
 	snap.NetworkInForce = c.link.set != nil && sameNetwork(*c.link.set, c.rec.network())
 	snap.NetworkProblem = c.link.problem
 	return snap
+}
+
+// Networks returns what the network of every phone should be.
+func (s *Supervisor) Networks() []netpolicy.Phone {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []netpolicy.Phone
+	for _, c := range s.phones {
+		if !c.rec.Deleting {
+			all = append(all, c.rec.network())
+		}
+	}
+	return all
 }
 
 // removeNetwork removes all of the phone's network.

@@ -1,6 +1,7 @@
 package phone
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -49,6 +50,21 @@ func (s *Supervisor) view(c *controller) Snapshot {
 
 // Next returns the phone of a snapshot in the engine's words, as its next start would use it.
 func (s Snapshot) Next() container.Phone { return s.Record.container() }
+
+// Next returns a phone in the words of the engine of containers as its next start uses it, with its name servers.
+func (s *Supervisor) Next(snap Snapshot) container.Phone { return s.next(&snap.Record) }
+
+// next is Next for a record.
+func (s *Supervisor) next(r *Record) container.Phone {
+	p := r.container()
+	ipv4, ipv6 := s.cfg.Pools.Gateways()
+	for _, gateway := range []netip.Addr{ipv4, ipv6} {
+		if gateway.IsValid() {
+			p.DNS = append(p.DNS, gateway.String())
+		}
+	}
+	return p
+}
 
 // Profile returns the phone's profile.
 func (s Snapshot) Profile() (*profile.Profile, error) { return profile.Get(s.Record.Spec.Profile) }

@@ -115,7 +115,7 @@ func (c *controller) start(ctx context.Context, r *Record, saw sight) error {
 
 // bringUp makes the calls of a start.
 func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
-	p, rt := r.container(), c.s.cfg.Runtime
+	p, rt := c.s.next(r), c.s.cfg.Runtime
 	c.progress(r, "preparing")
 	if g := saw.obs.Guest; g.Container && g.ImageDigest != r.ImageDigest {
 		// The root of the former image goes with the container that names it.

@@ -122,14 +122,19 @@ func (d *Datapath) Detach(id string) error {
 	return nil
 }
 
+// attachedTo returns the link that has a phone's programs, 0 for none or one that is gone.
+func (d *Datapath) attachedTo(id string) (ifindex int, err error) {
+	if ifindex, err = d.linkedTo(id); ifindex != 0 || err != nil {
+		return ifindex, err
+	}
+	all, err := d.filtered()
+	return all[id], err
+}
+
 func (d *Datapath) detach(id string) error {
-	all, err := d.attached()
+	ifindex, err := d.attachedTo(id)
 	if err != nil {
 		return err
-	}
-	ifindex, found := all[id]
-	if !found {
-		return nil
 	}
 	if ifindex != 0 {
 		device := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: ifindex}}

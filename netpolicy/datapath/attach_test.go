@@ -161,7 +161,7 @@ func TestAnotherLayout(t *testing.T) {
 	if !haveTCX(t) {
 		t.Skip("nothing of clsact filters is pinned")
 	}
-	d := open(t, datapath.Config{})
+	d := cold(t, datapath.Config{})
 	first, second, removed := device(t, "ph-1"), device(t, "ph-2"), device(t, "ph-3")
 	all := map[string]int{"p1": first.Index, "p2": second.Index, "p3": removed.Index}
 	for id, link := range all {

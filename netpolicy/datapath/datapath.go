@@ -51,15 +51,15 @@ func Open(c Config) (_ *Datapath, err error) {
 	if err := c.complete(); err != nil {
 		return nil, fmt.Errorf("datapath: %w", err)
 	}
-	d, err := open(c, programVersion())
+	d, err := openAs(c, programVersion())
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("datapath: %w", classed(err)), d.Close())
 	}
 	return d, nil
 }
 
-// open opens a datapath whose programs are called version. It has to be closed after an error, too.
-func open(c Config, version string) (*Datapath, error) {
+// openAs opens a datapath whose programs are called version. It has to be closed after an error, too.
+func openAs(c Config, version string) (*Datapath, error) {
 	d := &Datapath{
 		pins: pins(filepath.Clean(c.Dir)), log: c.Logger, maxPhones: c.MaxPhones, timeouts: c.Timeouts, filters: c.Filters, version: version,
 		owners: map[uint32]uint32{}, reserved: map[uint32]bool{},

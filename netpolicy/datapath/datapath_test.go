@@ -2,13 +2,16 @@ package datapath_test
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/policy"
@@ -63,7 +66,7 @@ func TestOpenRefuses(t *testing.T) {
 }
 
 func TestMapsOfAnotherSize(t *testing.T) {
-	d := open(t, datapath.Config{MaxPhones: 64})
+	d := cold(t, datapath.Config{MaxPhones: 64})
 	ids := d.MapIDs()
 	if err := d.Attach("p1", device(t, "ph-1").Index); err != nil {
 		t.Fatal(err)
@@ -225,7 +228,8 @@ func elements(t *testing.T, d *datapath.Datapath, want map[string]int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	delete(have, "settings")
+	delete(have, "policies")
+	delete(have, "protected")
 	if diff := cmp.Diff(want, have); diff != "" {
 		t.Errorf("elements of the maps (-want +have):\n%s", diff)
 	}
@@ -234,16 +238,15 @@ func elements(t *testing.T, d *datapath.Datapath, want map[string]int) {
 var addresses = cmp.Comparer(func(a, b interface{ String() string }) bool { return a.String() == b.String() })
 
 func TestRemove(t *testing.T) {
-	d := open(t, datapath.Config{})
+	d := cold(t, datapath.Config{})
 	d.Close()
-	if err := datapath.Remove(dir); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		if err := datapath.Remove(dir); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("the directory of the pins is still there: %v", err)
-	}
-	if err := datapath.Remove(dir); err != nil {
-		t.Errorf("once more: %v", err)
 	}
 }
 
@@ -264,7 +267,7 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	})
 	b.Run("adopting", func(b *testing.B) {
-		open(b, datapath.Config{}).Close()
+		cold(b, datapath.Config{}).Close()
 		for b.Loop() {
 			d, err := datapath.Open(datapath.Config{Dir: dir})
 			if err != nil {
@@ -310,5 +313,56 @@ func BenchmarkPhone(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
+	})
+}
+
+// TestHundredPhones sets a hundred phones up from several goroutines, has another process's datapath adopt them, and takes them away.
+func TestHundredPhones(t *testing.T) {
+	mechanisms(t, func(t *testing.T, c datapath.Config) {
+		d := open(t, c)
+		const phones = 100
+		var links [phones]int
+		for i := range phones {
+			links[i] = device(t, fmt.Sprintf("ph-%d", i)).Index
+		}
+		if err := d.LoadPolicy(0, compiled(t, 1000, 1)); err != nil {
+			t.Fatal(err)
+		}
+		each := func(what string, do func(i int) error) {
+			t.Helper()
+			began := time.Now()
+			var tasks errgroup.Group
+			tasks.SetLimit(8)
+			for i := range phones {
+				tasks.Go(func() error { return do(i) })
+			}
+			if err := tasks.Wait(); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d phones: %s in %v", phones, what, time.Since(began).Round(time.Millisecond))
+		}
+		id := func(i int) string { return fmt.Sprintf("p%d", i) }
+		each("Attach", func(i int) error { return d.Attach(id(i), links[i]) })
+		each("SetPhone", func(i int) error { return d.SetPhone(links[i], phoneIn(uint32(i))) })
+		d.Close()
+		began := time.Now()
+		d = reopen(t, c)
+		t.Logf("%d phones: Open adopted them in %v", phones, time.Since(began).Round(time.Millisecond))
+		elements(t, d, map[string]int{"phones": phones, "clients": 2 * phones, "flows": phones, "denials": phones})
+		each("Attach and SetPhone again", func(i int) error {
+			return errors.Join(d.Attach(id(i), links[i]), d.SetPhone(links[i], phoneIn(uint32(i))))
+		})
+		want := map[string]int{}
+		for i, link := range links {
+			want[id(i)] = link
+		}
+		attachedAre(t, d, want)
+		began = time.Now()
+		if err := d.LoadPolicy(0, compiled(t, 1000, 2)); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%d phones: a changed policy of 1000 rules for all, compiled and in force in %v", phones, time.Since(began).Round(time.Millisecond))
+		each("RemovePhone and Detach", func(i int) error { return errors.Join(d.RemovePhone(links[i]), d.Detach(id(i))) })
+		elements(t, d, map[string]int{})
 	})
 }

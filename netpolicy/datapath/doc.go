@@ -29,7 +29,7 @@
 //	Attach        a link that was not pinned yet goes with the process, before the device is up; a program replaced on one side only, which
 //	              the next Attach replaces on the other: both work on the same maps
 //	SetPhone      tables of a slot that no link has yet, or the phone complete
-//	RemovePhone   a link that is no phone's and passes nothing; Open and SetPhone clear what its slot still has
+//	RemovePhone   a phone that is cut, without a part of what it had; the next call, or SetPhone, finishes
 //	LoadPolicy    a map that nobody refers to, which goes with the process; or the new policy in force
 //	DrainDenials  denials that were taken and not reported stay pinned, and the next call reports them
 //	Detach        one of two programs; the device is down
@@ -39,9 +39,10 @@
 //
 // # Locking
 //
-// A Datapath may be used by several goroutines; calls for one phone, or one slot, follow one another. Waiting for the kernel to be done with
-// what was replaced (a grace period of RCU, some ms to tens of ms) holds up nobody else's calls. Leases is for another process, which needs no
-// privilege but the pins. The package starts no goroutines.
+// A Datapath may be used by several goroutines; calls for one slot follow one another, and so do Attach and Detach, which the kernel has in
+// single file anyway. Where something is replaced that programs may be using the kernel waits until none does (a grace period of RCU, some ms to
+// tens of ms): twice in the first Attach of a TCX link, once in LoadPolicy, SetProtected, RemovePhone, a DrainDenials that finds any, and in the
+// first SetPhone unless its slot was reserved. Leases is for another process, which needs no privilege but the pins. No goroutine outlives a call.
 package datapath
 
 //go:generate go tool bpf2go -target bpfel -type reason -type direction -type protocol_class -type phone_flag -type cell -type policy_flag -type protected_class -type flow_key -type flow_state -type flow -type forward -type name_key -type name_lease -type name_value -type client_key -type client -type denial_key -type denial -type event_kind -type event -type verdict -cflags "-O2 -g -Wall -Wextra -Werror -mcpu=v3 -Ibpf/include" bpf bpf/datapath.c

@@ -59,7 +59,7 @@ func (d *Datapath) Events(ctx context.Context) iter.Seq2[Event, error] {
 			stop()
 			reader.Close()
 		}()
-		for {
+		for ctx.Err() == nil {
 			e, err := d.nextEvent(reader)
 			if errors.Is(err, os.ErrClosed) && ctx.Err() != nil {
 				return

@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -15,7 +16,7 @@ func OpenAs(c Config, version string) (*Datapath, error) {
 	if err := c.complete(); err != nil {
 		return nil, err
 	}
-	return open(c, version)
+	return openAs(c, version)
 }
 
 // ProgramIDs are the kernel's numbers of the programs that Attach attaches.
@@ -173,4 +174,26 @@ func (d *Datapath) SecondVersion() (alternate func(), err error) {
 	}
 	other, err := numbered(all)
 	return func() { d.programs, other = other, d.programs }, err
+}
+
+// Clear takes away all phones, policies and protected addresses.
+func (d *Datapath) Clear() error {
+	phones, err := d.Phones()
+	if err != nil {
+		return err
+	}
+	for link := range phones {
+		err = errors.Join(err, d.RemovePhone(link))
+	}
+	attached, err2 := d.Attached()
+	err = errors.Join(err, err2)
+	for id := range attached {
+		err = errors.Join(err, d.Detach(id))
+	}
+	for slot := range uint32(maxPolicies) {
+		if there, err2 := hasInner(d.maps.policies, slot); there {
+			err = errors.Join(err, err2, d.UnloadPolicy(slot))
+		}
+	}
+	return errors.Join(err, d.clearOrphans(), deleteKey(d.maps.protected, uint32(0)))
 }

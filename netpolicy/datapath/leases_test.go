@@ -17,7 +17,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/datapath"
-	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // leases opens a datapath with a phone in slot 1, and its leases.
@@ -163,11 +162,7 @@ func TestLeasesOfARemovedPhone(t *testing.T) {
 }
 
 func TestLeasesAreStale(t *testing.T) {
-	testenv.Root(t)
-	if _, err := datapath.OpenLeases(dir); !errdefs.IsNotFound(err) {
-		t.Errorf("without a datapath: %v; want errdefs.ErrNotFound", err)
-	}
-	d := open(t, datapath.Config{MaxPhones: 16})
+	d := cold(t, datapath.Config{MaxPhones: 16})
 	l, err := datapath.OpenLeases(dir)
 	if err != nil {
 		t.Fatal(err)
@@ -179,9 +174,16 @@ func TestLeasesAreStale(t *testing.T) {
 		t.Error("the maps were adopted, and the leases are said to be stale")
 	}
 	d.Close()
-	reopen(t, datapath.Config{MaxPhones: 32}) // makes them anew
+	d = reopen(t, datapath.Config{MaxPhones: 32}) // makes them anew
 	if !l.Stale() {
 		t.Error("the maps are others, and the leases are not said to be stale")
+	}
+	d.Close()
+	if err := datapath.Remove(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := datapath.OpenLeases(dir); !errdefs.IsNotFound(err) {
+		t.Errorf("without a datapath: %v; want errdefs.ErrNotFound", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/testenv/netlab"
+	"github.com/phonehost/phonehost/scripts/testenv/vm"
 )
 
 // dir is where the tests' pins are, in netlab's own BPF file system.
@@ -21,7 +22,7 @@ const dir = "/sys/fs/bpf/phonehost/net"
 // childEnv names what a test has its own program do in another process, in the same namespaces.
 const childEnv = "PHONEHOST_DATAPATH_TEST_CHILD"
 
-var children = map[string]func() error{"loop": loopChild, "leases": leasesChild}
+var children = map[string]func() error{"loop": loopChild, "replace": replaceChild, "leases": leasesChild}
 
 func TestMain(m *testing.M) {
 	child, found := children[os.Getenv(childEnv)]
@@ -34,17 +35,46 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// open opens a datapath that the test's end removes.
+// few tells to repeat things less often: in a machine that is emulated, and for those in a hurry.
+func few() bool {
+	_, guest := vm.Guest()
+	return guest || testing.Short()
+}
+
+// open opens a datapath without phones. The test's end takes away what the test has left, but for the pins of maps and programs, which the
+// next test adopts.
 func open(t testing.TB, c datapath.Config) *datapath.Datapath {
 	t.Helper()
 	testenv.Root(t)
-	d := reopen(t, c)
 	t.Cleanup(func() {
+		c := c
+		c.Dir = dir
+		d, err := datapath.Open(c)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer d.Close()
+		if err := d.Clear(); err != nil {
+			t.Error(err)
+		}
+		nothing(t, d)
+	})
+	return reopen(t, c)
+}
+
+// cold opens a datapath where there are no pins; the test's end removes them.
+func cold(t testing.TB, c datapath.Config) *datapath.Datapath {
+	t.Helper()
+	testenv.Root(t)
+	remove := func() {
 		if err := datapath.Remove("/sys/fs/bpf/phonehost"); err != nil {
 			t.Error(err)
 		}
-	})
-	return d
+	}
+	remove()
+	t.Cleanup(remove)
+	return reopen(t, c)
 }
 
 // reopen opens a datapath once more; the test's end closes it.
@@ -122,14 +152,11 @@ func phoneIn(slot uint32) datapath.Phone {
 }
 
 // nothing fails the test if maps hold anything of phones, or anything is attached.
-func nothing(t testing.TB, d *datapath.Datapath, except ...string) {
+func nothing(t testing.TB, d *datapath.Datapath) {
 	t.Helper()
 	have, err := d.Elements()
 	if err != nil {
 		t.Fatal(err)
-	}
-	for _, name := range except {
-		delete(have, name)
 	}
 	if len(have) > 0 {
 		t.Errorf("the maps still hold %v elements", have)

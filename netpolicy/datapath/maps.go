@@ -120,7 +120,7 @@ func (d *Datapath) replaceMaps(cause error) error {
 		return err
 	}
 	if len(attached) > 0 {
-		return fmt.Errorf("%w: it serves %d phones and is of another size than this configuration wants; restart the host, or remove all phones' networks, to change it: %w",
+		return fmt.Errorf("%w: it serves %d phones, and is not what this configuration wants; to change it restart the host, or remove all phones' networks: %w",
 			cause, len(attached), errdefs.ErrFailedPrecondition)
 	}
 	d.log.Info("pinned maps are made anew", "cause", cause)

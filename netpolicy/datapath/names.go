@@ -15,7 +15,7 @@ const (
 	ReasonOther Reason = 255
 )
 
-var reasonNames = [...]string{
+var reasons = [...]string{
 	"NONE", "NO_PHONE", "NO_POLICY", "CUT", "NOT_IP", "VLAN", "MALFORMED", "IP_OPTIONS", "IP6_EXTENSION", "FRAGMENT", "SPOOFED_MAC",
 	"SPOOFED_IP", "NEIGHBOUR", "PROTOCOL", "MULTICAST", "PROTECTED", "RULE", "DEFAULT", "NO_FLOW", "FLOW_LIMIT", "NAME_SERVER",
 }
@@ -25,24 +25,24 @@ func (r Reason) String() string {
 	if r == ReasonOther {
 		return "OTHER"
 	}
-	return name(reasonNames[:], uint8(r))
+	return name(reasons[:], uint8(r))
 }
 
 // Class is what an address belongs to that a policy has to name to open it. The numbers are those of enum protected_class.
 type Class uint8
 
-var classNames = [...]string{"", "PHONE", "HOST", "NETWORK", "LINK_LOCAL", "METADATA", "RESERVED", "PRIVATE"}
+var classes = [...]string{"", "PHONE", "HOST", "NETWORK", "LINK_LOCAL", "METADATA", "RESERVED", "PRIVATE"}
 
 // String is the name in layout.h without its prefix: "HOST"; empty for an address that belongs to nothing.
-func (c Class) String() string { return name(classNames[:], uint8(c)) }
+func (c Class) String() string { return name(classes[:], uint8(c)) }
 
 // State is how far a flow has come. The numbers are those of enum flow_state.
 type State uint8
 
-var stateNames = [...]string{"NEW", "ESTABLISHED", "CLOSING", "CLOSED"}
+var states = [...]string{"NEW", "ESTABLISHED", "CLOSING", "CLOSED"}
 
 // String is the name in layout.h without its prefix: "ESTABLISHED".
-func (s State) String() string { return name(stateNames[:], uint8(s)) }
+func (s State) String() string { return name(states[:], uint8(s)) }
 
 func name(names []string, number uint8) string {
 	if int(number) < len(names) {

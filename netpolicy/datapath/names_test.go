@@ -45,9 +45,9 @@ func TestNamesAreTheHeaders(t *testing.T) {
 		names        []string
 		text         func(uint8) string
 	}{
-		{"reason", "REASON_", reasonNames[:], func(n uint8) string { return Reason(n).String() }},
-		{"protected_class", "PROTECTED_", classNames[:], func(n uint8) string { return Class(n).String() }},
-		{"flow_state", "FLOW_", stateNames[:], func(n uint8) string { return State(n).String() }},
+		{"reason", "REASON_", reasons[:], func(n uint8) string { return Reason(n).String() }},
+		{"protected_class", "PROTECTED_", classes[:], func(n uint8) string { return Class(n).String() }},
+		{"flow_state", "FLOW_", states[:], func(n uint8) string { return State(n).String() }},
 	} {
 		values := enum(t, test.enum)
 		if len(values) != len(test.names) {

@@ -138,6 +138,26 @@ func (d *Datapath) linked() (map[string]int, error) {
 	return all, nil
 }
 
+// linkedTo returns the device of a phone's pinned links, 0 for none or one that is gone.
+func (d *Datapath) linkedTo(id string) (ifindex int, err error) {
+	for _, s := range sides {
+		l, _, err := d.openLink(id, s)
+		if err != nil {
+			return 0, err
+		}
+		if l == nil {
+			continue
+		}
+		at, _, err := linkState(l)
+		l.Close()
+		if err != nil {
+			return 0, err
+		}
+		ifindex = max(ifindex, at)
+	}
+	return ifindex, nil
+}
+
 func pinnedAt(path string) (ifindex int, err error) {
 	l, err := link.LoadPinnedLink(path, nil)
 	if err != nil {

@@ -16,8 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Conflict is rules of the host that drop what phones send to the world.
+// Conflict is rules of the host that drop what phones send to the world or to the name server.
 type Conflict struct {
+	// Names tells that it is what phones ask the name server at the gateway; else what they send to the world.
+	Names bool
 	// IPv6 tells of which family the packets are; else IPv4.
 	IPv6 bool
 	// Owner is who made the rules, as far as can be told: "Docker", "firewalld", "ufw", "iptables", "iptables-legacy", "nftables".
@@ -32,9 +34,10 @@ type Conflict struct {
 	Mend []string
 }
 
-// Conflicts tries whether what phones send to the world would get there, by one packet of each family of addresses that the host has a
-// way out for, and tells whose rules drop it. Nothing leaves the host. It takes some milliseconds, or half a second if a packet
-// vanishes, and needs CAP_NET_ADMIN and CAP_NET_RAW. While it runs there is a link and a table more on the host.
+// Conflicts tries whether what phones send to the world and what they ask the name server would get there, by one packet each of each
+// family of addresses that the host has a way out for, and tells whose rules drop it. Nothing leaves the host. It takes some tens of
+// milliseconds, or one and a half seconds more for each packet that vanishes, and needs CAP_NET_ADMIN and CAP_NET_RAW. While it runs there is a
+// link and a table more on the host.
 //
 // Answers and what comes in by forwards are not tried: firewalls let through what belongs to a connection that they let begin, and the
 // commands of Mend let through both directions.
@@ -43,25 +46,21 @@ type Conflict struct {
 func (n *NAT) Conflicts(ctx context.Context) (found []Conflict, err error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	from := n.trialSources()
-	if len(from) == 0 {
+	probes := n.probes()
+	if len(probes) == 0 {
 		return nil, nil
 	}
-	t, err := n.newTrial(from)
+	t, err := n.newTrial(probes)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, t.remove(t.link)) }()
-	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-		source, ok := from[family]
-		if !ok {
-			continue
-		}
-		o, err := t.send(ctx, family, source)
+	for _, p := range probes {
+		o, err := t.send(ctx, p)
 		if err != nil {
 			return found, err
 		}
-		conflict, err := n.judge(family, o)
+		conflict, err := n.judge(p, o)
 		if err != nil {
 			return found, err
 		}
@@ -72,29 +71,41 @@ func (n *NAT) Conflicts(ctx context.Context) (found []Conflict, err error) {
 	return found, nil
 }
 
-// trialSources are the addresses to try from: of each family with a pool and a way out, the last of the pool that has no route of its own.
-func (n *NAT) trialSources() map[byte]netip.Addr {
-	from := map[byte]netip.Addr{}
-	for family, pool := range map[byte]netip.Prefix{unix.NFPROTO_IPV4: n.cfg.Pool4, unix.NFPROTO_IPV6: n.cfg.Pool6} {
+// probes are the packets to try: two of each family with a pool and a way out.
+func (n *NAT) probes() []probe {
+	var all []probe
+	for _, family := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		pool, gateway := n.cfg.Pool4, n.gateway4
+		if family == unix.NFPROTO_IPV6 {
+			pool, gateway = n.cfg.Pool6, n.gateway6
+		}
 		if !pool.IsValid() {
 			continue
 		}
 		if _, err := netlink.RouteGet(net.IP(trialTo[family].AsSlice())); err != nil {
 			continue // no way out, for which no rules are to blame
 		}
-		address := last(pool)
-		for range 1 << 10 {
-			address = address.Prev()
-			if !pool.Contains(address) {
-				break
-			}
-			if !hasRoute(address) {
-				from[family] = address
-				break
-			}
+		if from, ok := unused(pool); ok {
+			all = append(all,
+				probe{family: family, protocol: unix.IPPROTO_TCP, from: from, to: trialTo[family], port: worldPort},
+				probe{family: family, protocol: unix.IPPROTO_UDP, from: from, to: gateway, port: namesPort})
 		}
 	}
-	return from
+	return all
+}
+
+// unused is the last address of a pool, but its very last, that has no route of its own.
+func unused(pool netip.Prefix) (netip.Addr, bool) {
+	address := last(pool)
+	for range 1 << 10 {
+		if address = address.Prev(); !pool.Contains(address) {
+			break
+		}
+		if !hasRoute(address) {
+			return address, true
+		}
+	}
+	return netip.Addr{}, false
 }
 
 // last is the last address of a prefix.
@@ -109,36 +120,37 @@ func last(p netip.Prefix) netip.Addr {
 
 // hasRoute reports whether there is a route to the address alone, as each phone has one.
 func hasRoute(a netip.Addr) bool {
-	bits := a.BitLen()
 	family := netlink.FAMILY_V4
 	if a.Is6() {
 		family = netlink.FAMILY_V6
 	}
-	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Dst: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(bits, bits)}}, netlink.RT_FILTER_DST)
+	routes, err := netlink.RouteListFiltered(family, &netlink.Route{Dst: alone(a)}, netlink.RT_FILTER_DST)
 	return err != nil || len(routes) > 0
 }
 
 // judge makes a conflict of what became of a packet; nil if it passed.
-func (n *NAT) judge(family byte, o outcome) (*Conflict, error) {
-	six := family == unix.NFPROTO_IPV6
+func (n *NAT) judge(p probe, o outcome) (*Conflict, error) {
+	var c *Conflict
 	switch {
 	case o.passed:
 		return nil, nil
 	case o.dropped:
-		c, err := n.blame(o.drop)
-		if err != nil {
+		var err error
+		if c, err = blame(o.drop, p.names()); err != nil {
 			return nil, err
 		}
-		c.IPv6 = six
-		c.describe(n.cfg.LinkPrefix)
-		return c, nil
-	case legacyFilter(six):
-		c := &Conflict{IPv6: six, Owner: "iptables-legacy"}
-		c.describe(n.cfg.LinkPrefix)
-		return c, nil
+	case legacyFilter(p.six()):
+		c = &Conflict{Owner: "iptables-legacy"}
+	case p.names():
+		return nil, fmt.Errorf("a packet of %s from a phone's link does not reach the name server's address %s, and no rule drops it: %w",
+			familyName(p.six()), p.to, errdefs.ErrFailedPrecondition)
+	default:
+		return nil, fmt.Errorf("a packet of %s from a phone's link to the world is not forwarded, and no rule drops it: forwarding is off (%s) or the uplink's route is gone: %w",
+			familyName(p.six()), map[bool]string{false: "net.ipv4.conf", true: "net.ipv6.conf.all.forwarding"}[p.six()], errdefs.ErrFailedPrecondition)
 	}
-	return nil, fmt.Errorf("a packet of %s from a phone's link to the world is not forwarded, and no rule drops it: forwarding is off (net.%s.conf) or the uplink's route is gone: %w",
-		familyName(six), map[bool]string{false: "ipv4", true: "ipv6"}[six], errdefs.ErrFailedPrecondition)
+	c.IPv6, c.Names = p.six(), p.names()
+	c.describe(n.cfg.LinkPrefix)
+	return c, nil
 }
 
 func familyName(six bool) string {
@@ -159,8 +171,8 @@ func legacyFilter(six bool) bool {
 	return err == nil && slices.ContainsFunc(bytes.Fields(names), func(name []byte) bool { return string(name) == "filter" })
 }
 
-// blame finds out who made the chain that dropped a packet.
-func (n *NAT) blame(drop step) (*Conflict, error) {
+// blame finds out who made the chain that dropped a packet. What Docker and others write with iptables is in the same tables.
+func blame(drop step, names bool) (*Conflict, error) {
 	conn, err := open()
 	if err != nil {
 		return nil, err
@@ -180,11 +192,11 @@ func (n *NAT) blame(drop step) (*Conflict, error) {
 		c.Owner = "firewalld"
 	case drop.table == "filter" && family != nftables.TableFamilyINet:
 		switch {
-		case has("DOCKER-USER"):
+		case has("DOCKER-USER") && !names: // Docker has no rules for what is for the host
 			c.Owner = "Docker"
 		case has("ufw-before-forward") || has("ufw6-before-forward"):
 			c.Owner = "ufw"
-		case has("FORWARD"):
+		case has("FORWARD") || has("INPUT"):
 			c.Owner = "iptables"
 		}
 	}

@@ -1,12 +1,11 @@
 package nat_test
 
 import (
-	"os/exec"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/phonehost/phonehost/netpolicy/nat"
-	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // dockerRules are what dockerd leaves in the tables of iptables when it has switched forwarding on itself, as Docker 28 writes them.
@@ -63,18 +62,11 @@ table inet firewalld {
 // iptablesRules runs each line as arguments of a program of iptables and undoes them with the test.
 func iptablesRules(t testing.TB, program, table, rules string) {
 	t.Helper()
-	path := testenv.Tool(t, program)
-	undo := [][]string{{"-F"}, {"-X"}}
 	if table == "filter" {
-		undo = append(undo, []string{"-P", "FORWARD", "ACCEPT"})
+		finally(t, program, "-w", "-P", "FORWARD", "ACCEPT")
 	}
-	t.Cleanup(func() {
-		for _, args := range undo {
-			if out, err := exec.Command(path, append([]string{"-w", "-t", table}, args...)...).CombinedOutput(); err != nil {
-				t.Errorf("%s %q: %v\n%s", program, args, err, out)
-			}
-		}
-	})
+	finally(t, program, "-w", "-t", table, "-X")
+	finally(t, program, "-w", "-t", table, "-F")
 	for line := range strings.Lines(strings.TrimSpace(rules)) {
 		run(t, program, append([]string{"-w", "-t", table}, strings.Fields(line)...)...)
 	}
@@ -82,11 +74,8 @@ func iptablesRules(t testing.TB, program, table, rules string) {
 
 // deleteTable deletes a table of nftables at the test's end.
 func deleteTable(t testing.TB, name string) {
-	t.Cleanup(func() {
-		if out, err := exec.Command(testenv.Tool(t, "nft"), append([]string{"delete", "table"}, strings.Fields(name)...)...).CombinedOutput(); err != nil {
-			t.Errorf("delete table %s: %v\n%s", name, err, out)
-		}
-	})
+	t.Helper()
+	finally(t, "nft", append([]string{"delete", "table"}, strings.Fields(name)...)...)
 }
 
 func conflicts(t testing.TB, n *nat.NAT) []nat.Conflict {
@@ -111,8 +100,10 @@ func TestConflicts(t *testing.T) {
 	if found := conflicts(t, n); len(found) != 0 {
 		t.Fatalf("on a host without rules: %v", found)
 	}
+	serveUDP(t, onHost{}, addrPort(gateway4, 53))
+	serveUDP(t, onHost{}, addrPort(gateway6, 53))
 	type blame struct {
-		six                 bool
+		names, six          bool
 		owner, table, chain string
 	}
 	for _, test := range []struct {
@@ -124,21 +115,28 @@ func TestConflicts(t *testing.T) {
 			iptablesRules(t, "iptables", "filter", dockerRules)
 			iptablesRules(t, "ip6tables", "filter", dockerRules)
 			iptablesRules(t, "iptables", "nat", dockerNAT)
-		}, []blame{{false, "Docker", "ip filter", "FORWARD"}, {true, "Docker", "ip6 filter", "FORWARD"}}},
+		}, []blame{{false, false, "Docker", "ip filter", "FORWARD"}, {false, true, "Docker", "ip6 filter", "FORWARD"}}},
 		{"iptables", func(t testing.TB) {
 			iptablesRules(t, "iptables", "filter", "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT\n-A FORWARD -j REJECT")
-		}, []blame{{false, "iptables", "ip filter", "FORWARD"}}},
+		}, []blame{{false, false, "iptables", "ip filter", "FORWARD"}}},
 		{"legacy", func(t testing.TB) {
 			iptablesRules(t, "iptables-legacy", "filter", "-P FORWARD DROP")
-		}, []blame{{false, "iptables-legacy", "", ""}}},
+		}, []blame{{false, false, "iptables-legacy", "", ""}}},
 		{"firewalld", func(t testing.TB) {
 			nft(t, firewalldRules)
 			deleteTable(t, "inet firewalld")
-		}, []blame{{false, "firewalld", "inet firewalld", "filter_FWD_public"}, {true, "firewalld", "inet firewalld", "filter_FWD_public"}}},
+		}, []blame{{false, false, "firewalld", "inet firewalld", "filter_FWD_public"}, {false, true, "firewalld", "inet firewalld", "filter_FWD_public"}}},
+		{"names by iptables", func(t testing.TB) {
+			iptablesRules(t, "ip6tables", "filter", "-A INPUT -p udp -j DROP")
+		}, []blame{{true, true, "iptables", "ip6 filter", "INPUT"}}},
+		{"names by nftables", func(t testing.TB) {
+			nft(t, `table ip fence { chain in { type filter hook input priority filter; policy drop; tcp dport 22 accept; ct state established,related accept; }; }`)
+			deleteTable(t, "ip fence")
+		}, []blame{{true, false, "nftables", "ip fence", "in"}}},
 		{"nftables", func(t testing.TB) {
 			nft(t, `table inet filter { chain forward { type filter hook forward priority filter; policy drop; tcp dport 22 accept; }; }`)
 			deleteTable(t, "inet filter")
-		}, []blame{{false, "nftables", "inet filter", "forward"}, {true, "nftables", "inet filter", "forward"}}},
+		}, []blame{{false, false, "nftables", "inet filter", "forward"}, {false, true, "nftables", "inet filter", "forward"}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.set(t)
@@ -146,7 +144,7 @@ func TestConflicts(t *testing.T) {
 			found := conflicts(t, n)
 			for _, c := range found {
 				t.Log(c)
-				got = append(got, blame{c.IPv6, c.Owner, c.Table, c.Chain})
+				got = append(got, blame{c.Names, c.IPv6, c.Owner, c.Table, c.Chain})
 			}
 			if len(got) != len(test.want) {
 				t.Fatalf("found %+v, want %+v", got, test.want)
@@ -155,11 +153,12 @@ func TestConflicts(t *testing.T) {
 				if got[i] != test.want[i] {
 					t.Errorf("found %+v, want %+v", got[i], test.want[i])
 				}
-				to := addrPort(server4, 80)
-				if c.IPv6 {
-					to = addrPort(server6, 80)
+				network, to := "tcp", map[bool]netip.Addr{false: server4, true: server6}
+				port := uint16(80)
+				if c.Names {
+					network, to, port = "udp", map[bool]netip.Addr{false: gateway4, true: gateway6}, 53
 				}
-				wantNothing(t, p, "tcp", to)
+				wantNothing(t, p, network, addrPort(to[c.IPv6], port))
 			}
 			if test.name == "firewalld" {
 				return // its commands are for the daemon: TestFirewalld
@@ -175,6 +174,8 @@ func TestConflicts(t *testing.T) {
 			wantSeenAs(t, p, "tcp", addrPort(server4, 80), host4)
 			wantSeenAs(t, p, "tcp", addrPort(server6, 80), host6)
 			wantSeenAs(t, l.server, "tcp", addrPort(host4, 6002), server4)
+			wantSeenAs(t, p, "udp", addrPort(gateway4, 53), p.IPv4)
+			wantSeenAs(t, p, "udp", addrPort(gateway6, 53), p.IPv6)
 		})
 	}
 	if out := run(t, "ip", "-o", "link"); strings.Contains(out, "trial") {

@@ -20,8 +20,9 @@
 //
 // # What replacement keeps
 //
-// Apply replaces all chains and maps in one transaction: a packet sees the old ones or the new ones at each hook. Translations belong to
-// conntrack's entries, not to the rules that began them, so live connections go on; one whose forward is gone, too, until it ends.
+// Apply replaces all rules in one transaction: a packet sees the old ones or the new ones at each hook. Forwards that stay are not touched:
+// rules of before that still run would not find them. Translations belong to conntrack's entries, not to the rules that began them, so
+// live connections go on; one whose forward is gone, too, until it ends.
 // The objects with the times and the sets that count stay in the table. To delete such an object takes the times away from every flow
 // that has them, which then lives by the host's own (a TCP connection for five days); to delete a set is to begin to count anew.
 // Other times are objects of other names, and those of before stay until Remove or the next boot.

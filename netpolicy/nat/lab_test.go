@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,13 @@ import (
 	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
-func TestMain(m *testing.M) { os.Exit(netlab.Run(m)) }
+func TestMain(m *testing.M) {
+	// A fuzzer speaks to its workers by open files, which do not go along to another network, and needs none.
+	if slices.ContainsFunc(os.Args, func(a string) bool { return strings.HasPrefix(a, "-test.fuzz") }) {
+		os.Exit(m.Run())
+	}
+	os.Exit(netlab.Run(m))
+}
 
 var (
 	pool4 = netip.MustParsePrefix("10.213.0.0/16")
@@ -33,6 +40,7 @@ var (
 	server4, server6 = netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::2")
 	gateway4         = netip.MustParseAddr("10.213.0.1")
 	gateway6         = netip.MustParseAddr("fd70:686f:6e65::1")
+	loopback4        = netip.MustParseAddr("127.0.0.1")
 )
 
 // lab is a host, which the test's process is, with a server at its uplink and phones.
@@ -134,6 +142,17 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
+}
+
+// finally runs a command on the host at the test's end.
+func finally(t testing.TB, name string, args ...string) {
+	t.Helper()
+	path := testenv.Tool(t, name)
+	t.Cleanup(func() {
+		if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s %q: %v\n%s", name, args, err, out)
+		}
+	})
 }
 
 // nft loads rules as text.

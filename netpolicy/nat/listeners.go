@@ -45,6 +45,29 @@ func (n *NAT) Check(ctx context.Context, forwards []Forward) error {
 	return errors.Join(clashes...)
 }
 
+// Listener is a socket of a process of this host that gets what is sent to an address.
+type Listener struct {
+	// Local is what it is bound to; an unspecified address is all of the host's.
+	Local netip.AddrPort
+	// Owner names the process: "sshd (pid 812)", or "a process" when it cannot be seen.
+	Owner string
+}
+
+// Listeners returns the sockets that get what is sent to an address and port of this host. It changes nothing.
+func Listeners(protocol policy.Protocol, to netip.AddrPort) ([]Listener, error) {
+	sockets, err := listeners(protocol)
+	if err != nil {
+		return nil, fmt.Errorf("list the ports that processes listen on: %w", err)
+	}
+	var all []Listener
+	for _, s := range sockets {
+		if s.meets(to) {
+			all = append(all, Listener{Local: s.local, Owner: s.owner()})
+		}
+	}
+	return all, nil
+}
+
 // socket is one that waits for others to speak first.
 type socket struct {
 	local netip.AddrPort

@@ -63,12 +63,13 @@ func open() (*nftables.Conn, error) {
 // present is what there is of the table.
 type present struct {
 	chains []*nftables.Chain
-	maps   []*nftables.Set // those that are replaced
+	stale  []*nftables.Set              // maps that are none of ours
+	maps   map[string]map[string]string // elements of those that are, by name
 }
 
 // read reads what there is of the table.
 func read(conn *nftables.Conn) (present, error) {
-	var p present
+	p := present{maps: map[string]map[string]string{}}
 	all, err := conn.ListChainsOfTableFamily(nftables.TableFamilyINet)
 	if err != nil {
 		return p, fmt.Errorf("list the chains of nftables: %w", err)
@@ -86,8 +87,20 @@ func read(conn *nftables.Conn) (present, error) {
 		return p, fmt.Errorf("list the maps of table inet %s: %w", Table, err)
 	}
 	for _, s := range sets {
-		if s.IsMap && !s.Anonymous {
-			p.maps = append(p.maps, s)
+		if !s.IsMap || s.Anonymous {
+			continue
+		}
+		if !slices.ContainsFunc(forwardMaps, func(m mapSpec) bool { return m.equal(s) }) {
+			p.stale = append(p.stale, s)
+			continue
+		}
+		elements, err := conn.GetSetElements(s)
+		if err != nil {
+			return p, fmt.Errorf("list the elements of map %s: %w", s.Name, err)
+		}
+		p.maps[s.Name] = make(map[string]string, len(elements))
+		for _, e := range elements {
+			p.maps[s.Name][string(e.Key)] = string(e.Val)
 		}
 	}
 	return p, nil
@@ -113,7 +126,7 @@ func (b *builder) build(old present, forwards []Forward) error {
 			return err
 		}
 	}
-	if err := b.addForwards(forwards); err != nil {
+	if err := b.addForwards(old, forwards); err != nil {
 		return err
 	}
 	accept := nftables.ChainPolicyAccept
@@ -127,7 +140,7 @@ func (b *builder) build(old present, forwards []Forward) error {
 	return nil
 }
 
-// clear empties the chains of before, and deletes those that are ours no more and all maps.
+// clear empties the chains of before, and deletes chains and maps that are ours no more.
 func (b *builder) clear(old present) {
 	for _, c := range old.chains {
 		c.Table = b.table
@@ -138,7 +151,7 @@ func (b *builder) clear(old present) {
 			b.conn.DelChain(c)
 		}
 	}
-	for _, s := range old.maps {
+	for _, s := range old.stale {
 		s.Table = b.table
 		b.conn.DelSet(s)
 	}
@@ -206,11 +219,18 @@ func (b *builder) addCount(name string, key nftables.SetDatatype) error {
 	return b.conn.AddSet(&nftables.Set{Table: b.table, Name: name, KeyType: key, Dynamic: true, Size: maxPhones}, nil)
 }
 
-// forwardMaps are the maps of forwards: by address or for every one, of both families.
-var forwardMaps = []struct {
+// mapSpec is one map of forwards.
+type mapSpec struct {
 	name     string
 	key, val nftables.SetDatatype
-}{
+}
+
+func (m mapSpec) equal(s *nftables.Set) bool {
+	return s.Name == m.name && s.KeyType.GetNFTMagic() == m.key.GetNFTMagic() && s.DataType.GetNFTMagic() == m.val.GetNFTMagic()
+}
+
+// forwardMaps are the maps of forwards: by address or for every one, of both families.
+var forwardMaps = []mapSpec{
 	{"forward4", nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService), target4},
 	{"forward6", nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeInetProto, nftables.TypeInetService), target6},
 	{"every4", nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService), target4},
@@ -225,26 +245,55 @@ var (
 // elementsAtOnce is how many elements go into one message, whose attributes have lengths of 16 bits.
 const elementsAtOnce = 400
 
-func (b *builder) addForwards(forwards []Forward) error {
-	elements := map[string][]nftables.SetElement{}
+// addForwards makes the maps those of the forwards. Only elements that differ are touched: the chains of before may still run while
+// the transaction takes effect, and would not find an element that is replaced by its equal, or one of a map that is.
+func (b *builder) addForwards(old present, forwards []Forward) error {
+	wanted := map[string]map[string]string{}
+	for _, m := range forwardMaps {
+		wanted[m.name] = map[string]string{}
+	}
 	for _, f := range forwards {
 		name, key := forwardKey(f)
-		elements[name] = append(elements[name], nftables.SetElement{Key: key, Val: append(f.Phone.AsSlice(), port(f.Port)...)})
+		wanted[name][string(key)] = string(append(f.Phone.AsSlice(), port(f.Port)...))
 	}
 	b.maps = map[string]*nftables.Set{}
 	for _, m := range forwardMaps {
 		set := &nftables.Set{Table: b.table, Name: m.name, IsMap: true, KeyType: m.key, DataType: m.val}
-		if err := b.conn.AddSet(set, nil); err != nil {
-			return err
-		}
 		b.maps[m.name] = set
-		for some := range slices.Chunk(elements[m.name], elementsAtOnce) {
+		present, made := old.maps[m.name]
+		if !made {
+			if err := b.conn.AddSet(set, nil); err != nil {
+				return err
+			}
+		}
+		gone, fresh := difference(present, wanted[m.name])
+		for some := range slices.Chunk(gone, elementsAtOnce) {
+			if err := b.conn.SetDeleteElements(set, some); err != nil {
+				return err
+			}
+		}
+		for some := range slices.Chunk(fresh, elementsAtOnce) {
 			if err := b.conn.SetAddElements(set, some); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// difference is what has to be deleted from and added to a map that has some elements so that it has others.
+func difference(present, wanted map[string]string) (gone, fresh []nftables.SetElement) {
+	for key, val := range present {
+		if now, ok := wanted[key]; !ok || now != val {
+			gone = append(gone, nftables.SetElement{Key: []byte(key)})
+		}
+	}
+	for key, val := range wanted {
+		if was, ok := present[key]; !ok || was != val {
+			fresh = append(fresh, nftables.SetElement{Key: []byte(key), Val: []byte(val)})
+		}
+	}
+	return gone, fresh
 }
 
 // forwardKey is the map that a forward is in and its key there: each part in 4 bytes or a multiple of it.

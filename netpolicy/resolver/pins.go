@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/phonehost/phonehost/netpolicy/datapath"
 )
 
@@ -28,4 +30,16 @@ func (p pins) Client(a netip.Addr) (Client, bool, error) {
 
 func (p pins) Open(c Client, address netip.Addr, name uint64, until time.Time) error {
 	return p.Leases.Open(c.Token.(datapath.Client), address, name, until)
+}
+
+// Grant lets a group's processes use the pins of a datapath as OpenPins does, and nothing else of them. Whoever has opened the datapath calls it,
+// each time, before a name server starts.
+func Grant(dir string, gid int) error { return datapath.GrantLeases(dir, gid) }
+
+// BPFCommands are the commands of bpf(2) that OpenPins and its Leases use.
+func BPFCommands() []uint32 {
+	return []uint32{
+		unix.BPF_OBJ_GET, unix.BPF_OBJ_GET_INFO_BY_FD, unix.BPF_MAP_LOOKUP_ELEM, unix.BPF_MAP_UPDATE_ELEM, unix.BPF_MAP_DELETE_ELEM,
+		unix.BPF_MAP_LOOKUP_BATCH,
+	}
 }

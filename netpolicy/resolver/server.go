@@ -75,7 +75,7 @@ func New(c Config, o Options) (*Server, error) {
 // handshake had begun.
 const drainTime = 200 * time.Millisecond
 
-// lookTime is how often leases that have ended are forgotten, and whether the maps were replaced is looked at.
+// How often leases that have ended are forgotten, and whether the maps were replaced is looked at.
 const (
 	forgetTime = time.Minute
 	lookTime   = 2 * time.Second
@@ -104,12 +104,12 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	// Answers that are on their way outlive ctx; what upstreams do not answer ends by itself.
 	working := context.WithoutCancel(ctx)
-	var tasks, answers sync.WaitGroup
+	var readers, answers, tasks sync.WaitGroup
 	for _, u := range socks.udp {
-		tasks.Go(func() { s.serveUDP(working, u, &answers) })
+		readers.Go(func() { s.serveUDP(working, u, &answers) })
 	}
 	for _, l := range socks.tcp {
-		tasks.Go(func() { s.serveTCP(ctx, working, l, &answers) })
+		readers.Go(func() { s.serveTCP(ctx, working, l, &answers) })
 	}
 	looking, stop := context.WithCancel(working)
 	tasks.Go(func() { watch.run(looking) })
@@ -122,6 +122,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	socks.yield(s.log)
 	time.Sleep(drainTime)
 	socks.stop()
+	readers.Wait() // before answers, to which they add
 	answers.Wait()
 	stop()
 	err = errors.Join(control.Close(), socks.close())

@@ -112,7 +112,7 @@ func (u *upstream) ServeDNS(w dns.ResponseWriter, m *dns.Msg) {
 		r.Rcode = dns.RcodeNameError
 		r.Ns = []dns.RR{&dns.SOA{Hdr: dns.RR_Header{Name: ".", Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 60}, Ns: "a.", Mbox: "b.", Minttl: 60}}
 	}
-	time.Sleep(delay)
+	<-time.After(delay)
 	if w.RemoteAddr().Network() == "udp" {
 		size := dns.MinMsgSize
 		if opt := m.IsEdns0(); opt != nil {

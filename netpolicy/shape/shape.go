@@ -96,6 +96,43 @@ func Prune(ctx context.Context, keep []string) error {
 	return nil
 }
 
+// Probe tells whether this kernel can limit: it makes all that a limit needs, for a link that is nobody's, and removes it.
+// errdefs.ErrNotImplemented names what the kernel lacks.
+func Probe(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("try limits: %w", err)
+	}
+	name := UploadName(nobody)
+	if err := removeUpload(name); err != nil {
+		return fmt.Errorf("try limits: %w", err)
+	}
+	err := try(name)
+	if removed := removeUpload(name); err == nil {
+		err = removed
+	}
+	if err != nil {
+		return fmt.Errorf("try limits: %w", err)
+	}
+	return nil
+}
+
+// nobody is no phone's id, by its blank.
+const nobody = "no phone"
+
+func try(name string) error {
+	if err := netlink.LinkAdd(&netlink.Ifb{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1}}); err != nil {
+		return fmt.Errorf("make %s: %w", name, unsupported(err, "ifb"))
+	}
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w", name, err)
+	}
+	if err := setBucket(link, MinBits); err != nil {
+		return err
+	}
+	return divert(link, link.Attrs().Index)
+}
+
 // uploads returns the links that have the kind and name of ours.
 func uploads() ([]netlink.Link, error) {
 	all, err := links()

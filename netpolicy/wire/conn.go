@@ -50,9 +50,8 @@ func (c conn) Close() {
 
 // address is one address of a link.
 type address struct {
-	prefix    netip.Prefix
-	index     int
-	temporary bool // it has a lifetime: of an advertisement
+	prefix netip.Prefix
+	index  int // of the link
 }
 
 // addresses returns the addresses of the link, or of all links for 0.
@@ -109,9 +108,7 @@ func parseAddress(message []byte) (a address, ok bool, err error) {
 	if !local.IsValid() {
 		return address{}, false, errors.New("address message without an address")
 	}
-	return address{
-		prefix: netip.PrefixFrom(local, int(head.Prefixlen)), index: int(head.Index), temporary: head.Flags&unix.IFA_F_PERMANENT == 0,
-	}, true, nil
+	return address{prefix: netip.PrefixFrom(local, int(head.Prefixlen)), index: int(head.Index)}, true, nil
 }
 
 // routes returns the routes of one table, or of all for unix.RT_TABLE_UNSPEC; those by one link for an index other than 0.

@@ -17,8 +17,9 @@
 // A guest may have CAP_NET_ADMIN in its namespace. Whatever it does there it does to itself: the programs on the host end drop what is not
 // its own. The next Ensure mends it:
 //
-//   - eth0 renamed, down, enslaved, with another MAC, MTU, address or default route: put right where it is; a link of the guest's own
-//     that has taken the name eth0 is deleted; addresses that are not ours are removed, link-local ones of IPv6 excepted
+//   - eth0 renamed, down, enslaved, without IPv6, with another MAC, MTU, address, neighbour or default route: put right where it is; a
+//     link of the guest's own that has taken the name eth0 becomes guest0 or the next that is free; addresses that are not ours
+//     are removed, link-local ones of IPv6 excepted
 //   - eth0 deleted: the kernel deletes the host end too; a new pair is made, down, with a new index, and needs Up
 //   - eth0 moved to another namespace: the pair is deleted and made anew
 //   - the namespace's file gone: a new namespace is made, and a new pair for it. A guest that still runs in the old one has lost its

@@ -25,6 +25,7 @@ type end struct {
 // plan is what an end should have.
 type plan struct {
 	addresses  []netip.Prefix
+	linkLocals bool // further link-local addresses of IPv6 may stay
 	neighbours []netip.Addr
 	routes     []route
 }
@@ -34,6 +35,7 @@ type route struct {
 	to           netip.Prefix
 	via, from    netip.Addr // gateway, preferred source
 	direct, mine bool       // scope link; protocol 112
+	kernel       bool       // the kernel makes it with an address; it is only missing where somebody took it away
 }
 
 func (r route) netlink(index int) *netlink.Route {
@@ -44,6 +46,9 @@ func (r route) netlink(index int) *netlink.Route {
 	if r.mine {
 		out.Protocol = protocol
 	}
+	if r.kernel {
+		out.Protocol = unix.RTPROT_KERNEL
+	}
 	return out
 }
 
@@ -53,9 +58,10 @@ func (r route) is(k netlink.Route) bool {
 		(k.Type == unix.RTN_UNICAST || k.Type == unix.RTN_UNSPEC) && (!r.mine || k.Protocol == protocol)
 }
 
-// setAddresses gives the end the addresses of the plan and takes away others but for the link-local ones of IPv6, without detection of
-// duplicates: there is nobody who could have them.
-func (e end) setAddresses(ctx context.Context, want []netip.Prefix) error {
+// setAddresses gives the end the addresses of the plan, without detection of duplicates: there is nobody who could have them. It takes
+// others away.
+func (e end) setAddresses(ctx context.Context, p plan) error {
+	want := p.addresses
 	var have []netip.Prefix
 	if !e.fresh {
 		all, err := e.conn.addresses(e.link.Index)
@@ -64,7 +70,7 @@ func (e end) setAddresses(ctx context.Context, want []netip.Prefix) error {
 		}
 		for _, a := range all {
 			have = append(have, a.prefix)
-			if slices.Contains(want, a.prefix) || a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast() {
+			if slices.Contains(want, a.prefix) || p.linkLocals && a.prefix.Addr().Is6() && a.prefix.Addr().IsLinkLocalUnicast() {
 				continue
 			}
 			if err := e.w.act(ctx, "take address "+a.prefix.String()+" from "+e.link.Name, func() error {
@@ -158,7 +164,7 @@ func (e end) setRoutes(ctx context.Context, want []route) error {
 		}
 	}
 	for i, r := range want {
-		if have[i] {
+		if have[i] || e.fresh && r.kernel {
 			continue
 		}
 		if err := e.w.act(ctx, "set route "+r.to.String()+" of "+e.link.Name, func() error {

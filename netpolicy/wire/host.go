@@ -82,6 +82,35 @@ func phoneMTU(uplinks []uplink) int {
 	return max(mtu, minMTU)
 }
 
+// Uplink is a link by which phones reach the rest of the world.
+type Uplink struct {
+	// Name of the link, and its MTU in bytes.
+	Name string
+	MTU  int
+	// IPv4 and IPv6 tell for which the way out is there.
+	IPv4, IPv6 bool
+}
+
+// Uplinks returns the configured uplink, or those of the default routes: none, one, or one for each family. It changes nothing.
+// errdefs.ErrFailedPrecondition: network.uplink names a link that is not there.
+func (w *Wire) Uplinks() ([]Uplink, error) {
+	routes, err := w.mainRoutes()
+	if err != nil {
+		return nil, err
+	}
+	found, err := w.uplinks(routes)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Uplink, 0, len(found))
+	for _, u := range found {
+		out = append(out, Uplink{
+			Name: u.name, MTU: u.mtu, IPv4: slices.Contains(u.families, unix.AF_INET), IPv6: slices.Contains(u.families, unix.AF_INET6),
+		})
+	}
+	return out, nil
+}
+
 // uplinks returns the configured uplink or those of the default routes: none, one or two.
 func (w *Wire) uplinks(routes []netlink.Route) ([]uplink, error) {
 	if w.config.Uplink != "" {
@@ -149,6 +178,9 @@ func (w *Wire) forward(ctx context.Context, u uplink) error {
 	if !w.config.Pool6.IsValid() || !slices.Contains(u.families, unix.AF_INET6) {
 		return nil
 	}
+	if _, err := readSetting("ipv6/conf/" + u.name + "/forwarding"); errors.Is(err, fs.ErrNotExist) {
+		return nil // the link has no IPv6
+	}
 	s := setting{path: "ipv6/conf/" + u.name + "/force_forwarding", value: "1"}
 	_, err := readSetting(s.path)
 	switch {
@@ -214,8 +246,8 @@ func (w *Wire) hostSettings(name string) []setting {
 		return append(out, setting{path: six + "disable_ipv6", value: "1", optional: true})
 	}
 	return append(out,
+		setting{path: six + "addr_gen_mode", value: "1"}, // before IPv6 is switched on, which makes addresses else
 		setting{path: six + "disable_ipv6", value: "0"},
-		setting{path: six + "addr_gen_mode", value: "1"},
 		setting{path: six + "accept_dad", value: "0"},
 		setting{path: six + "accept_ra", value: "0"},
 		setting{path: six + "accept_redirects", value: "0"},

@@ -1,6 +1,8 @@
 package wire
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -70,18 +72,24 @@ func TestOnlyTheUplinksForwardingIsChanged(t *testing.T) {
 	}
 }
 
+// resetForwarding takes back what forwarding IPv6 on all links has changed for links that outlive a test.
+func resetForwarding(t testing.TB) {
+	t.Helper()
+	for _, s := range []setting{
+		{path: "ipv6/conf/all/forwarding", value: "0"}, {path: "ipv6/conf/default/accept_ra", value: "1"}, {path: "ipv6/conf/lo/accept_ra", value: "1"},
+	} {
+		if err := s.set(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestForwardingOfOlderKernels shows that where IPv6 is forwarded on all links or none, those that take advertisements take them still.
 func TestForwardingOfOlderKernels(t *testing.T) {
 	l := newLab(t)
 	bystander(t)
 	l.global = true
-	t.Cleanup(func() {
-		for _, s := range []setting{{path: "ipv6/conf/all/forwarding", value: "0"}, {path: "ipv6/conf/default/accept_ra", value: "1"}, {path: "ipv6/conf/lo/accept_ra", value: "1"}} {
-			if err := s.set(); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	t.Cleanup(func() { resetForwarding(t) })
 	off := setting{path: "ipv6/conf/bystander/accept_ra", value: "0"}
 	if err := off.set(); err != nil {
 		t.Fatal(err)
@@ -179,6 +187,7 @@ func TestTheMTUFollowsTheUplink(t *testing.T) {
 			continue
 		}
 		if c.uplink == 1500 { // IPv6 is back on the uplink but not its address and route
+			linkLocals(t, l.server)
 			run(t, "ip", "-6", "addr", "replace", "2620:fe::1/64", "dev", uplinkName, "nodad")
 			run(t, "ip", "-6", "route", "replace", "default", "via", server6)
 			l.server.Run(t, "ip", "-6", "addr", "replace", server6+"/64", "dev", "eth0", "nodad")
@@ -236,6 +245,9 @@ func TestWithoutIPv6ThereIsNone(t *testing.T) {
 	l.Wire = open(t, l.config())
 	l.ensure(t, phone("p1", 0))
 	l.reaches(t, "p1")
+	if text := run(t, "ip", "-o", "-6", "addr", "show", "dev", LinkName(p.ID)); strings.Count(text, "inet6") != 2 {
+		t.Errorf("the host end has other addresses than the gateway's:\n%s", text)
+	}
 }
 
 func TestAHundredPhones(t *testing.T) {
@@ -291,6 +303,31 @@ func TestAHundredPhones(t *testing.T) {
 	}
 }
 
+// TestAPairWithoutItsAliasIsFound finds what a kill right after the pair was made has left.
+func TestAPairWithoutItsAliasIsFound(t *testing.T) {
+	l := newLab(t)
+	if _, err := l.names.Create("p1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"p1", "gone"} {
+		run(t, "ip", "link", "add", LinkName(id), "type", "veth", "peer", "name", "far-"+id)
+		t.Cleanup(func() { tidy("ip", "link", "del", LinkName(id)) })
+	}
+	if ids, err := l.List(); err != nil || !cmp.Equal(ids, []string{"p1"}) {
+		t.Errorf("List = %q, %v, want the phone that has a namespace", ids, err)
+	}
+	if err := l.Sweep(t.Context(), []string{"p1"}); err != nil {
+		t.Fatal(err)
+	}
+	text := run(t, "ip", "link", "show", "type", "veth")
+	if !strings.Contains(text, LinkName("p1")) || strings.Contains(text, LinkName("gone")) {
+		t.Errorf("after Sweep for p1 there are\n%s", text)
+	}
+	// The pair was never the phone's: its other end is here.
+	l.ensure(t, phone("p1", 0))
+	l.reaches(t, "p1")
+}
+
 func TestLinksOfOthersAreLeftAlone(t *testing.T) {
 	l := newLab(t)
 	p := phone("p1", 0)
@@ -344,6 +381,11 @@ func TestPhonesThatCannotBeWired(t *testing.T) {
 		if _, err := l.Ensure(t.Context(), p); !errdefs.IsInvalidArgument(err) {
 			t.Errorf("Ensure(%v) = %v, want an invalid argument", p, err)
 		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := l.Ensure(ctx, phone("p1", 0)); !errors.Is(err, context.Canceled) {
+		t.Errorf("Ensure in a context that has ended = %v", err)
 	}
 	if err := l.Up(t.Context(), phone("p1", 0)); !errdefs.IsFailedPrecondition(err) {
 		t.Errorf("Up without Ensure = %v, want a failed precondition", err)

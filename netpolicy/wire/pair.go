@@ -128,7 +128,7 @@ func (w *Wire) setHost(ctx context.Context, e end, p Phone, mtu int, up bool) er
 		}
 	}
 	plan := w.hostPlan(p)
-	if err := e.setAddresses(ctx, plan.addresses); err != nil {
+	if err := e.setAddresses(ctx, plan); err != nil {
 		return err
 	}
 	if err := e.setNeighbours(ctx, plan.neighbours, guestMAC); err != nil {
@@ -184,6 +184,12 @@ func (w *Wire) setGuest(ctx context.Context, e end, p Phone, mtu int) error {
 			return err
 		}
 	}
+	if e.link.MTU < minMTU { // IPv6 is gone from it and begins anew, as on a link that comes up
+		if err := w.act(ctx, "take down the phone's end", func() error { return e.conn.LinkSetDown(link) }); err != nil {
+			return err
+		}
+		e.link.Flags &^= net.FlagUp
+	}
 	if err := e.setLink(ctx, mtu, guestMAC); err != nil {
 		return err
 	}
@@ -213,7 +219,7 @@ func (w *Wire) setGuest(ctx context.Context, e end, p Phone, mtu int) error {
 
 // set gives an end that is up what a plan says.
 func (e end) set(ctx context.Context, p plan, peer net.HardwareAddr) error {
-	if err := e.setAddresses(ctx, p.addresses); err != nil {
+	if err := e.setAddresses(ctx, p); err != nil {
 		return err
 	}
 	if err := e.setNeighbours(ctx, p.neighbours, peer); err != nil {
@@ -227,8 +233,12 @@ func (w *Wire) guestPlan(p Phone, m net.HardwareAddr) plan {
 	gateway := Gateway(w.config.Pool4)
 	out := plan{
 		addresses:  []netip.Prefix{netip.PrefixFrom(p.IPv4, w.config.Pool4.Bits())},
+		linkLocals: true, // Android may make its own
 		neighbours: []netip.Addr{gateway},
-		routes:     []route{{to: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: gateway}},
+		routes: []route{
+			{to: w.config.Pool4, from: p.IPv4, direct: true, kernel: true},
+			{to: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: gateway},
+		},
 	}
 	if p.IPv6.IsValid() {
 		out.addresses = append(out.addresses, single(p.IPv6), netip.PrefixFrom(linkLocal(m), 64))

@@ -73,6 +73,9 @@ func (c classes) add(p netip.Prefix, class uint8) {
 	if p = p.Masked(); p.Addr().Is4In6() || p.Addr().IsMulticast() {
 		return
 	}
+	if class == ClassNetwork && p.Addr().IsLinkLocalUnicast() { // every link's own fe80::/64
+		class = ClassLinkLocal
+	}
 	if old, ok := c[p]; !ok || slices.Index(rank, class) < slices.Index(rank, old) {
 		c[p] = class
 	}
@@ -161,13 +164,23 @@ func isDefault(p netip.Prefix) bool {
 	return p.Bits() < 7
 }
 
-// ourLinks returns the indexes of the phones' host ends.
+// trialLink is the link of a trial of netpolicy/nat, which has the gateway's addresses for some tens of milliseconds, or until the
+// next trial when the process was killed in between.
+const trialLink = Prefix + "trial"
+
+// ourLinks returns the indexes of the phones' host ends, and of a trial's.
 func (w *Wire) ourLinks() (map[int]bool, error) {
 	links, err := w.hostEnds()
 	if err != nil {
 		return nil, err
 	}
 	ours := map[int]bool{}
+	switch link, err := w.conn.LinkByName(trialLink); {
+	case err == nil:
+		ours[link.Attrs().Index] = link.Type() == "veth"
+	case !isGone(err):
+		return nil, fmt.Errorf("look for %s: %w", trialLink, err)
+	}
 	for _, link := range links {
 		ours[link.Index] = true
 	}

@@ -45,12 +45,9 @@ const (
 func newLab(t testing.TB) lab {
 	t.Helper()
 	testenv.Root(t)
-	// Without this the uplink asks for no neighbour during the first second, in which its link-local address is tentative.
-	if err := (setting{path: "ipv6/conf/default/accept_dad", value: "0"}).set(); err != nil {
-		t.Fatal(err)
-	}
 	server := netlab.Make(t, "server")
 	server.Wire(t, []string{"9.9.9.1/24", "2620:fe::1/64"}, []string{server4 + "/24", server6 + "/64"})
+	linkLocals(t, server)
 	run(t, "ip", "route", "add", "default", "via", server4)
 	run(t, "ip", "-6", "route", "add", "default", "via", server6)
 	l := lab{server: server, names: netns.New(filepath.Join(t.TempDir(), "netns"))}
@@ -67,6 +64,14 @@ func newLab(t testing.TB) lab {
 		}
 	})
 	return l
+}
+
+// linkLocals gives both ends of the uplink a link-local address at once. The kernel's own are tentative for a second, in which nobody is asked
+// for neighbours on behalf of phones.
+func linkLocals(t testing.TB, server netlab.Namespace) {
+	t.Helper()
+	run(t, "ip", "addr", "replace", "fe80::a/64", "dev", uplinkName, "nodad")
+	server.Run(t, "ip", "addr", "replace", "fe80::b/64", "dev", "eth0", "nodad")
 }
 
 func (l lab) config() Config {

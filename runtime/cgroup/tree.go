@@ -119,6 +119,9 @@ func RootOf(container, id string) string {
 	return ""
 }
 
+// ServicePath is where the container of one of the host's own services belongs, below each hierarchy. No phone has such a name.
+func (t *Tree) ServicePath(instance string) string { return path.Join(t.root, ".services", instance) }
+
 // SwapAccounting reports whether the kernel can limit swap. In v2 it is known once a phone has its cgroups.
 func (t *Tree) SwapAccounting() bool {
 	for _, h := range t.hierarchies {
@@ -343,7 +346,7 @@ func (t *Tree) List() ([]string, error) {
 				return nil, fmt.Errorf("list cgroups: %w", err)
 			}
 			for _, e := range entries {
-				if e.IsDir() && e.Name() != holderName {
+				if e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // the holder, and the host's services
 					ids = append(ids, e.Name())
 				}
 			}

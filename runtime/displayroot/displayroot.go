@@ -16,10 +16,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program is where the binary stands in a root.
+// Program is where the binary stands in a display's root.
 const Program = "/phone-display"
 
-// mountpoints are the empty directories that the container's mounts need in a root that cannot be written.
+// mountpoints are the empty directories that a display's mounts need in a root that cannot be written.
 var mountpoints = []string{"proc", "dev", "wayland", "control"}
 
 // Config says what to assemble.
@@ -30,17 +30,24 @@ type Config struct {
 	Binary string
 	// Sonames are libraries that the program opens by dlopen, such as "libavcodec.so.59".
 	Sonames []string
+	// Program is where the binary stands in the root, and Mountpoints the empty directories that mounts need there, as relative paths;
+	// the zero values are a display's. Roots of one Dir have the same.
+	Program     string
+	Mountpoints []string
 }
 
 // Assemble returns the root for the binary and libraries as they are now, and builds it when it is not there yet.
 //
 // Errors: ErrNotFound of errdefs names a library that the host does not have.
 func Assemble(ctx context.Context, config Config) (string, error) {
+	if config.Program == "" {
+		config.Program, config.Mountpoints = Program, mountpoints
+	}
 	files, err := closure(config.Binary, config.Sonames, loaderDirs("/"))
 	if err != nil {
 		return "", fmt.Errorf("assemble display root: %w", err)
 	}
-	plan := places(config.Binary, files)
+	plan := places(config, files)
 	// Before anything is read: a file that is replaced meanwhile has another stamp the next time.
 	now, err := stamp(plan)
 	if err != nil {
@@ -49,7 +56,7 @@ func Assemble(ctx context.Context, config Config) (string, error) {
 	if root, ok := recall(config.Dir, now); ok {
 		return root, nil
 	}
-	root, err := build(ctx, config.Dir, plan)
+	root, err := build(ctx, config, plan)
 	if err == nil {
 		err = remember(root, now)
 	}
@@ -59,8 +66,9 @@ func Assemble(ctx context.Context, config Config) (string, error) {
 	return root, nil
 }
 
-// build makes the root of a plan in dir unless it is there.
-func build(ctx context.Context, dir string, plan []file) (string, error) {
+// build makes the root of a plan unless it is there.
+func build(ctx context.Context, config Config, plan []file) (string, error) {
+	dir := config.Dir
 	name, err := digest(ctx, plan)
 	if err != nil {
 		return "", err
@@ -77,7 +85,7 @@ func build(ctx context.Context, dir string, plan []file) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(building) // nothing is left of it after the rename
-	if err := fill(ctx, building, plan); err != nil {
+	if err := fill(ctx, building, config.Mountpoints, plan); err != nil {
 		return "", err
 	}
 	if err := os.Rename(building, root); err != nil {
@@ -115,12 +123,12 @@ func Prune(dir string, inUse []string) error {
 type file struct{ from, to string }
 
 // places plans where each file goes.
-func places(program string, files []string) []file {
+func places(config Config, files []string) []file {
 	var plan []file
 	for _, from := range files {
 		to := from
-		if from == program {
-			to = Program
+		if from == config.Binary {
+			to = config.Program
 		}
 		plan = append(plan, file{from, to})
 	}
@@ -154,12 +162,12 @@ func digest(ctx context.Context, plan []file) (string, error) {
 }
 
 // fill makes a root's files and directories, and brings them to the disk.
-func fill(ctx context.Context, root string, plan []file) error {
+func fill(ctx context.Context, root string, mountpoints []string, plan []file) error {
 	if err := os.Chmod(root, 0o755); err != nil {
 		return err
 	}
 	for _, dir := range mountpoints {
-		if err := os.Mkdir(filepath.Join(root, dir), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(root, dir), 0o755); err != nil {
 			return err
 		}
 	}

@@ -1,5 +1,5 @@
 // Package displayroot assembles the root directory of displays: the phone-display binary, the shared libraries that it needs, and
-// nothing else of the host.
+// nothing else of the host. The host's own services (package service) have such roots too.
 //
 // A root is named after what is in it: DIR/HASH, where HASH covers the path and the content of every file. It is built beside its place and
 // moved there by rename, so a root that exists is complete, and it is never changed afterwards: running displays keep theirs when

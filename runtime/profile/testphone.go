@@ -27,6 +27,7 @@ func testphone() *Profile {
 		MaxPIDs:      4096,
 		ReadonlyRoot: true,
 		Tmpfs:        []Tmpfs{{Path: "/tmp", Mode: 0o1777, Bytes: 16 << 20, Files: 4096}},
+		Files:        []File{{Path: "/etc/resolv.conf", Content: resolvConf}},
 		WaylandDir:   "/run/wayland",
 		Binder:       BinderOptional,
 		BinderDir:    "/dev/binderfs",
@@ -51,6 +52,15 @@ func testphoneArgs(b Boot) []string {
 		args = append(args, name+"="+b.Properties[name])
 	}
 	return args
+}
+
+// resolvConf names the guest's name servers to what is no Android program.
+func resolvConf(b Boot) []byte {
+	var text strings.Builder
+	for _, server := range b.DNS {
+		fmt.Fprintf(&text, "nameserver %s\n", server)
+	}
+	return []byte(text.String())
 }
 
 // checkArguments refuses what an argument NAME=VALUE cannot carry. Each property is an argument of its own and is read as it is.

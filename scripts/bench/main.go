@@ -33,8 +33,29 @@ type row struct {
 	bench, what string
 	ours, peer  string // names of metrics; peer may be empty
 	ratio       string // name of the metric that the aim is about; empty means ours, beside which a peer is only shown
-	aim         float64
+	aim         bound
 	unit        string
+}
+
+// bound is the most that a figure should be; below zero, the least.
+type bound float64
+
+// atLeast is the bound of what should not be less.
+func atLeast(v float64) bound { return bound(-v) }
+
+// met tells whether a figure keeps to the bound.
+func (b bound) met(v float64) bool {
+	if b < 0 {
+		return v >= float64(-b)
+	}
+	return v <= float64(b)
+}
+
+func (b bound) String() string {
+	if b < 0 {
+		return fmt.Sprintf("≥ %g", float64(-b))
+	}
+	return fmt.Sprintf("≤ %g", float64(b))
 }
 
 // suites are what docs/bench.md describes, in its order.
@@ -77,12 +98,46 @@ func suites() []suite {
 		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
 			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
 		}},
+		{"./netpolicy/wire", "^BenchmarkPhoneNetwork$", "100x", []row{
+			{"PhoneNetwork", "a phone's network made and removed : ip, sysctl and nft", "ms", "commands_ms", "ratio", 0.5, "ms"},
+			{"PhoneNetwork", "a phone's network made : ip, sysctl and nft", "up_ms", "commands_up_ms", "up_ratio", 0.5, "ms"},
+		}},
 		{"./runtime/volume/archive", "^BenchmarkExport$", "9x", []row{
 			{"Export", "export of a phone's data : tar --zstd", "export_s", "tar_export_s", "export_ratio", 1.3, "s"},
 			{"Export", "import of a phone's data : tar --zstd", "import_s", "tar_import_s", "import_ratio", 1.3, "s"},
 			{"Export", "size of the archive : tar --zstd", "MiB", "tar_MiB", "size_ratio", 1.05, "MiB"},
 		}},
+		{"./scripts/bench/netbench", "^BenchmarkPolicy$", "9x", []row{
+			{"Policy", "TCP round trip, policy of 1000 networks : no policy", "tcp_us", "none_tcp_us", "tcp_ratio", 1.08, "µs"},
+			{"Policy", "TCP round trip, policy of 1000 networks : nftables", "tcp_us", "nft_tcp_us", "tcp_nft_ratio", 0.97, "µs"},
+			{"Policy", "UDP round trip, policy of 1000 networks : no policy", "udp_us", "none_udp_us", "udp_ratio", 1.08, "µs"},
+			{"Policy", "UDP round trip, policy of 1000 networks : nftables", "udp_us", "nft_udp_us", "udp_nft_ratio", 0.97, "µs"},
+			{"Policy", "new connection, policy of 1000 networks : no policy", "connection_us", "none_connection_us", "connection_ratio", 1.1, "µs"},
+			{"Policy", "bytes by one thread, policy of 1000 networks : no policy", "bulk_Gbit/s", "none_bulk_Gbit/s", "bulk_ratio", atLeast(0.92), "Gbit/s"},
+		}},
+		{"./scripts/bench/netbench", "^BenchmarkRules$", "9x", []row{
+			{"Rules", "TCP round trip, 10000 rules : 10 rules", "rules10000_us", "rules10_us", "ratio", 1.1, "µs"},
+		}},
+		{"./scripts/bench/netbench", "^BenchmarkLimit$", "9x", []row{
+			{"Limit", "TCP round trip far below the limits : without limits", "limited_us", "none_us", "ratio", 1.5, "µs"},
+		}},
+		{"./netpolicy/shape", "^BenchmarkBandwidth$", "1x", bandwidth()},
 	}
+}
+
+// bandwidth is the rows of limits, by the distance of the server and the rate.
+func bandwidth() (rows []row) {
+	for _, at := range []string{"0ms/1Mbit", "0ms/10Mbit", "0ms/20Mbit", "0ms/100Mbit", "0ms/500Mbit", "0ms/1000Mbit", "20ms/1Mbit", "20ms/10Mbit", "20ms/20Mbit", "20ms/100Mbit"} {
+		bench, what := "Bandwidth/"+at, strings.Replace(at, "/", " away, limit ", 1)
+		rows = append(rows,
+			row{bench, what + ": the least that arrived", "least_share", "", "", atLeast(0.92), "of it"},
+			row{bench, what + ": the most that arrived", "greatest_share", "", "", 1.02, "of it"},
+			row{bench, what + ": added delay at the limit, median", "wait_p50_ms", "", "", 100, "ms"},
+			row{bench, what + ": sent again by BBR", "bbr_again", "", "", 0.001, "of segments"},
+			row{bench, what + ": lost of UDP at 0.9 of the limit", "paced_lost", "", "", 0.001, "of datagrams"},
+		)
+	}
+	return rows
 }
 
 func main() {
@@ -202,8 +257,8 @@ func (r row) format(metrics map[string]float64) (string, error) {
 		ratio = fmt.Sprintf("%.3g", judged)
 	}
 	verdict := "met"
-	if judged > r.aim {
+	if !r.aim.met(judged) {
 		verdict = "missed"
 	}
-	return fmt.Sprintf("%s\t%.4g %s\t%s\t%s\t≤ %g\t%s", r.what, ours, r.unit, peer, ratio, r.aim, verdict), nil
+	return fmt.Sprintf("%s\t%.4g %s\t%s\t%s\t%s\t%s", r.what, ours, r.unit, peer, ratio, r.aim, verdict), nil
 }

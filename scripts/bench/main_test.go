@@ -30,6 +30,12 @@ func TestFormat(t *testing.T) {
 	if line, err = (row{"X", "x", "ms", "y_ms", "", 6, "ms"}).format(map[string]float64{"ms": 5, "y_ms": 4}); err != nil || !strings.Contains(line, "5 ms\t4 ms\t-\t≤ 6\tmet") {
 		t.Errorf("a peer that is only shown: %q, %v", line, err)
 	}
+	least := row{"X", "x : y", "ms", "y_ms", "ratio", atLeast(0.92), "ms"}
+	for ratio, want := range map[float64]string{0.92: "≥ 0.92\tmet", 0.91: "≥ 0.92\tmissed"} {
+		if line, err = least.format(map[string]float64{"ms": 5, "y_ms": 5, "ratio": ratio}); err != nil || !strings.HasSuffix(line, want) {
+			t.Errorf("a ratio of %g: %q, %v; want %q", ratio, line, err, want)
+		}
+	}
 	if _, err = r.format(map[string]float64{"ms": 10}); err == nil {
 		t.Error("a metric that is missing was formatted")
 	}

@@ -36,9 +36,8 @@ cert = "{{.Dir}}/pki/agent-e2e.pem"
 key  = "{{.Dir}}/pki/agent-e2e-key.pem"
 ca   = "{{.Dir}}/pki/ca.pem"
 
-# The network of the machine that runs the tests is not theirs to change.
 [network]
-enabled = false
+{{.Network}}
 
 [limits]
 disk_reserve_bytes = 268435456
@@ -71,6 +70,7 @@ func (h *host) writeConfig(more string) {
 		"DisplayBinary": h.bin.path("phone-display"),
 		"Socket":        h.socket(),
 		"TLS":           h.tlsAddr,
+		"Network":       h.network,
 		"Limits":        h.limits,
 		"More":          more,
 	})

@@ -24,6 +24,7 @@ type host struct {
 	dir        string
 	containerd *testenv.ContainerdServer
 	tlsAddr    string
+	network    string   // lines of the configuration's section network
 	limits     []string // more lines of the configuration's section limits
 	agent      *running // the same one for the hosts of sub-tests, which may start another
 }
@@ -37,6 +38,12 @@ type running struct {
 // newHost starts containerd and the agent and imports the image. All of it is gone when the test ends. limits are more lines of the
 // configuration's section of that name.
 func newHost(t testing.TB, limits ...string) *host {
+	t.Helper()
+	return newHostWith(t, "enabled = false", limits...)
+}
+
+// newHostWith is newHost with the lines of the configuration's section network.
+func newHostWith(t testing.TB, network string, limits ...string) *host {
 	t.Helper()
 	testenv.Root(t)
 	containerd := testenv.Containerd(t)
@@ -52,7 +59,7 @@ func newHost(t testing.TB, limits ...string) *host {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), limits: limits, agent: &running{}}
+	h := &host{bin: bin, dir: dir, containerd: containerd, tlsAddr: freeAddress(t), network: network, limits: limits, agent: &running{}}
 	h.door = door{t: t, phonectl: bin.path("phonectl"), flags: []string{"--host", "unix://" + h.socket()}}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	h.pki()

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
+	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
 // binaries is where TestMain's build puts phonehostd, phonectl, phone-log, phone-display and testphone.tar, or where they were put
@@ -26,7 +27,7 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	buildDir = dir
-	code := m.Run()
+	code := netlab.Run(m) // the machine's own network is not the tests' to change
 	os.RemoveAll(dir)
 	os.Exit(code)
 }

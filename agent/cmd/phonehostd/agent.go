@@ -30,7 +30,7 @@ import (
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/agent/stream"
-	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/container"
@@ -42,6 +42,8 @@ const (
 	warnCgroup     = "cgroup-not-delegated"
 	warnContainerd = "containerd-lost"
 	warnDisk       = "disk-low"
+	warnNetwork    = "network-off"
+	warnNames      = "name-server-down"
 	warnGroup      = "socket-group-missing"
 	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
@@ -70,9 +72,11 @@ type agent struct {
 	archives *data.Spool
 	jobs     *job.Runner
 	hub      *stream.Hub
-	// network is nil where the phones have no network.
-	network *network.Manager
-	metrics *metrics.Metrics
+	// networks is what gives phones their networks; netpolicy and network are nil where they have none.
+	networks  phone.Networks
+	netpolicy *netpolicy.Engine
+	network   *network.Manager
+	metrics   *metrics.Metrics
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
@@ -92,7 +96,7 @@ func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agen
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openPhones, a.adopt} {
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -216,7 +220,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	}
 	a.phones, err = phone.New(phone.Config{
 		DB: a.db, Operations: a.ops, Journal: a.journal,
-		Runtime: a.engine, Networks: network.Loopback{Dir: netns.New(a.netnsDir())}, Displays: a.displays, Images: imageSource{a.images},
+		Runtime: a.engine, Networks: a.networks, Pools: a.pools(), HasPolicy: network.Has, Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
 		Volumes: a.engine, Archives: a.archives, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,

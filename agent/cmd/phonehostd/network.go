@@ -2,10 +2,90 @@ package main
 
 import (
 	"context"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/doctor"
+	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/network"
+	"github.com/phonehost/phonehost/agent/phone"
+	"github.com/phonehost/phonehost/netpolicy"
+	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/netpolicy/policy"
 )
+
+// pinDir is where the networks of phones below a cgroup are pinned. A BPF file system takes no dots in names.
+func pinDir(cgroupRoot string) string {
+	name := strings.NewReplacer("/", "-", ".", "-").Replace(strings.Trim(cgroupRoot, "/"))
+	return filepath.Join("/sys/fs/bpf", "phonehost-net-"+name)
+}
+
+// nameServerState is the directory that the name server reads.
+func (a *agent) nameServerState() string { return filepath.Join(a.cfg.RunDir, "names") }
+
+// networkConfig says what the phones' networks are made of.
+func (a *agent) networkConfig() netpolicy.Config {
+	n := a.cfg.Network
+	return netpolicy.Config{
+		NetNS: netns.New(a.netnsDir()), Pins: pinDir(a.cgroupRoot), Pool4: n.IPv4Pool, Pool6: n.IPv6Pool, Uplink: n.Uplink,
+		Masquerade4: n.Masquerade4, Masquerade6: n.Masquerade6 && n.IPv6Pool.IsValid(), MaxFlows: n.MaxFlows, Sample: n.FlowSample,
+		NameServerState: a.nameServerState(), NameServers: n.Upstreams(), Logger: a.logger,
+	}
+}
+
+// networkChecks is what the doctor asks of networks; nil where phones have none.
+func (a *agent) networkChecks() (doctor.Networks, error) {
+	if !a.cfg.Network.Enabled {
+		return nil, nil
+	}
+	return netpolicy.NewCheckup(a.networkConfig())
+}
+
+// openNetworks makes what phones get their networks from. Where the host cannot have them the agent runs all the same: phones that run are
+// left alone, and each start is refused with the reason.
+func (a *agent) openNetworks(ctx context.Context) error {
+	dir := netns.New(a.netnsDir())
+	if !a.cfg.Network.Enabled {
+		a.networks = network.Loopback{Dir: dir}
+		return nil
+	}
+	engine, err := netpolicy.Open(ctx, a.networkConfig())
+	if err != nil {
+		a.health.Set(warnNetwork, health.Error, "phones cannot have networks, so none is started: "+err.Error()+"; mend it and restart the agent, or set network.enabled = false")
+		a.networks = network.Unavailable{Dir: dir, Err: err}
+		return nil
+	}
+	a.defers(engine.Close)
+	a.networks, a.netpolicy = engine, engine
+	a.network, err = network.Open(ctx, network.Config{
+		DB: a.db, Journal: a.journal, Engine: engine, Parse: policy.Parse, Users: phone.PolicyUsers, Logger: a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	a.defers(func() error { a.network.Close(); return nil })
+	return nil
+}
+
+// expectNetworks tells the engine of networks which it has made for phones before, and removes what was left half made.
+func (a *agent) expectNetworks(ctx context.Context) error {
+	if a.netpolicy == nil {
+		return nil
+	}
+	made, err := a.netpolicy.List()
+	if err != nil {
+		return err
+	}
+	wanted := slices.DeleteFunc(a.phones.Networks(), func(p netpolicy.Phone) bool { return !slices.Contains(made, p.ID) })
+	a.netpolicy.Expect(wanted)
+	ids := make([]string, 0, len(wanted))
+	for _, p := range wanted {
+		ids = append(ids, p.ID)
+	}
+	return a.netpolicy.Sweep(ctx, ids)
+}
 
 // networkTotalsTime bounds a look at the counters of all phones.
 const networkTotalsTime = 5 * time.Second
@@ -23,4 +103,12 @@ func (a *agent) networkTotals() (network.Totals, error) {
 		ids = append(ids, snap.Record.Spec.ID)
 	}
 	return a.network.Totals(ctx, ids)
+}
+
+// pools are the addresses of the phones.
+func (a *agent) pools() phone.Pools {
+	if !a.cfg.Network.Enabled {
+		return phone.Pools{}
+	}
+	return phone.Pools{IPv4: a.cfg.Network.IPv4Pool, IPv6: a.cfg.Network.IPv6Pool}
 }

@@ -121,11 +121,15 @@ func (a *agent) newServer() (*api.Server, error) {
 			return nil, fmt.Errorf("read the host's name: %w", err)
 		}
 	}
+	networks, err := a.networkChecks()
+	if err != nil {
+		return nil, err
+	}
 	check := doctor.New(doctor.Config{
 		StateDir: a.cfg.StateDir, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes, DisplayBinary: a.cfg.Display.Binary,
 		SocketGroup: a.cfg.Socket.Group, Cert: a.cfg.TLS.Cert, Key: a.cfg.TLS.Key, CA: a.cfg.TLS.CA,
 		Containerd: a.engine.Version, ContainerdAddress: a.cfg.Containerd.Address, Health: a.health,
-		Guard: a.unguarded,
+		Guard: a.unguarded, Networks: networks,
 	})
 	return api.NewServer(access.Config{Roles: roles, Denied: a.denied}, api.Services{
 		Phones: api.NewPhoneServer(api.PhoneConfig{

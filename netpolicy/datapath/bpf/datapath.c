@@ -61,11 +61,8 @@ inline int judge_kind(struct __sk_buff *skb, struct packet *p)
 		return judge_discovery(skb, p);
 	case KIND_ERROR:
 		return judge_error(skb, p);
-	case KIND_LATER:
-		return judge_later(p);
 	default:
-		p->rule = RULE_GATEWAY;
-		return REASON_NONE;
+		return judge_later(p);
 	}
 }
 

@@ -153,7 +153,7 @@ inline bool sweep(const struct packet *p, void *table)
 	if (!last)
 		return false;
 	seen = *last;
-	if (p->now - seen < SECOND || __sync_val_compare_and_swap(last, seen, p->now) != seen)
+	if (p->now < seen + SECOND || __sync_val_compare_and_swap(last, seen, p->now) != seen)
 		return false;
 	bpf_for_each_map_elem(table, sweep_step, &s, 0);
 	return s.removed;

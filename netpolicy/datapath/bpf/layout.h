@@ -57,7 +57,7 @@ enum protocol_class {
 
 enum phone_flag {
 	PHONE_CUT = 1,	 /* nothing passes */
-	PHONE_DHCP = 2,	 /* DHCP is answered, with the phone's address */
+	PHONE_DHCP = 2,	 /* kept for answers to DHCP; no program looks at it */
 };
 
 /* Which link is which phone: hash "phones", by the ifindex of the host's end. */
@@ -145,7 +145,7 @@ struct flow {
 };
 
 #define RULE_DEFAULT 0xffffffffu /* no rule: the policy's default */
-#define RULE_GATEWAY 0xfffffffeu /* no rule: DNS, DHCP and echo at the gateway */
+#define RULE_GATEWAY 0xfffffffeu /* no rule: DNS and echo at the gateway */
 #define RULE_FORWARD 0xfffffffdu /* no rule: a port forward of the host */
 #define RULE_NONE 0xfffffffcu	 /* dropped before any rule was asked */
 
@@ -240,7 +240,8 @@ struct settings {
 
 /*
  * What "judge" answers, in the cb of its context; the direction of the packet (enum direction) is asked in its mark. It answers what
- * from_phone or to_phone of the link in its ifindex would do now, and changes nothing: no flow begins, nothing is counted.
+ * from_phone or to_phone of the link in its ifindex would do now, and changes nothing: no flow begins, nothing is counted. It does not
+ * foresee REASON_FLOW_LIMIT.
  */
 struct verdict {
 	__u8 reason;	   /* enum reason; REASON_NONE: it passes */

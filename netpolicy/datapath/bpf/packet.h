@@ -28,7 +28,6 @@ enum kind {
 	KIND_NEIGHBOUR = 2, /* neighbour discovery */
 	KIND_ERROR = 3,	    /* an ICMP error about a packet of a flow */
 	KIND_LATER = 4,	    /* a fragment other than the first */
-	KIND_DHCP = 5,
 };
 
 struct packet {

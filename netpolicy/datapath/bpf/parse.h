@@ -34,9 +34,6 @@
 #define ICMP6_ADVERTISEMENT 136
 #define ICMP6_REDIRECT 137
 
-#define DHCP_SERVER 67
-#define DHCP_CLIENT 68
-
 #define IP4_MORE 0x2000	  /* flags and offset of IPv4 */
 #define IP4_OFFSET 0x1fff
 #define IP6_MORE 0x0001	  /* and of the fragment header of IPv6 */
@@ -244,26 +241,6 @@ inline int check4(const struct packet *p, const struct phone *phone, __be32 sour
 	return same4(phone->ip4, target) ? REASON_NONE : REASON_NO_FLOW;
 }
 
-/* DHCP between the phone and its gateway; its addresses may be those of nobody and everybody. */
-inline bool is_dhcp(struct __sk_buff *skb, const struct packet *p, const struct phone *phone, __be32 source, __be32 target)
-{
-	struct udphdr *udp;
-	void *data;
-
-	if (!(phone->flags & PHONE_DHCP) || p->key.protocol != IPPROTO_UDP || p->room < sizeof(*udp))
-		return false;
-	if (p->direction == EGRESS ? !(same4(phone->ip4, source) || !source) || !(same4(phone->gateway4, target) || !~target)
-				   : !same4(phone->gateway4, source) || !(same4(phone->ip4, target) || !~target))
-		return false;
-	data = head(skb, ETH_HLEN + sizeof(struct iphdr) + sizeof(*udp));
-	if (!data)
-		return false;
-	udp = data + ETH_HLEN + sizeof(struct iphdr);
-	if (p->direction == EGRESS)
-		return udp->source == bpf_htons(DHCP_CLIENT) && udp->dest == bpf_htons(DHCP_SERVER);
-	return udp->source == bpf_htons(DHCP_SERVER) && udp->dest == bpf_htons(DHCP_CLIENT);
-}
-
 inline int parse4(struct __sk_buff *skb, struct packet *p, const struct phone *phone)
 {
 	struct iphdr *ip;
@@ -287,10 +264,6 @@ inline int parse4(struct __sk_buff *skb, struct packet *p, const struct phone *p
 	if (ip->version != 4 || ip->ihl < 5 || length < ip->ihl * 4 || wrong_length(p, ETH_HLEN + length))
 		return REASON_MALFORMED;
 	p->room = length - sizeof(*ip);
-	if (!options && !(flags & (IP4_MORE | IP4_OFFSET)) && is_dhcp(skb, p, phone, source, target)) {
-		p->kind = KIND_DHCP;
-		return REASON_NONE;
-	}
 	reason = check4(p, phone, source, target);
 	if (reason)
 		return reason;

@@ -84,6 +84,8 @@ const (
 	EventKind_EVENT_KIND_NETWORK_DENIED EventKind = 25
 	// A policy was put or deleted; attributes: "policy", "change" (put, deleted), "requested_by", and for one that was put "rules", "sha256".
 	EventKind_EVENT_KIND_NETWORK_POLICY_CHANGED EventKind = 26
+	// The phones' name server ended and is started again; attribute: "exit_code".
+	EventKind_EVENT_KIND_NAME_SERVER_EXITED EventKind = 27
 )
 
 // Enum value maps for EventKind.
@@ -116,6 +118,7 @@ var (
 		24: "EVENT_KIND_DATA_CHECKED",
 		25: "EVENT_KIND_NETWORK_DENIED",
 		26: "EVENT_KIND_NETWORK_POLICY_CHANGED",
+		27: "EVENT_KIND_NAME_SERVER_EXITED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":            0,
@@ -145,6 +148,7 @@ var (
 		"EVENT_KIND_DATA_CHECKED":           24,
 		"EVENT_KIND_NETWORK_DENIED":         25,
 		"EVENT_KIND_NETWORK_POLICY_CHANGED": 26,
+		"EVENT_KIND_NAME_SERVER_EXITED":     27,
 	}
 )
 
@@ -418,7 +422,7 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xd0\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xf3\x06\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_CREATED\x10\x01\x12\x1c\n" +
@@ -447,7 +451,8 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"\x18EVENT_KIND_PHONE_UPDATED\x10\x17\x12\x1b\n" +
 	"\x17EVENT_KIND_DATA_CHECKED\x10\x18\x12\x1d\n" +
 	"\x19EVENT_KIND_NETWORK_DENIED\x10\x19\x12%\n" +
-	"!EVENT_KIND_NETWORK_POLICY_CHANGED\x10\x1a2j\n" +
+	"!EVENT_KIND_NETWORK_POLICY_CHANGED\x10\x1a\x12!\n" +
+	"\x1dEVENT_KIND_NAME_SERVER_EXITED\x10\x1b2j\n" +
 	"\fEventService\x12Z\n" +
 	"\x05Watch\x12&.phonehost.v1.EventServiceWatchRequest\x1a'.phonehost.v1.EventServiceWatchResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 

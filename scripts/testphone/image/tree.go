@@ -41,6 +41,7 @@ func tree(program []byte, arch, version string) ([]entry, error) {
 		link("bin", "system/bin"),
 		dir("data", 0o771), dir("dev", 0o755), dir("etc", 0o755),
 		file("etc/group", "root:x:0:\nsystem:x:1000:\nshell:x:2000:\ninet:x:3003:\nnobody:x:9999:\n"),
+		file("etc/resolv.conf", ""), // the profile's lies over it
 		file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 		file("etc/passwd", "root:x:0:0::/data:/system/bin/sh\nsystem:x:1000:1000::/data:/system/bin/sh\n"+
 			"shell:x:2000:2000::/data:/system/bin/sh\nnobody:x:9999:9999::/data:/system/bin/false\n"),

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/nameserver"
+	"github.com/phonehost/phonehost/netpolicy/resolver"
+	"github.com/phonehost/phonehost/runtime/service"
+)
+
+// openNameServer keeps the phones' name server running, which goes on when the agent ends. Where phones have no network there is none.
+func (a *agent) openNameServer(ctx context.Context) error {
+	host, err := service.New(service.Config{
+		Client: a.engine.Client(), StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, LogDir: a.cfg.LogDir, CgroupRoot: a.cgroupRoot,
+		LogBinary: a.cfg.Runtime.LogBinary, Logger: a.logger,
+	})
+	if err != nil {
+		return err
+	}
+	if !a.cfg.Network.Enabled {
+		return host.Remove(ctx, nameserver.Name)
+	}
+	if a.netpolicy == nil {
+		return nil // the reason is in the health registry
+	}
+	spec, err := a.nameServer()
+	if err != nil {
+		return err
+	}
+	specs := make(chan service.Spec, 1)
+	specs <- spec
+	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		host.Keep(keeping, specs, a.onNameServer)
+	}()
+	a.defers(func() error {
+		stop()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// nameServer says how the name server runs. Its user is the one before the displays'.
+func (a *agent) nameServer() (service.Spec, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return service.Spec{}, fmt.Errorf("find the program of the name server, which is this one: %w", err)
+	}
+	uid, pins := a.cfg.Display.UIDBase-1, pinDir(a.cgroupRoot)
+	if err := resolver.Grant(pins, int(uid)); err != nil {
+		return service.Spec{}, err
+	}
+	return nameserver.Spec(nameserver.Config{
+		Program: program, UID: uid, Gateways: a.netpolicy.Gateways(), Pins: pins, State: a.nameServerState(),
+	})
+}
+
+// onNameServer writes what becomes of the name server into the health registry and the journal.
+func (a *agent) onNameServer(c service.Change) {
+	switch {
+	case c.Err != nil:
+		a.health.Set(warnNames, health.Error, "the phones' name server does not run, so their names do not resolve: "+c.Err.Error())
+		a.logger.Warn("the name server does not run; it is tried again", "error", c.Err)
+	case c.Ended:
+		a.health.Set(warnNames, health.Error, fmt.Sprintf("the phones' name server ended with code %d and is started again", c.Instance.ExitCode))
+		a.journal.Emit(event.Event{
+			Kind: event.NameServerExited, Message: "the phones' name server ended",
+			Attributes: map[string]string{"exit_code": strconv.FormatUint(uint64(c.Instance.ExitCode), 10)},
+		})
+	default:
+		a.health.Clear(warnNames)
+		a.logger.Info("the phones' name server runs", "container", c.Instance.ID, "pid", c.Instance.PID)
+	}
+}
