@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -112,27 +111,13 @@ func TestNothingPassesWhileTheEngineIsKilled(t *testing.T) {
 		all.frames = append(all.frames, a.frames...)
 	}
 	const lives = 25
-	stop := make(chan struct{})
-	var attacking sync.WaitGroup
-	sent := 0
-	attacking.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			s.guest.send(all.frames...)
-			sent += len(all.frames)
-		}
-	})
+	stop := s.guest.keepSending(all.frames, 1)
 	rounds := 0
 	for range lives {
 		rounds += s.oneLife(t)
 		talk()
 	}
-	close(stop)
-	attacking.Wait()
+	sent := stop()
 	s.send(nil)
 	s.unseen(t, all.frames)
 	s.open()
