@@ -9,6 +9,8 @@
 //	file_open      in any procfs, however it was reached: files of the kernel (not of processes) cannot be opened for writing, and some
 //	               not at all; of /proc/sys only what is the guest's own network namespace's can be written. In any sysfs nothing can.
 //	               In cgroup v1 the rules for devices are no guest's to change.
+//	netlink_send   messages about links name no other network namespace: whoever has CAP_NET_ADMIN in the host's user namespace could else
+//	               make, change and remove links of the host's, which it knows as where the other end of its own link is
 //	inode_setattr  owners and modes of those files, which procfs keeps for the whole host, stay as they are
 //
 // The programs need Linux 5.7 (arm64: 6.4) with BTF and "bpf" among the security modules. Attaching succeeds also where nothing is

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/containerd/errdefs"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/guard"
@@ -57,7 +58,12 @@ func try() {
 		check("mount "+kind, unix.Mount(kind, dir, kind, flags, ""))
 		unix.Unmount(dir, 0)
 	}
+	host, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		panic(err)
+	}
 	check("namespace", unix.Unshare(unix.CLONE_NEWNS|unix.CLONE_NEWNET))
+	tryLinks(check, host)
 	check("private", unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 	for _, kind := range []string{"proc", "sysfs", "debugfs", "tracefs", "securityfs", "devtmpfs", "pstore", "ext4", "nosuchfs", "tmpfs", "devpts", "cgroup2", "bpf", "mqueue"} {
 		mount(kind, 0)
@@ -94,12 +100,64 @@ func try() {
 	unix.Rmdir(dir)
 }
 
+// tryLinks tries messages about links of another network namespace, which is given a number here as one has it in which the other end of a
+// veth pair is.
+func tryLinks(check func(string, error), host *os.File) {
+	const number = 7
+	naming := nl.NewNetlinkRequest(unix.RTM_NEWNSID, unix.NLM_F_ACK)
+	naming.AddData(head{0, 0, 0, 0})                                  // struct rtgenmsg
+	naming.AddData(nl.NewRtAttr(1, nl.Uint32Attr(number)))            // NETNSA_NSID
+	naming.AddData(nl.NewRtAttr(3, nl.Uint32Attr(uint32(host.Fd())))) // NETNSA_FD
+	_, err := naming.Execute(unix.NETLINK_ROUTE, 0)
+	check("number", err)
+	send := func(what string, kind, flags int, data ...nl.NetlinkRequestData) {
+		r := nl.NewNetlinkRequest(kind, flags)
+		for _, d := range data {
+			r.AddData(d)
+		}
+		_, err := r.Execute(unix.NETLINK_ROUTE, 0)
+		check(what, err)
+	}
+	loopback := &nl.IfInfomsg{IfInfomsg: unix.IfInfomsg{Index: 1, Flags: unix.IFF_UP, Change: unix.IFF_UP}}
+	there := nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(number))
+	name := nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("lo"))
+	send("link", unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, name)
+	send("link elsewhere", unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, there)
+	send("link elsewhere, behind its name", unix.RTM_SETLINK, unix.NLM_F_ACK, loopback, name, there)
+	send("links elsewhere", unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC), there)
+	send("links", unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
+	send("addresses elsewhere", unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC), nl.NewRtAttr(10, nl.Uint32Attr(number)))
+	send("addresses", unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC))
+	check("link elsewhere, the second of two messages", twoMessages(loopback, there))
+}
+
+// head is the head of a message behind struct nlmsghdr.
+type head []byte
+
+func (h head) Len() int          { return len(h) }
+func (h head) Serialize() []byte { return h }
+
+// twoMessages sends a message about a link here and one about a link elsewhere in one go, and returns the error of that.
+func twoMessages(loopback *nl.IfInfomsg, there *nl.RtAttr) error {
+	first, second := nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0), nl.NewNetlinkRequest(unix.RTM_NEWLINK, 0)
+	first.AddData(loopback)
+	second.AddData(loopback)
+	second.AddData(there)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Sendto(fd, append(first.Serialize(), second.Serialize()...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+}
+
 // refused are what fails for a guest with EPERM, and would not fail so without the programs.
 var refused = []string{
 	"mount proc", "mount sysfs", "mount debugfs", "mount tracefs", "mount securityfs", "mount devtmpfs", "mount pstore", "mount ext4", "mount nosuchfs", "remount",
 	"write devices.allow", "write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
 	"write /proc/sys/user/max_user_namespaces", "write /proc/sys/kernel/shmmax", "write /proc/irq/default_smp_affinity",
 	"write /sys/kernel/mm/transparent_hugepage/enabled", "read /proc/kallsyms", "read /proc/kpagecount", "chmod /proc/meminfo", "chmod /sys",
+	"link elsewhere", "link elsewhere, behind its name", "links elsewhere", "addresses elsewhere", "link elsewhere, the second of two messages",
 }
 
 // tried runs try in a cgroup and returns what it met.

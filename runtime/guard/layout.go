@@ -16,6 +16,8 @@ type layout struct {
 	sysctlSet                     int32
 	taskNamespaces, namespacesNet int32
 	netSysctls                    int32
+	// Of what is sent by a socket.
+	socketProtocol, packetData, packetLength int32
 	// setattrDentry is the argument of inode_setattr that is the dentry.
 	setattrDentry int32
 }
@@ -47,6 +49,9 @@ func readLayout() (*layout, error) {
 		{&l.taskNamespaces, []string{"task_struct", "nsproxy"}, nil},
 		{&l.namespacesNet, []string{"nsproxy", "net_ns"}, nil},
 		{&l.netSysctls, []string{"net", "sysctls"}, nil},
+		{&l.socketProtocol, []string{"sock", "sk_protocol"}, nil},
+		{&l.packetData, []string{"sk_buff", "data"}, nil},
+		{&l.packetLength, []string{"sk_buff", "len"}, nil},
 	} {
 		if *want.into, err = offset(spec, want.path); err != nil {
 			return nil, err

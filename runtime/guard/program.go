@@ -9,7 +9,7 @@ import (
 )
 
 // hooks are the security hooks that have a program.
-var hooks = []string{"sb_mount", "file_open", "inode_setattr"}
+var hooks = []string{"sb_mount", "file_open", "inode_setattr", "netlink_send"}
 
 // program is one of the programs, loaded.
 type program struct {
@@ -49,6 +49,8 @@ func instructions(hook string, m *maps, level int, l *layout) asm.Instructions {
 		b.fileOpen()
 	case "inode_setattr":
 		b.inodeSetattr()
+	case "netlink_send":
+		b.netlinkSend()
 	}
 	return b.code
 }
@@ -66,6 +68,7 @@ type builder struct {
 const (
 	stackKey  = -32 // a name, and other keys of maps
 	stackWord = -40 // what was read last
+	stackNext = -48 // where the next message begins
 )
 
 func (b *builder) add(code ...asm.Instruction) { b.code = append(b.code, code...) }

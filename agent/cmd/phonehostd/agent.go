@@ -220,7 +220,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	}
 	a.phones, err = phone.New(phone.Config{
 		DB: a.db, Operations: a.ops, Journal: a.journal,
-		Runtime: a.engine, Networks: a.networks, Pools: a.pools(), Displays: a.displays, Images: imageSource{a.images},
+		Runtime: a.engine, Networks: a.networks, Pools: a.pools(), HasPolicy: network.Has, Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
 		Volumes: a.engine, Archives: a.archives, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
