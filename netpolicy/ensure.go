@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/nat"
@@ -40,7 +41,7 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 			return err
 		}
 	}
-	link, err := e.wire.Ensure(ctx, wired(p))
+	link, err := e.connect(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -62,6 +63,17 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 		return err
 	}
 	return e.translate(ctx)
+}
+
+// connect makes the phone's link, and beside it the tables of its slot: the kernel has to be waited for in both.
+func (e *Engine) connect(ctx context.Context, p Phone) (link wire.Link, err error) {
+	var both errgroup.Group
+	both.Go(func() error { return e.data.Reserve(p.Slot) })
+	both.Go(func() (err error) {
+		link, err = e.wire.Ensure(ctx, wired(p))
+		return err
+	})
+	return link, both.Wait()
 }
 
 // wired is a phone in wire's words.
@@ -262,6 +274,18 @@ func (e *Engine) protect(ctx context.Context) error {
 	defer e.changing.Unlock()
 	e.mu.Lock()
 	e.classes = classes
+	known := map[string]policy.Policy{}
+	for name, p := range e.policies {
+		if p.known {
+			known[name] = p.policy
+		}
+	}
 	e.mu.Unlock()
+	// Flows were let in under what was protected then: they are judged again.
+	for name, p := range known {
+		if err := e.put(name, p); err != nil {
+			return err
+		}
+	}
 	return e.tell()
 }

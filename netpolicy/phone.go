@@ -89,9 +89,11 @@ type Denial struct {
 	Protocol  uint8            // number in the IP header; 0 where there is none
 	Peer      netip.Addr       // the zero value where there is none
 	Port      uint16           // the peer's for what the phone sent, else the phone's
-	Reason    string
-	Class     string // what a protected address belongs to ("HOST", "PHONE"...); else empty
-	Rule      int    // the index of the rule that decided, RuleDefault or RuleNone
+	// Name is what the name server refused to resolve, with Reason "NAME": then there is no Peer, and Count is that of questions.
+	Name   string
+	Reason string
+	Class  string // what a protected address belongs to ("HOST", "PHONE"...); else empty
+	Rule   int    // the index of the rule that decided, RuleDefault or RuleNone
 	// Count and Bytes since the denial was last reported. A Count with the zero Peer and Reason "OTHER" sums up those that found no room.
 	Count, Bytes uint64
 	First, Last  time.Time

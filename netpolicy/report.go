@@ -153,6 +153,9 @@ func (e *Engine) slots() map[uint32]string {
 	return slots
 }
 
+// PhoneIn returns the phone in a slot, as the name server tells of it; empty if there is none.
+func (e *Engine) PhoneIn(slot uint32) string { return e.ids()[slot] }
+
 // denial is a denial in the engine's words.
 func denial(id string, d datapath.Denial) Denial {
 	return Denial{

@@ -22,8 +22,8 @@ type loaded struct {
 	known      bool // SetPolicy has said what it is; false for one that only the kernel has so far
 }
 
-// digests is the cell of an object whose last words the kernel does not read: word 1 has the digest of the policy's name, word 2 that of its
-// text.
+// digests is the cell of an object whose last words the kernel does not read: word 1 has the digest of the policy's name, word 2 that of what
+// it says.
 const digests = 1
 
 // maxPolicies is how many policies the kernel has room for, MAX_POLICIES of layout.h.
@@ -65,11 +65,19 @@ func (e *Engine) SetPolicy(ctx context.Context, name string, p policy.Policy) er
 	}
 	e.changing.Lock()
 	defer e.changing.Unlock()
+	if err := e.put(name, p); err != nil {
+		return err
+	}
+	return e.tell()
+}
+
+// put brings the kernel's object of a policy in line with what it says and what is protected. changing is held.
+func (e *Engine) put(name string, p policy.Policy) error {
 	now, former, err := e.find(name)
 	if err != nil {
 		return err
 	}
-	says := digest(string(policy.Format(p)))
+	says := e.says(p)
 	if now.says != says || now.generation == 0 {
 		now.generation = e.nextGeneration()
 		object, err := policy.Compile(p, now.generation)
@@ -83,10 +91,17 @@ func (e *Engine) SetPolicy(ctx context.Context, name string, p policy.Policy) er
 	}
 	now.policy, now.says, now.known = p, says, true
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	delete(e.policies, former)
 	e.policies[name] = now
-	e.mu.Unlock()
-	return e.tell()
+	return nil
+}
+
+// says is the digest of all that flows under a policy depend on: its text, and what is protected.
+func (e *Engine) says(p policy.Policy) uint64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return digest(fmt.Sprintf("%s%v", policy.Format(p), e.classes))
 }
 
 // find returns a policy and what it is called so far, or a new one with a slot. changing is held.

@@ -146,7 +146,7 @@ func denialToProto(d netpolicy.Denial) *phonehostv1.Denial {
 	return &phonehostv1.Denial{
 		PhoneId: d.Phone, Direction: directionToProto(d.Direction), Protocol: uint32(d.Protocol), Peer: addressText(d.Peer), Port: uint32(d.Port),
 		Reason: reasonToProto(d.Reason), ProtectedClass: classToProto(d.Class), Rule: int32(d.Rule), Packets: d.Count, Bytes: d.Bytes,
-		FirstTime: timestamp(d.First), LastTime: timestamp(d.Last),
+		FirstTime: timestamp(d.First), LastTime: timestamp(d.Last), Name: d.Name,
 	}
 }
 

@@ -1,6 +1,7 @@
 package network
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -19,6 +20,12 @@ func (m *Manager) readDenials(denials <-chan []netpolicy.Denial) {
 	timer := time.NewTimer(0)
 	timer.Stop()
 	defer timer.Stop()
+	take := func(batch []netpolicy.Denial) {
+		m.denials.send(batch...)
+		for _, d := range batch {
+			sums.add(d)
+		}
+	}
 	for {
 		select {
 		case batch, more := <-denials:
@@ -26,10 +33,9 @@ func (m *Manager) readDenials(denials <-chan []netpolicy.Denial) {
 				m.tell(sums.take(time.Now(), true))
 				return
 			}
-			m.denials.send(batch...)
-			for _, d := range batch {
-				sums.add(d)
-			}
+			take(batch)
+		case batch := <-m.refused:
+			take(batch)
 		case <-timer.C:
 		}
 		now := time.Now()
@@ -39,6 +45,16 @@ func (m *Manager) readDenials(denials <-chan []netpolicy.Denial) {
 		} else {
 			timer.Stop()
 		}
+	}
+}
+
+// Refused takes in what the name server has refused, which is reported as what the engine drops is. It fails when the context ends before.
+func (m *Manager) Refused(ctx context.Context, denials []netpolicy.Denial) error {
+	select {
+	case m.refused <- denials:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -63,12 +79,16 @@ func denialEvent(d netpolicy.Denial) event.Event {
 	set("peer", d.Peer.String(), d.Peer.IsValid())
 	set("port", strconv.Itoa(int(d.Port)), d.Port != 0)
 	set("protocol", ProtocolName(d.Protocol), d.Protocol != 0)
+	set("name", d.Name, d.Name != "")
 	set("class", d.Class, d.Class != "")
 	return event.Event{Kind: event.NetworkDenied, PhoneID: d.Phone, Time: d.Last, Message: denialWords(d), Attributes: attributes}
 }
 
 // denialWords is one sentence about packets that were dropped.
 func denialWords(d netpolicy.Denial) string {
+	if d.Name != "" {
+		return fmt.Sprintf("%s asked for %s, which its policy does not let it resolve (%d times)", d.Phone, d.Name, d.Count)
+	}
 	what := "of " + d.Phone
 	if d.Protocol != 0 {
 		what = ProtocolName(d.Protocol) + " " + what

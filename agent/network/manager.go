@@ -61,6 +61,7 @@ type Manager struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	refused chan []netpolicy.Denial // what the name server has refused
 	denials feed[netpolicy.Denial]
 	flows   feed[netpolicy.Flow]
 	totals  totals
@@ -76,7 +77,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	if cfg.DB == nil || cfg.Journal == nil || cfg.Engine == nil || cfg.Parse == nil || cfg.Users == nil || cfg.Logger == nil {
 		return nil, fmt.Errorf("open network policies: every part of the configuration is required: %w", errdefs.ErrInvalidArgument)
 	}
-	m := &Manager{cfg: cfg, turn: make(chan struct{}, 1), retry: make(chan struct{}, 1), policies: map[string]*known{}}
+	m := &Manager{cfg: cfg, turn: make(chan struct{}, 1), retry: make(chan struct{}, 1), refused: make(chan []netpolicy.Denial), policies: map[string]*known{}}
 	say, err := m.load()
 	if err != nil {
 		return nil, err

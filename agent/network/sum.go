@@ -30,6 +30,7 @@ type alike struct {
 	protocol  uint8
 	peer      netip.Addr
 	port      uint16
+	name      string
 	reason    string
 }
 
@@ -73,7 +74,7 @@ func (s *sums) add(d netpolicy.Denial) {
 		of = map[alike]*sum{}
 		s.phones[d.Phone] = of
 	}
-	k := alike{d.Direction, d.Protocol, d.Peer, d.Port, d.Reason}
+	k := alike{d.Direction, d.Protocol, d.Peer, d.Port, d.Name, d.Reason}
 	if d.Reason == reasonOther || of[k] == nil && len(of) >= maxSums {
 		k = other
 		d = netpolicy.Denial{Phone: d.Phone, Reason: reasonOther, Rule: -4, Count: d.Count, Bytes: d.Bytes, First: d.First, Last: d.Last}

@@ -15,10 +15,11 @@ import (
 	"github.com/containerd/errdefs"
 )
 
-// Paths of the control socket, which speaks HTTP: a GET of the status, and a POST that takes the denials.
+// Paths of the control socket, which speaks HTTP: a GET of the status, and a POST that takes the denials, or waits until there are some.
 const (
 	statusPath  = "/status"
 	denialsPath = "/denials"
+	awaitPath   = "/denials/await"
 )
 
 // controlServer serves the control socket; the zero value serves none.
@@ -42,6 +43,11 @@ func (s *Server) listenControl() (*controlServer, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+statusPath, func(w http.ResponseWriter, _ *http.Request) { s.tell(w, s.Status()) })
 	mux.HandleFunc("POST "+denialsPath, func(w http.ResponseWriter, _ *http.Request) { s.tell(w, s.TakeDenials()) })
+	mux.HandleFunc("POST "+awaitPath, func(w http.ResponseWriter, r *http.Request) {
+		if s.denials.await(r.Context()) && http.NewResponseController(w).SetWriteDeadline(time.Now().Add(controlTime)) == nil {
+			s.tell(w, s.TakeDenials())
+		}
+	})
 	c := &controlServer{http: &http.Server{Handler: mux, ReadHeaderTimeout: controlTime, WriteTimeout: controlTime, MaxHeaderBytes: 4096}, done: make(chan struct{})}
 	go func() {
 		defer close(c.done)
@@ -89,12 +95,24 @@ func (c Control) TakeDenials(ctx context.Context) ([]Denial, error) {
 	return list, err
 }
 
+// AwaitDenials is TakeDenials that waits until there are some, or the context ends.
+func (c Control) AwaitDenials(ctx context.Context) ([]Denial, error) {
+	var list []Denial
+	err := c.ask(ctx, http.MethodPost, awaitPath, &list)
+	return list, err
+}
+
 // maxControl bounds an answer: denialsInAll names.
 const maxControl = 32 << 20
 
 func (c Control) call(ctx context.Context, method, path string, into any) error {
 	ctx, cancel := context.WithTimeout(ctx, controlTime)
 	defer cancel()
+	return c.ask(ctx, method, path, into)
+}
+
+// ask is call without a time.
+func (c Control) ask(ctx context.Context, method, path string, into any) error {
 	transport := &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", c.Socket)

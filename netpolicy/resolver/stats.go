@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"cmp"
+	"context"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,27 @@ type denials struct {
 	mu    sync.Mutex
 	all   map[denialKey]*Denial
 	names map[uint32]int // how many of a phone there are
+	some  chan struct{}  // closed when there are some; nil while nobody waits
+}
+
+// await waits until there are some, and tells whether; else the context has ended.
+func (d *denials) await(ctx context.Context) bool {
+	d.mu.Lock()
+	if len(d.all) > 0 {
+		d.mu.Unlock()
+		return true
+	}
+	if d.some == nil {
+		d.some = make(chan struct{})
+	}
+	some := d.some
+	d.mu.Unlock()
+	select {
+	case <-some:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // add counts one question that was refused.
@@ -95,6 +117,10 @@ func (d *denials) add(slot uint32, name, reason string, rule int, now time.Time)
 	}
 	one.Count++
 	one.Last = now
+	if d.some != nil {
+		close(d.some)
+		d.some = nil
+	}
 }
 
 // take returns what was summed up, ordered by phone and name, and begins anew.

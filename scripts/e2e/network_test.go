@@ -158,6 +158,10 @@ func TestNetwork(t *testing.T) {
 	if h.connects("p1", "www.example.org:80", "500") || h.connects("p1", "www.example.com:81", "500") {
 		t.Error("a name or port that the policy does not allow leads to the server")
 	}
+	h.waitFor("denials of a name and of a port", func() bool {
+		out := h.ctl("net", "denials", "p1")
+		return strings.Contains(out, "www.example.org") && strings.Contains(out, server4) && strings.Contains(out, "192.168.77.2")
+	})
 	// What would be dropped is no success.
 	var dropped *exec.ExitError
 	out, err := h.command(t.Context(), "net", "test", "p1", "--to", server4+":81").Output()

@@ -1,6 +1,7 @@
 package render
 
 import (
+	"cmp"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -273,7 +274,7 @@ func (t *Denials) Append(w io.Writer, denials []*phonehostv1.Denial) error {
 		if d.GetProtectedClass() != 0 {
 			class = hyphened(word(d.GetProtectedClass().String(), "PROTECTED_CLASS_"))
 		}
-		err := t.table.Append(w, d.GetLastTime().AsTime().UTC().Format(time.DateTime), d.GetPhoneId(), direction(d.GetDirection()), ipProtocol(d.GetProtocol()), d.GetPeer(),
+		err := t.table.Append(w, d.GetLastTime().AsTime().UTC().Format(time.DateTime), d.GetPhoneId(), direction(d.GetDirection()), ipProtocol(d.GetProtocol()), cmp.Or(d.GetPeer(), d.GetName()),
 			port(d.GetPort()), DenialReason(d.GetReason()), class, rule(d.GetRule()), strconv.FormatUint(d.GetPackets(), 10))
 		if err != nil {
 			return err
@@ -314,7 +315,7 @@ func denialOf(e *phonehostv1.Event) *phonehostv1.Denial {
 		return n
 	}
 	d := &phonehostv1.Denial{
-		PhoneId: e.GetPhoneId(), Peer: at["peer"], Port: uint32(number("port")), Packets: number("packets"), Bytes: number("bytes"), LastTime: e.GetTime(),
+		PhoneId: e.GetPhoneId(), Name: at["name"], Peer: at["peer"], Port: uint32(number("port")), Packets: number("packets"), Bytes: number("bytes"), LastTime: e.GetTime(),
 		Direction:      phonehostv1.FlowDirection(phonehostv1.FlowDirection_value["FLOW_DIRECTION_"+strings.ToUpper(at["direction"])]),
 		Reason:         phonehostv1.DenialReason(phonehostv1.DenialReason_value["DENIAL_REASON_"+at["reason"]]),
 		ProtectedClass: phonehostv1.ProtectedClass(phonehostv1.ProtectedClass_value["PROTECTED_CLASS_"+at["class"]]),

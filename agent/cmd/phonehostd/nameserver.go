@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"sync"
+	"time"
 
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/nameserver"
+	"github.com/phonehost/phonehost/netpolicy"
+	"github.com/phonehost/phonehost/netpolicy/policy"
 	"github.com/phonehost/phonehost/netpolicy/resolver"
 	"github.com/phonehost/phonehost/runtime/service"
 )
@@ -35,14 +39,23 @@ func (a *agent) openNameServer(ctx context.Context) error {
 	specs := make(chan service.Spec, 1)
 	specs <- spec
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		host.Keep(keeping, specs, a.onNameServer)
-	}()
+	var tasks sync.WaitGroup
+	former := func() {}
+	tasks.Go(func() {
+		host.Keep(keeping, specs, func(c service.Change) {
+			a.onNameServer(c)
+			former()
+			if c.Err != nil || c.Ended {
+				return
+			}
+			reading, end := context.WithCancel(keeping)
+			former = end
+			tasks.Go(func() { a.readRefusals(reading, c.Instance) })
+		})
+	})
 	a.defers(func() error {
 		stop()
-		<-ended
+		tasks.Wait()
 		return nil
 	})
 	return nil
@@ -78,5 +91,36 @@ func (a *agent) onNameServer(c service.Change) {
 	default:
 		a.health.Clear(warnNames)
 		a.logger.Info("the phones' name server runs", "container", c.Instance.ID, "pid", c.Instance.PID)
+	}
+}
+
+// denialPause is the least time between two answers about names that were refused: what comes meanwhile is told together.
+const denialPause = time.Second
+
+// readRefusals reports the names that a name server refuses, until the context ends or the server does.
+func (a *agent) readRefusals(ctx context.Context, i service.Instance) {
+	control := nameserver.Control(i)
+	for {
+		list, err := control.AwaitDenials(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.logger.Debug("what the name server refuses is not reported any more", "container", i.ID, "error", err)
+			}
+			return
+		}
+		denials := make([]netpolicy.Denial, 0, len(list))
+		for _, d := range list {
+			denials = append(denials, netpolicy.Denial{
+				Phone: a.netpolicy.PhoneIn(d.Slot), Direction: policy.Egress, Name: d.Name, Reason: "NAME", Rule: d.Rule, Count: d.Count, First: d.First, Last: d.Last,
+			})
+		}
+		if a.network.Refused(ctx, denials) != nil {
+			return
+		}
+		select {
+		case <-time.After(denialPause):
+		case <-ctx.Done():
+			return
+		}
 	}
 }

@@ -1521,7 +1521,9 @@ type Denial struct {
 	// When the first was dropped.
 	FirstTime *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
 	// When the last was.
-	LastTime      *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	LastTime *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
+	// DNS name that the name server refused to resolve, with DENIAL_REASON_NAME; empty for packets. Then packets counts questions.
+	Name          string `protobuf:"bytes,13,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1638,6 +1640,13 @@ func (x *Denial) GetLastTime() *timestamppb.Timestamp {
 		return x.LastTime
 	}
 	return nil
+}
+
+func (x *Denial) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
 }
 
 // WatchDenialsRequest says whose denials.
@@ -2666,7 +2675,7 @@ const file_phonehost_v1_network_service_proto_rawDesc = "" +
 	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\"V\n" +
 	"\x12WatchFlowsResponse\x12(\n" +
 	"\x05flows\x18\x01 \x03(\v2\x12.phonehost.v1.FlowR\x05flows\x12\x16\n" +
-	"\x06missed\x18\x02 \x01(\x04R\x06missed\"\xd5\x03\n" +
+	"\x06missed\x18\x02 \x01(\x04R\x06missed\"\xe9\x03\n" +
 	"\x06Denial\x12\x19\n" +
 	"\bphone_id\x18\x01 \x01(\tR\aphoneId\x129\n" +
 	"\tdirection\x18\x02 \x01(\x0e2\x1b.phonehost.v1.FlowDirectionR\tdirection\x12\x1a\n" +
@@ -2681,7 +2690,8 @@ const file_phonehost_v1_network_service_proto_rawDesc = "" +
 	" \x01(\x04R\x05bytes\x129\n" +
 	"\n" +
 	"first_time\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tfirstTime\x127\n" +
-	"\tlast_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\"2\n" +
+	"\tlast_time\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\blastTime\x12\x12\n" +
+	"\x04name\x18\r \x01(\tR\x04name\"2\n" +
 	"\x13WatchDenialsRequest\x12\x1b\n" +
 	"\tphone_ids\x18\x01 \x03(\tR\bphoneIds\"^\n" +
 	"\x14WatchDenialsResponse\x12.\n" +
