@@ -21,10 +21,11 @@ const (
 	labPolicy = 5
 )
 
-// dropped and passed are what the programs return: TC_ACT_SHOT, and TC_ACT_UNSPEC for "go on".
+// What the programs return: TC_ACT_SHOT, TC_ACT_UNSPEC for "go on", and TC_ACT_REDIRECT for what goes back over the link.
 const (
-	dropped = 2
-	passed  = 0xffffffff
+	dropped  = 2
+	passed   = 0xffffffff
+	answered = 7
 )
 
 // lab is the programs in the kernel, with maps of their own and one phone. Nothing is attached; packets are run by BPF_PROG_TEST_RUN.
@@ -188,7 +189,8 @@ func key16(text string) [16]byte { return netip.MustParseAddr(text).As16() }
 type skbContext struct {
 	_       [2]uint32 // len, pkt_type
 	Mark    uint32
-	_       [7]uint32 // queue_mapping...ingress_ifindex
+	_       [6]uint32 // queue_mapping...priority
+	Ingress uint32    // ingress_ifindex
 	Ifindex uint32
 	_       uint32 // tc_index
 	CB      [5]uint32
@@ -253,7 +255,7 @@ func (l *lab) send(d policy.Direction, frame []byte) bpfReason {
 		if !quiet {
 			listed++
 		}
-	case got == passed:
+	case got == passed, got == answered && d == policy.Egress:
 		want.Packets[d]++
 		want.Bytes[d] += uint64(len(frame))
 	default:

@@ -7,15 +7,16 @@
  *
  *   1. the link has a phone (NO_PHONE), which is not cut off (CUT) and has a policy (NO_POLICY)
  *   2. it can be read in one way only, and is from the phone: parse.h
- *   3. ARP and neighbour discovery concern the phone itself: neighbour.h
+ *   3. ARP and neighbour discovery concern the phone itself: neighbour.h; and so does DHCP, which is answered here: dhcp.h
  *   4. it belongs to a flow that the policy of now allows, or may begin one: flow.h, policy.h; is an error about one: error.h; or a fragment
  *      of a packet that passed
  *
- * What passes goes on to whatever else is attached to the link.
+ * What passes goes on to whatever else is attached to the link; but for DHCP, which goes back.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
 
+#include "dhcp.h"
 #include "drop.h"
 #include "error.h"
 #include "flow.h"
@@ -61,6 +62,8 @@ inline int judge_kind(struct __sk_buff *skb, struct packet *p)
 		return judge_discovery(skb, p);
 	case KIND_ERROR:
 		return judge_error(skb, p);
+	case KIND_DHCP:
+		return judge_dhcp(skb, p);
 	default:
 		return judge_later(p);
 	}
@@ -93,7 +96,9 @@ int from_phone(struct __sk_buff *skb)
 {
 	struct packet p = { .direction = EGRESS };
 
-	return pass(skb, &p) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	if (!pass(skb, &p))
+		return TC_ACT_SHOT;
+	return p.kind == KIND_DHCP ? answer_dhcp(skb, &p) : TC_ACT_UNSPEC;
 }
 
 SEC("tc")

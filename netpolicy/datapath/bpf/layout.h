@@ -57,7 +57,7 @@ enum protocol_class {
 
 enum phone_flag {
 	PHONE_CUT = 1,	 /* nothing passes */
-	PHONE_DHCP = 2,	 /* kept for answers to DHCP; no program looks at it */
+	PHONE_DHCP = 2,	 /* DHCP is answered, with the phone's address */
 };
 
 /* Which link is which phone: hash "phones", by the ifindex of the host's end. */
@@ -144,7 +144,7 @@ struct flow {
 };
 
 #define RULE_DEFAULT 0xffffffffu /* no rule: the policy's default */
-#define RULE_GATEWAY 0xfffffffeu /* no rule: DNS and echo at the gateway */
+#define RULE_GATEWAY 0xfffffffeu /* no rule: DNS, DHCP and echo at the gateway */
 #define RULE_FORWARD 0xfffffffdu /* no rule: a port forward of the host */
 #define RULE_NONE 0xfffffffcu	 /* dropped before any rule was asked */
 

@@ -28,6 +28,7 @@ enum kind {
 	KIND_NEIGHBOUR = 2, /* neighbour discovery */
 	KIND_ERROR = 3,	    /* an ICMP error about a packet of a flow */
 	KIND_LATER = 4,	    /* a fragment other than the first */
+	KIND_DHCP = 5,	    /* a request of the phone, or the answer that it got */
 };
 
 struct packet {
@@ -55,6 +56,8 @@ struct packet {
 	__u8 bits;	  /* of the peer's protected prefix */
 	__u8 begins;	  /* it belongs to no flow that lives */
 	__u8 known;	  /* the link has a phone */
+	__u8 asked;	  /* by DHCP: enum dhcp_message */
+	__u8 answer;	  /* to it */
 } __attribute__((aligned(8)));
 
 /* Addresses of 16 bytes are aligned to 8 wherever they are held, but in packets. */
@@ -78,6 +81,14 @@ inline bool same4(const void *address, __be32 ip4)
 	return x[3] == ip4 && x[2] == MAPPED;
 }
 
+/* There is an IPv4 address in the 16 bytes. */
+inline bool has4(const void *address)
+{
+	const half *x = address;
+
+	return x[2] == MAPPED;
+}
+
 inline void map4(void *address, __be32 ip4)
 {
 	word *x = address;
@@ -86,6 +97,14 @@ inline void map4(void *address, __be32 ip4)
 	x[0] = 0;
 	y[2] = MAPPED;
 	y[3] = ip4;
+}
+
+/* The IPv4 address in 16 bytes. */
+inline __be32 ip4_of(const void *address)
+{
+	const half *x = address;
+
+	return x[3];
 }
 
 inline bool same_mac(const void *a, const void *b)

@@ -34,6 +34,9 @@
 #define ICMP6_ADVERTISEMENT 136
 #define ICMP6_REDIRECT 137
 
+#define DHCP_SERVER 67
+#define DHCP_CLIENT 68
+
 #define IP4_MORE 0x2000	  /* flags and offset of IPv4 */
 #define IP4_OFFSET 0x1fff
 #define IP6_MORE 0x0001	  /* and of the fragment header of IPv6 */
@@ -65,7 +68,7 @@ inline bool wrong_length(const struct packet *p, __u32 end)
 inline bool multicast4(const struct phone *phone, __be32 ip4)
 {
 	__u32 address = bpf_ntohl(ip4);
-	__u32 own = bpf_ntohl(((const half *)phone->ip4)[3]);
+	__u32 own = bpf_ntohl(ip4_of(phone->ip4));
 
 	if (address >> 28 == 0xe || address == 0xffffffff)
 		return true;
@@ -241,6 +244,34 @@ inline int check4(const struct packet *p, const struct phone *phone, __be32 sour
 	return same4(phone->ip4, target) ? REASON_NONE : REASON_NO_FLOW;
 }
 
+/* A datagram of DHCP between these addresses is the phone's, which may be without one, to its gateway or everybody; or what the phone gets for it. */
+inline bool dhcp_addresses(struct __sk_buff *skb, const struct packet *p, const struct phone *phone, __be32 source, __be32 target)
+{
+	if (p->direction == INGRESS)
+		return skb->ingress_ifindex == skb->ifindex && same4(phone->gateway4, source);
+	if (same4(phone->gateway4, target))
+		return same4(phone->ip4, source);
+	return target == 0xffffffff && (!source || same4(phone->ip4, source));
+}
+
+/* A whole datagram of DHCP, of a phone that has it (dhcp.h). Its addresses are not those of other packets. */
+inline bool is_dhcp(struct __sk_buff *skb, struct packet *p, const struct phone *phone, __be32 source, __be32 target)
+{
+	__u16 from = p->direction == EGRESS ? DHCP_CLIENT : DHCP_SERVER, to = p->direction == EGRESS ? DHCP_SERVER : DHCP_CLIENT;
+	__u16 ports[2] = {};
+
+	if (!(phone->flags & PHONE_DHCP) || p->key.protocol != IPPROTO_UDP || !has4(phone->ip4) || !has4(phone->gateway4))
+		return false;
+	if (!dhcp_addresses(skb, p, phone, source, target))
+		return false;
+	if (parse_udp(skb, p, ETH_HLEN + sizeof(struct iphdr), &ports[0], &ports[1]) || ports[0] != from || ports[1] != to)
+		return false;
+	p->kind = KIND_DHCP;
+	p->key.peer_port = DHCP_SERVER;
+	p->key.phone_port = DHCP_CLIENT;
+	return true;
+}
+
 inline int parse4(struct __sk_buff *skb, struct packet *p, const struct phone *phone)
 {
 	struct iphdr *ip;
@@ -264,6 +295,8 @@ inline int parse4(struct __sk_buff *skb, struct packet *p, const struct phone *p
 	if (ip->version != 4 || ip->ihl < 5 || length < ip->ihl * 4 || wrong_length(p, ETH_HLEN + length))
 		return REASON_MALFORMED;
 	p->room = length - sizeof(*ip);
+	if (!options && !(flags & (IP4_MORE | IP4_OFFSET)) && is_dhcp(skb, p, phone, source, target))
+		return REASON_NONE;
 	reason = check4(p, phone, source, target);
 	if (reason)
 		return reason;
