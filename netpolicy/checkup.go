@@ -199,8 +199,8 @@ func (c *Checkup) Conflicts(ctx context.Context) ([]Conflict, error) {
 	return c.nat.Conflicts(ctx)
 }
 
-// nameServerProgram is how the processes of the phones' name server are called.
-const nameServerProgram = "phonehostd"
+// nameServerPrograms are what the kernel calls the processes of the phones' name server: in the agent's container, and started by hand.
+var nameServerPrograms = []string{"service", "phonehostd"}
 
 // Squatters returns the processes that listen where the phones' name server has to, or on all addresses: "dnsmasq (pid 812) listens on 0.0.0.0:53".
 func (c *Checkup) Squatters() ([]string, error) {
@@ -212,7 +212,8 @@ func (c *Checkup) Squatters() ([]string, error) {
 				return nil, err
 			}
 			for _, l := range all {
-				if ours := l.Local.Addr() == gateway && strings.HasPrefix(l.Owner, nameServerProgram+" "); !ours {
+				program, _, _ := strings.Cut(l.Owner, " ")
+				if l.Local.Addr() != gateway || !slices.Contains(nameServerPrograms, program) {
 					found = append(found, l.Owner+" listens on "+l.Local.String())
 				}
 			}

@@ -41,6 +41,7 @@ func healthy(t *testing.T) *Host {
 		"proc/sys/fs/inotify/max_user_watches":   file("1048576\n"),
 		"proc/sys/kernel/pid_max":                file("4194304\n"),
 		"proc/sys/kernel/core_pattern":           file("core\n"),
+		"proc/sys/net/ipv6/conf/eth0/forwarding": file("0\n"),
 		"sys/kernel/btf/vmlinux":                 file("BTF"),
 		"sys/kernel/security/lsm":                file("lockdown,capability,apparmor,bpf\n"),
 		"etc/phonehost/agent.crt":                nil,
@@ -57,6 +58,7 @@ func healthy(t *testing.T) *Host {
 			Containerd:        func(context.Context) (string, error) { return "1.6.20~ds1", nil },
 			ContainerdAddress: "/run/containerd/containerd.sock",
 			Health:            health.New(nil),
+			Networks:          &networks{},
 		},
 		Root:    root,
 		Now:     func() time.Time { return now },
@@ -110,7 +112,7 @@ func TestHealthyHost(t *testing.T) {
 		}
 	}
 	want := strings.Fields("kernel cgroups containerd runc loop-devices ext4 inotify pid-max core-pattern btf bpf-lsm bpf-programs " +
-		"guard binder encoder certificates disk clock socket-group systemd health")
+		"guard network bpffs pools uplink forwarding attach connections bandwidth firewall port-53 name-server binder encoder certificates disk clock socket-group systemd health")
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
 	}

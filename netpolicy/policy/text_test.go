@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -235,5 +237,34 @@ func roundTrip(t *testing.T, p policy.Policy) {
 	}
 	if diff := cmp.Diff(p, again, byValue); diff != "" {
 		t.Errorf("%s\n%s", diff, text)
+	}
+}
+
+// The policy that docs/netpolicy.md explains is one, and says what the page says of it.
+func TestDocumentedPolicy(t *testing.T) {
+	page, err := os.ReadFile(filepath.Join("..", "..", "docs", "netpolicy.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, found := strings.Cut(string(page), "```\n# school.policy\n")
+	text, _, ended := strings.Cut(text, "```")
+	if !found || !ended {
+		t.Fatal("the page has no school.policy")
+	}
+	p, err := policy.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.Rules) != 5 || p.Default != policy.DenyAll {
+		t.Errorf("the policy is %+v", p)
+	}
+	for name, want := range map[string]bool{"www.example.com": true, "example.org": false} {
+		if got, _ := p.Resolves(name); got != want {
+			t.Errorf("that %s resolves is %t, want %t", name, got, want)
+		}
+	}
+	router := policy.Query{Direction: policy.Egress, Protocol: policy.TCP, Peer: netip.MustParseAddr("192.168.1.10"), Port: 80, ProtectedBits: 120}
+	if v := p.Evaluate(router); !v.Allow || v.Protected {
+		t.Errorf("a machine of the host's network that a rule names: %+v", v)
 	}
 }

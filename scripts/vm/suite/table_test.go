@@ -88,7 +88,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "encoder/wayland/wire"}},
 
 	{Suite: vm.Suite{Package: "netpolicy/netns"}, daily: true},
-	{Suite: vm.Suite{Package: "netpolicy/policy", Options: files("netpolicy/datapath/bpf/layout.h")}},
+	{Suite: vm.Suite{Package: "netpolicy/policy", Options: files("netpolicy/datapath/bpf/layout.h", "docs/netpolicy.md")}},
 
 	{Suite: vm.Suite{Package: "runtime/binder"}, daily: true},
 	{Suite: vm.Suite{Package: "runtime/cgroup"}, daily: true},
