@@ -1,7 +1,7 @@
 // Package nat owns one nftables table, "phonehost" of the family inet, and nothing else of the host's rules. In it are
 //
 //	guard     prerouting   raw - 5      what a phone sends from or to 127.0.0.0/8 is dropped
-//	begun     prerouting   mangle       times and number of the flows that phones begin
+//	begun     prerouting   mangle       times and number of the flows that phones begin; what is INVALID is dropped where the pool is hidden
 //	reached   postrouting  mangle       the same for flows that others begin to phones
 //	incoming  prerouting   dstnat - 5   forwards, for what arrives at the host
 //	own       output       dstnat - 5   forwards, for what the host's own processes send

@@ -116,6 +116,7 @@ const dstNAT = 1 << 5
 
 func translated() []expr.Any { return bits(expr.CtKeySTATUS, dstNAT) }
 func begins() []expr.Any     { return bits(expr.CtKeySTATE, expr.CtStateBitNEW) }
+func invalid() []expr.Any    { return bits(expr.CtKeySTATE, expr.CtStateBitINVALID) }
 
 // local matches destinations that are addresses of this host (RTN_LOCAL).
 func local() []expr.Any {

@@ -24,9 +24,17 @@ func (b *builder) guard() [][]expr.Any {
 	}
 }
 
-// begun gives the flows that phones begin their times, and drops new ones of a phone that has too many.
+// begun gives the flows that phones begin their times, and drops new ones of a phone that has too many. What conntrack takes for no part of
+// any flow is not translated: where the pool is hidden, it would leave with the phone's own address.
 func (b *builder) begun() [][]expr.Any {
-	return append(b.times(b.from()),
+	var unhidden rules
+	if b.cfg.Masquerade4 {
+		unhidden = append(unhidden, join(b.from(), ipv4.is(), invalid(), verdict(expr.VerdictDrop)))
+	}
+	if b.cfg.Masquerade6 {
+		unhidden = append(unhidden, join(b.from(), ipv6.is(), invalid(), verdict(expr.VerdictDrop)))
+	}
+	return append(append(unhidden, b.times(b.from())...),
 		b.count(b.from(), ipv4, "begun4", ipv4.loadSource()),
 		b.count(b.from(), ipv6, "begun6", ipv6.loadSource())).compact()
 }

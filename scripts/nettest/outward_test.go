@@ -2,7 +2,9 @@ package nettest
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
+	"net/netip"
 	"os/exec"
 	"testing"
 
@@ -113,10 +115,45 @@ func quiet(reason string) bool { return reason == "NEIGHBOUR" || reason == "MULT
 // unseen fails the test if any of the frames, or one with the mark, was seen beyond the attacker's link; what was seen is forgotten.
 func (s *scene) unseen(t *testing.T, frames [][]byte) {
 	t.Helper()
+	if frame := s.atServer.find(s.unhidden); frame != nil {
+		t.Errorf("a phone's own address was seen on %s: % x", s.atServer.name, frame)
+	}
 	for _, w := range []*watch{s.passed, s.atServer, s.atNeighbour} {
 		if frame := leaked(w, frames); frame != nil {
 			t.Errorf("on %s was seen % x", w.name, frame)
 		}
 		w.forget()
+	}
+}
+
+// unhidden tells of a frame whose source is a phone's own address, which masquerading should have replaced.
+func (s *scene) unhidden(frame []byte) bool {
+	switch binary.BigEndian.Uint16(frame[12:]) {
+	case unix.ETH_P_IP:
+		return s.cfg.Pool4.Contains(netip.AddrFrom4([4]byte(frame[26:30])))
+	case unix.ETH_P_IPV6:
+		return s.cfg.Pool6.Contains(netip.AddrFrom16([16]byte(frame[22:38])))
+	}
+	return false
+}
+
+// TestNothingLeavesUnhidden sends, within a connection, what the kernel's tracking takes for no part of it: it must not leave as it is.
+func TestNothingLeavesUnhidden(t *testing.T) {
+	s := newScene(t)
+	s.serve(s.server, ":80")
+	me := endOf(s.me)
+	for _, server := range []netip.Addr{server4, server6} {
+		conn := s.dial(t, s.namespace(s.me.ID), netip.AddrPortFrom(server, 80).String())
+		f := me.to(server, netip.MustParseAddrPort(conn.LocalAddr().String()).Port(), 80)
+		for _, flags := range []byte{ack, ack | psh, rst, rst | ack, fin | ack, syn | ack, syn, 0, fin | psh | urg} {
+			segment := f.tcp(flags, nil)
+			for _, number := range []uint32{0, 0x7fffffff, 0xdeadbeef} {
+				binary.BigEndian.PutUint32(segment[4:], number)
+				segment[16], segment[17] = 0, 0
+				binary.BigEndian.PutUint16(segment[16:], checksum(pseudo(f.From, f.To, unix.IPPROTO_TCP, len(segment)), segment))
+				s.send([][]byte{me.frame(f.packet(unix.IPPROTO_TCP, segment))})
+				s.unseen(t, nil)
+			}
+		}
 	}
 }
