@@ -180,20 +180,58 @@ func (w failingWriter) Write([]byte) (int, error) {
 	return 0, &os.PathError{Op: "write", Path: "stdout", Err: w.err}
 }
 
-func TestInterruptedWaitSaysHowToGoOn(t *testing.T) {
-	agent := withPhone(t)
-	if r := runWith(t.Context(), agent, nil, "create", "stuck-1", "--image", "testphone"); r.code != 0 {
-		t.Fatalf("%+v", r)
+// TestWaitThatEndsEarlySaysHowToGoOn ends waits for an operation once its progress has been seen: by Ctrl-C, and because their time is up.
+func TestWaitThatEndsEarlySaysHowToGoOn(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		end  error
+		want string
+	}{
+		{"interrupted", []string{"on", "stuck-1"}, context.Canceled, "interrupted"},
+		{"late", []string{"on", "stuck-1", "--timeout", "1h"}, context.DeadlineExceeded, "not done within --timeout 1h0m0s"},
+		{"wait interrupted", []string{"ops", "wait", "op-2"}, context.Canceled, "interrupted"},
+		{"wait late", []string{"ops", "wait", "op-2", "--timeout", "1h"}, context.DeadlineExceeded, "not done within --timeout 1h0m0s"},
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	stderr := &watchedWriter{on: "waiting for boot completed", do: cancel}
-	code := Run(ctx, Config{
-		Args: []string{"--host", "unix://" + agent.socket, "on", "stuck-1"}, Stdout: io.Discard, Stderr: stderr,
-	})
-	const want = "interrupted; op-2 goes on, wait for it again: `phonectl ops wait op-2`"
-	if code != exitFailed || !strings.Contains(stderr.String(), want) {
-		t.Errorf("exit code %d, said %q; want 1 and %q", code, stderr, want)
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			agent := withPhone(t)
+			if r := runWith(t.Context(), agent, nil, "create", "stuck-1", "--image", "testphone"); r.code != 0 {
+				t.Fatalf("%+v", r)
+			}
+			if tt.args[0] == "ops" {
+				if r := runWith(t.Context(), agent, nil, "on", "--no-wait", "stuck-1"); r.code != 0 {
+					t.Fatalf("%+v", r)
+				}
+			}
+			ctx := endedContext{t.Context(), tt.end, make(chan struct{})}
+			end := sync.OnceFunc(func() { close(ctx.done) })
+			defer end()
+			stderr := &watchedWriter{on: "waiting for boot completed", do: end}
+			code := Run(ctx, Config{Args: append([]string{"--host", "unix://" + agent.socket}, tt.args...), Stdout: io.Discard, Stderr: stderr})
+			want := tt.want + "; op-2 goes on, wait for it again: `phonectl ops wait op-2`"
+			if code != exitFailed || !strings.Contains(stderr.String(), want) {
+				t.Errorf("exit code %d, said %q; want 1 and %q", code, stderr, want)
+			}
+		})
+	}
+}
+
+// endedContext ends with err when done is closed: a context whose time is up at a moment that the test chooses.
+type endedContext struct {
+	context.Context
+	err  error
+	done chan struct{}
+}
+
+func (c endedContext) Done() <-chan struct{} { return c.done }
+
+func (c endedContext) Err() error {
+	select {
+	case <-c.done:
+		return c.err
+	default:
+		return nil
 	}
 }
 

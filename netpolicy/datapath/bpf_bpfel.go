@@ -151,15 +151,14 @@ type bpfPhone struct {
 	Slot       uint32
 	Policy     uint32
 	Flags      uint32
-	Upload     uint32
+	Prefix4    uint8
+	Pad        [3]uint8
 	Ip4        [16]uint8
 	Ip6        [16]uint8
 	Gateway4   [16]uint8
 	Gateway6   [16]uint8
 	Mac        [6]uint8
 	GatewayMac [6]uint8
-	Prefix4    uint8
-	Pad        [3]uint8
 }
 
 type bpfPhoneFlag uint32

@@ -53,7 +53,14 @@ func TestDenials(t *testing.T) {
 		{"echo reply", policy.Egress, out(peer4, pong4(7)), "NO_FLOW"},
 		{"echo reply of another number", policy.Egress, out(peer4, pong4(8)), "NO_FLOW"},
 		{"quiet", policy.Egress, out("224.0.0.251", udp(5353, 5353, nil)), "MULTICAST"},
-		{"quiet", policy.Egress, up2(arp(1, phoneMAC, phone4, neighbour4)), "NEIGHBOUR"},
+		{"quiet", policy.Egress, toHost(phone6, "ff02::1:ff00:9", discovery(135, neighbour6)), "NEIGHBOUR"},
+		{"quiet", policy.Egress, toHost("fe80::99", "ff02::2", discovery(133, "")), "NEIGHBOUR"},
+		{"quiet", policy.Ingress, ethernet(gatewayMAC, phoneMAC, 0x806, arp(1, gatewayMAC, gateway4, neighbour4)), "NEIGHBOUR"},
+		{"looks for a neighbour", policy.Egress, up2(arp(1, phoneMAC, phone4, neighbour4)), "NEIGHBOUR"},
+		{"looks for it once more", policy.Egress, up2(arp(1, phoneMAC, phone4, neighbour4)), "NEIGHBOUR"},
+		{"probes for it", policy.Egress, up2(arp(1, phoneMAC, "0.0.0.0", "10.213.0.8")), "NEIGHBOUR"},
+		{"looks for a peer on the internet", policy.Egress, up2(arp(1, phoneMAC, phone4, peer4)), "NEIGHBOUR"},
+		{"inverse ARP", policy.Egress, up2(arp(8, phoneMAC, phone4, "10.213.0.7")), "NEIGHBOUR"},
 	})
 	const byDefault, none = 0xffffffff, 0xfffffffc
 	want := map[bpfDenialKey]uint64{
@@ -62,6 +69,10 @@ func TestDenials(t *testing.T) {
 		{Peer: key16(peer4), Rule: byDefault, Port: 8080, Protocol: 6, Direction: 1, Reason: 17}: 2,
 		{Peer: key16(peer4), Rule: none, Protocol: 6, Reason: 11}:                                1,
 		{Peer: key16(peer4), Rule: none, Protocol: 1, Reason: 18}:                                2,
+		{Peer: key16(neighbour4), Rule: none, Reason: 12, Class: 1}:                              2,
+		{Peer: key16("10.213.0.8"), Rule: none, Reason: 12}:                                      1,
+		{Peer: key16(peer4), Rule: none, Reason: 12}:                                             1,
+		{Peer: key16("10.213.0.7"), Rule: none, Reason: 12}:                                      1,
 	}
 	got := pairs[bpfDenialKey, bpfDenial](t, l.denials)
 	for k, n := range want {

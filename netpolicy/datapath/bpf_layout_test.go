@@ -38,7 +38,7 @@ func TestLayout(t *testing.T) {
 		}
 	}
 	for name, pair := range map[string][2]uintptr{
-		"phone.ip4": {unsafe.Offsetof(bpfPhone{}.Ip4), 16}, "phone.mac": {unsafe.Offsetof(bpfPhone{}.Mac), 80}, "phone.prefix4": {unsafe.Offsetof(bpfPhone{}.Prefix4), 92},
+		"phone.ip4": {unsafe.Offsetof(bpfPhone{}.Ip4), 16}, "phone.mac": {unsafe.Offsetof(bpfPhone{}.Mac), 80}, "phone.prefix4": {unsafe.Offsetof(bpfPhone{}.Prefix4), 12},
 		"flow.rule": {unsafe.Offsetof(bpfFlow{}.Rule), 32}, "flow.packets": {unsafe.Offsetof(bpfFlow{}.Packets), 40}, "name_value.lease": {unsafe.Offsetof(bpfNameValue{}.Lease), 0},
 		"event.denial": {unsafe.Offsetof(bpfEvent{}.Denial), 112}, "denial_key.class": {unsafe.Offsetof(bpfDenialKey{}.Class), 25}, "verdict.rule": {unsafe.Offsetof(bpfVerdict{}.Rule), 4},
 	} {

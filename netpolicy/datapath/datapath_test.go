@@ -103,7 +103,7 @@ func TestPhones(t *testing.T) {
 	d := open(t, datapath.Config{})
 	link := device(t, "ph-1")
 	p := phoneIn(3)
-	p.Cut, p.DHCP, p.Upload = true, true, 17
+	p.Cut, p.DHCP = true, true
 	for range 2 { // the second time changes nothing
 		if err := d.SetPhone(link.Index, p); err != nil {
 			t.Fatal(err)

@@ -23,8 +23,6 @@ type Phone struct {
 	Cut bool
 	// DHCP lets its DHCP requests be answered.
 	DHCP bool
-	// Upload is the index of the link that shapes what it sends; 0: none.
-	Upload int
 	// IPv4 and IPv6 are its addresses, Gateway4 and Gateway6 the host's towards it; the zero value for a family that it has not.
 	IPv4, IPv6, Gateway4, Gateway6 netip.Addr
 	// Prefix4 is the length of the prefix that it believes its IPv4 network to have.
@@ -51,8 +49,6 @@ func (d *Datapath) check(p Phone) error {
 		return invalid("addresses %s and %s are not IPv6", p.IPv6, p.Gateway6)
 	case p.Prefix4 < 0 || p.Prefix4 > 32:
 		return invalid("IPv4 prefix length %d", p.Prefix4)
-	case p.Upload < 0:
-		return invalid("upload link %d", p.Upload)
 	}
 	return nil
 }
@@ -60,7 +56,7 @@ func (d *Datapath) check(p Phone) error {
 // inMap is the phone as the programs read it.
 func (p Phone) inMap() bpfPhone {
 	b := bpfPhone{
-		Slot: p.Slot, Policy: p.Policy, Flags: p.flags(), Upload: uint32(p.Upload), Ip4: bytes16(p.IPv4), Ip6: bytes16(p.IPv6),
+		Slot: p.Slot, Policy: p.Policy, Flags: p.flags(), Ip4: bytes16(p.IPv4), Ip6: bytes16(p.IPv6),
 		Gateway4: bytes16(p.Gateway4), Gateway6: bytes16(p.Gateway6), Prefix4: uint8(p.Prefix4),
 	}
 	copy(b.Mac[:], p.MAC)
@@ -86,7 +82,7 @@ const (
 
 func phoneOf(b bpfPhone) Phone {
 	return Phone{
-		Slot: b.Slot, Policy: b.Policy, Cut: b.Flags&flagCut != 0, DHCP: b.Flags&flagDHCP != 0, Upload: int(b.Upload),
+		Slot: b.Slot, Policy: b.Policy, Cut: b.Flags&flagCut != 0, DHCP: b.Flags&flagDHCP != 0,
 		IPv4: addrOf(b.Ip4), IPv6: addrOf(b.Ip6), Gateway4: addrOf(b.Gateway4), Gateway6: addrOf(b.Gateway6), Prefix4: int(b.Prefix4),
 		MAC: b.Mac[:], GatewayMAC: b.GatewayMac[:],
 	}

@@ -58,8 +58,9 @@ func TestTraffic(t *testing.T) {
 			}
 			return nil
 		})
-		if err != nil || byReason["RULE"] != 10 || byReason["NO_POLICY"] != 10 {
-			t.Errorf("denials are %v, %v; want 10 by a rule, 10 without a policy", byReason, err)
+		if err != nil || byReason["RULE"] != 10 || byReason["NO_POLICY"] < 10 {
+			// A connection that the test left may end meanwhile, and say so again and again.
+			t.Errorf("denials are %v, %v; want 10 by a rule, and at least 10 without a policy", byReason, err)
 		}
 	})
 }

@@ -44,8 +44,8 @@
 //   - what goes to the gateway (DNS, echo) passes prerouting too and has the same times and count. What the name server asks of its
 //     upstreams is the host's own and bounded by the name server.
 //   - TIME_WAIT, and LAST_ACK, have the time of a closed flow. Unacknowledged and retransmitted segments only shorten times.
-//     A segment that begins no connection does not pass the datapath, so none is picked up in the middle, which would count as
-//     established. Flows that are INVALID or untracked have no entry. No helper is attached, so there are no expectations.
+//     Of segments that begin no connection only those with an ACK from the phone pass the datapath, which then takes the flow for
+//     established, as conntrack does that picks it up in the middle. Flows that are INVALID or untracked have no entry. No helper is attached, so there are no expectations.
 //   - fragments are held by the kernel's reassembly, which has a limit of its own, and not in the table.
 //   - ICMP has no object of times: nft cannot load what it would list of one, and a host's saved rules would fail to load as a whole.
 //     The host's own time holds, net.netfilter.nf_conntrack_icmp_timeout (30 s), and the count.

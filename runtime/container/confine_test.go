@@ -198,9 +198,7 @@ func TestDataIsMountedInTheGuestOnly(t *testing.T) {
 	if err := h.engine.RemoveGuest(t.Context(), "p1"); err != nil {
 		t.Fatal(err)
 	}
-	if loops := h.loops(); len(loops) != 0 {
-		t.Errorf("loop devices after the guest's end: %v", loops)
-	}
+	h.noLoops("after the guest's end")
 }
 
 // TestLimitsAreInForce reads the limits where the kernel keeps them, and that the processes are where they hold.

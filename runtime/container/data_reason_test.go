@@ -59,16 +59,12 @@ func TestBootReason(t *testing.T) {
 			t.Errorf("%s: BootReason = %+v, %v", name, reason, err)
 		}
 	}
-	if loops := h.loops(); len(loops) != 0 {
-		t.Errorf("loop devices left: %v", loops)
-	}
+	h.noLoops("after BootReason")
 	if err := os.WriteFile(h.dataImage("p1", int(p.DataGeneration)), []byte(strings.Repeat("noise", 1<<20)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := h.engine.BootReason(t.Context(), p); err == nil || errdefs.IsNotFound(err) {
 		t.Errorf("BootReason of noise = %v", err)
 	}
-	if loops := h.loops(); len(loops) != 0 {
-		t.Errorf("loop devices left: %v", loops)
-	}
+	h.noLoops("after BootReason of noise")
 }

@@ -363,9 +363,7 @@ func TestStartThatCannotLeavesNothing(t *testing.T) {
 	if o := h.observe("p1"); o.Guest.Container || o.Display.State != container.TaskRunning {
 		t.Errorf("after the start: %+v", o)
 	}
-	if loops := h.loops(); len(loops) != 0 {
-		t.Errorf("loop devices: %v", loops)
-	}
+	h.noLoops("after the start")
 }
 
 func TestPrepareRefuses(t *testing.T) {

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -131,9 +129,7 @@ func (h *host) checkNothingLeft(ctx context.Context) {
 	if err != nil || len(ids) != 0 {
 		h.t.Errorf("phones left: %v, %v", ids, err)
 	}
-	if loops := h.loops(); len(loops) != 0 {
-		h.t.Errorf("loop devices left: %v", loops)
-	}
+	h.noLoops("at the end")
 	for _, dir := range cgroupDirs(h.config.CgroupRoot + "/*") {
 		if info, err := os.Stat(dir); err == nil && info.IsDir() {
 			h.t.Errorf("cgroup left: %s", dir)
@@ -145,29 +141,6 @@ func (h *host) checkNothingLeft(ctx context.Context) {
 			h.t.Errorf("left: %v, %v", left, err)
 		}
 	}
-}
-
-// loops lists the files of this host that loop devices have.
-func (h *host) loops() []string {
-	h.t.Helper()
-	return slices.Sorted(maps.Keys(h.loopDevices()))
-}
-
-// loopDevices are the loop devices that have files of this host, by file.
-func (h *host) loopDevices() map[string]string {
-	h.t.Helper()
-	files, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	found := make(map[string]string)
-	for _, file := range files {
-		name, err := os.ReadFile(file)
-		if err == nil && strings.HasPrefix(string(name), h.config.StateDir) {
-			found[strings.TrimSpace(string(name))] = "/dev/" + filepath.Base(filepath.Dir(filepath.Dir(file)))
-		}
-	}
-	return found
 }
 
 // cgroupDirs expands a pattern below every cgroup hierarchy.

@@ -3,6 +3,7 @@ package guard_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -122,8 +123,9 @@ func tryLinks(check func(string, error), host *os.File) {
 	there := nl.NewRtAttr(unix.IFLA_TARGET_NETNSID, nl.Uint32Attr(number))
 	name := nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("lo"))
 	send("link", unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, name)
-	send("link elsewhere", unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, there)
-	send("link elsewhere, behind its name", unix.RTM_SETLINK, unix.NLM_F_ACK, loopback, name, there)
+	send("link moved elsewhere", unix.RTM_NEWLINK, unix.NLM_F_ACK, loopback, there)
+	send("link moved elsewhere, behind its name", unix.RTM_SETLINK, unix.NLM_F_ACK, loopback, name, there)
+	send("removal elsewhere", unix.RTM_DELLINK, unix.NLM_F_ACK, nl.NewIfInfomsg(unix.AF_UNSPEC), nl.NewRtAttr(unix.IFLA_IFNAME, nl.ZeroTerminated("nosuch0")), there)
 	send("links elsewhere", unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC), there)
 	send("links", unix.RTM_GETLINK, unix.NLM_F_DUMP, nl.NewIfInfomsg(unix.AF_UNSPEC))
 	send("addresses elsewhere", unix.RTM_GETADDR, unix.NLM_F_DUMP, nl.NewIfAddrmsg(unix.AF_UNSPEC), nl.NewRtAttr(10, nl.Uint32Attr(number)))
@@ -151,14 +153,20 @@ func twoMessages(loopback *nl.IfInfomsg, there *nl.RtAttr) error {
 	return unix.Sendto(fd, append(first.Serialize(), second.Serialize()...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
+// otherLinks are messages about another network namespace, and what they meet without the programs: what there is can be read, there is no
+// such link to remove, and loopback goes nowhere.
+var otherLinks = map[string]string{
+	"links elsewhere": "done", "addresses elsewhere": "done", "removal elsewhere": "ENODEV", "link moved elsewhere": "EINVAL", "link moved elsewhere, behind its name": "EINVAL",
+	"link elsewhere, the second of two messages": "done", // whose answer is not awaited
+}
+
 // refused are what fails for a guest with EPERM, and would not fail so without the programs.
-var refused = []string{
+var refused = append([]string{
 	"mount proc", "mount sysfs", "mount debugfs", "mount tracefs", "mount securityfs", "mount devtmpfs", "mount pstore", "mount ext4", "mount nosuchfs", "remount",
 	"write devices.allow", "write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
 	"write /proc/sys/user/max_user_namespaces", "write /proc/sys/kernel/shmmax", "write /proc/irq/default_smp_affinity",
 	"write /sys/kernel/mm/transparent_hugepage/enabled", "read /proc/kallsyms", "read /proc/kpagecount", "chmod /proc/meminfo", "chmod /sys",
-	"link elsewhere", "link elsewhere, behind its name", "links elsewhere", "addresses elsewhere", "link elsewhere, the second of two messages",
-}
+}, slices.Collect(maps.Keys(otherLinks))...)
 
 // tried runs try in a cgroup and returns what it met.
 func tried(t *testing.T, cgroup string) map[string]string {
@@ -257,6 +265,11 @@ func TestVMGuard(t *testing.T) {
 		for _, what := range refused {
 			if before[what] == "EPERM" {
 				t.Errorf("without a guard: %s meets EPERM", what)
+			}
+		}
+		for what, want := range otherLinks {
+			if before[what] != want {
+				t.Errorf("without a guard: %s meets %s, want %s", what, before[what], want)
 			}
 		}
 		g, err := guard.Open(guard.Config{Dir: dir, Level: level})

@@ -7,6 +7,9 @@ import (
 	"runtime"
 	"unsafe"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -26,6 +29,44 @@ var calls = map[string]func() error{
 	"network-of-1":   enterNetwork,
 	"new-network":    func() error { return unix.Unshare(unix.CLONE_NEWNET) },
 	"new-user":       func() error { return unix.Unshare(unix.CLONE_NEWUSER) },
+}
+
+// own are programs of the phone's own on its own end, which root may have.
+var own = map[string]func() error{"bounce": bounce, "reflect": reflect}
+
+// bounce sends all that eth0 receives back to the other end of its link, by traffic control, as if it had come in there.
+func bounce() error {
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.SchedCLS, License: "GPL", Instructions: asm.Instructions{
+		asm.Mov.Imm(asm.R1, int32(eth0.Attrs().Index)), asm.Mov.Imm(asm.R2, 0), asm.FnRedirectPeer.Call(), asm.Return(),
+	}})
+	if err != nil {
+		return err
+	}
+	attrs := netlink.QdiscAttrs{LinkIndex: eth0.Attrs().Index, Parent: netlink.HANDLE_CLSACT, Handle: netlink.MakeHandle(0xffff, 0)}
+	if err := netlink.QdiscAdd(&netlink.GenericQdisc{QdiscAttrs: attrs, QdiscType: "clsact"}); err != nil {
+		return err
+	}
+	return netlink.FilterAdd(&netlink.BpfFilter{
+		FilterAttrs: netlink.FilterAttrs{LinkIndex: eth0.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Protocol: unix.ETH_P_ALL, Priority: 1}, Fd: prog.FD(), Name: "bounce", DirectAction: true,
+	})
+}
+
+// reflect does the same by XDP.
+func reflect() error {
+	const xdpTx = 3
+	eth0, err := netlink.LinkByName("eth0")
+	if err != nil {
+		return err
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, xdpTx), asm.Return()}})
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetXdpFd(eth0, prog.FD())
 }
 
 // bpf makes a call with arguments that are all zero, or those given.

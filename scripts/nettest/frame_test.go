@@ -146,14 +146,6 @@ func (f flow) packet(protocol byte, payload []byte) []byte {
 	return ip6(f.From, f.To, protocol, payload)
 }
 
-// kind is the Ethernet type of an address's family.
-func kind(a netip.Addr) uint16 {
-	if a.Is4() {
-		return unix.ETH_P_IP
-	}
-	return unix.ETH_P_IPV6
-}
-
 // icmpOf is the number of ICMP in an address's family.
 func icmpOf(a netip.Addr) byte {
 	if a.Is4() {

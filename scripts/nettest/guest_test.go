@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/gob"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -164,19 +165,44 @@ func programs() []specs.Mount {
 	return mounts
 }
 
-// do carries an order out in the phone.
-func (g *guest) do(o order) outcome {
-	g.t.Helper()
+// do carries an order out in the phone. Any goroutine may call it.
+func (g *guest) do(o order) (r outcome) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	var r outcome
-	if err := g.in.Encode(o); err != nil {
-		g.t.Fatalf("in %s: %v", g.id, err)
+	err := g.in.Encode(o)
+	if err == nil {
+		err = g.out.Decode(&r)
 	}
-	if err := g.out.Decode(&r); err != nil {
-		g.t.Fatalf("in %s: %v", g.id, err)
+	if err != nil {
+		return outcome{Err: fmt.Sprintf("the process in %s does not answer: %v", g.id, err)}
 	}
 	return r
+}
+
+// keepSending sends frames, so many times at once, until what it returns is called, which tells how many frames were sent.
+func (g *guest) keepSending(frames [][]byte, times int) (stop func() (sent int)) {
+	var sending sync.WaitGroup
+	ended := make(chan struct{})
+	sent := 0
+	sending.Go(func() {
+		for {
+			select {
+			case <-ended:
+				return
+			default:
+			}
+			if r := g.do(order{Frames: frames, Times: times}); r.Err != "" {
+				g.t.Errorf("%s sends: %s", g.id, r.Err)
+				return
+			}
+			sent += times * len(frames)
+		}
+	})
+	return func() int {
+		close(ended)
+		sending.Wait()
+		return sent
+	}
 }
 
 // send sends frames by eth0.

@@ -18,9 +18,11 @@ type order struct {
 	// Frames are sent as they are by eth0, one after another, Times over.
 	Frames [][]byte
 	Times  int
+	// Large frames have struct virtio_net_hdr before them, which says how they are to be cut.
+	Large bool
 	// Args are a program and its arguments.
 	Args []string
-	// Call is the name of one of calls.
+	// Call is the name of one of calls, or of own.
 	Call string
 }
 
@@ -51,11 +53,14 @@ func (o order) carryOut() outcome {
 	var err error
 	switch {
 	case len(o.Frames) > 0:
-		err = sendFrames(o.Frames, max(o.Times, 1))
+		err = o.sendFrames()
 	case len(o.Args) > 0:
 		return run(o.Args)
 	default:
 		call, found := calls[o.Call]
+		if !found {
+			call, found = own[o.Call]
+		}
 		if !found {
 			err = fmt.Errorf("there is no call %q", o.Call)
 			break
@@ -81,7 +86,7 @@ func run(args []string) outcome {
 }
 
 // sendFrames sends from one processor, so that the frames arrive in their order.
-func sendFrames(frames [][]byte, times int) error {
+func (o order) sendFrames() error {
 	runtime.LockOSThread()
 	var cpus unix.CPUSet
 	cpus.Set(0)
@@ -97,8 +102,13 @@ func sendFrames(frames [][]byte, times int) error {
 		return err
 	}
 	defer unix.Close(fd)
-	for range times {
-		for i, f := range frames {
+	if o.Large {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1); err != nil {
+			return err
+		}
+	}
+	for range max(o.Times, 1) {
+		for i, f := range o.Frames {
 			if err := send(fd, &unix.SockaddrLinklayer{Ifindex: eth0.Index}, f); err != nil {
 				return fmt.Errorf("frame %d of %d bytes: %w", i, len(f), err)
 			}

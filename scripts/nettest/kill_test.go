@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -112,33 +111,15 @@ func TestNothingPassesWhileTheEngineIsKilled(t *testing.T) {
 		all.frames = append(all.frames, a.frames...)
 	}
 	const lives = 25
-	stop := make(chan struct{})
-	var attacking sync.WaitGroup
-	sent := 0
-	attacking.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			s.guest.send(all.frames...)
-			sent += len(all.frames)
-		}
-	})
+	stop := s.guest.keepSending(all.frames, 1)
 	rounds := 0
 	for range lives {
 		rounds += s.oneLife(t)
 		talk()
 	}
-	close(stop)
-	attacking.Wait()
+	sent := stop()
 	s.send(nil)
-	for _, w := range []*watch{s.passed, s.atServer, s.atNeighbour} {
-		if frame := leaked(w, all.frames); frame != nil {
-			t.Errorf("on %s was seen % x", w.name, frame)
-		}
-	}
+	s.unseen(t, all.frames)
 	s.open()
 	for _, p := range []netpolicy.Phone{s.neighbour, s.me} {
 		s.policy("ports", ports)

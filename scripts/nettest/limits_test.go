@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -66,20 +65,7 @@ func TestAFloodMeetsItsOwnLimit(t *testing.T) {
 	w.serve(w.server, ":80")
 	frames := flood(endOf(me))
 	guest.send(frames...) // its table is full from here on
-	stop := make(chan struct{})
-	var flooding sync.WaitGroup
-	sent := len(frames)
-	flooding.Go(func() {
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				guest.send(frames[:6000]...)
-				sent += 6000
-			}
-		}
-	})
+	stop := guest.keepSending(frames[:6000], 10)
 	most := 0
 	for i := range connections {
 		conn, err := connect(beside, "tcp", net.JoinHostPort(server4.String(), "80"), patience)
@@ -95,8 +81,7 @@ func TestAFloodMeetsItsOwnLimit(t *testing.T) {
 		}
 		conn.Close()
 	}
-	close(stop)
-	flooding.Wait()
+	sent := stop()
 	status, err := w.engine.Status(t.Context(), me.ID)
 	if err != nil {
 		t.Fatal(err)

@@ -95,12 +95,7 @@ func TestNothingPassesThatMustNot(t *testing.T) {
 func (s *scene) attack(t *testing.T, a attack) {
 	before := s.dropped(s.me.ID)
 	s.send(append(a.prepares, a.frames...))
-	for _, w := range []*watch{s.passed, s.atServer, s.atNeighbour} {
-		if frame := leaked(w, a.frames); frame != nil {
-			t.Errorf("on %s was seen % x", w.name, frame)
-		}
-		w.forget()
-	}
+	s.unseen(t, a.frames)
 	after := s.dropped(s.me.ID)
 	if n := after[a.reason] - before[a.reason]; n != uint64(len(a.frames)) && !(quiet(a.reason) && n > uint64(len(a.frames))) {
 		t.Errorf("%d frames were dropped as %s, of %d", n, a.reason, len(a.frames))
@@ -114,3 +109,14 @@ func (s *scene) attack(t *testing.T, a attack) {
 
 // quiet tells of a reason that a phone's own kernel gives all the time.
 func quiet(reason string) bool { return reason == "NEIGHBOUR" || reason == "MULTICAST" }
+
+// unseen fails the test if any of the frames, or one with the mark, was seen beyond the attacker's link; what was seen is forgotten.
+func (s *scene) unseen(t *testing.T, frames [][]byte) {
+	t.Helper()
+	for _, w := range []*watch{s.passed, s.atServer, s.atNeighbour} {
+		if frame := leaked(w, frames); frame != nil {
+			t.Errorf("on %s was seen % x", w.name, frame)
+		}
+		w.forget()
+	}
+}

@@ -93,11 +93,7 @@ int from_phone(struct __sk_buff *skb)
 {
 	struct packet p = { .direction = EGRESS };
 
-	if (!pass(skb, &p))
-		return TC_ACT_SHOT;
-	if (p.upload && p.kind != KIND_ARP && p.kind != KIND_NEIGHBOUR)
-		return bpf_redirect(p.upload, 0);
-	return TC_ACT_UNSPEC;
+	return pass(skb, &p) ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 SEC("tc")

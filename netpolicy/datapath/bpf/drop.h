@@ -4,8 +4,9 @@
  * that are alike, and an event for each new element. Nothing here changes a verdict.
  *
  * For each phone: the counts in "denials" (those that the reader took away included) and counters.unlisted together are the sum of
- * counters.dropped, but for REASON_NEIGHBOUR and REASON_MULTICAST, which are counted only: every Linux and every Android sends such
- * packets when it starts. Packets of links without a phone (REASON_NO_PHONE) are not counted at all.
+ * counters.dropped, but for what is quiet and counted only: REASON_MULTICAST, and REASON_NEIGHBOUR in neighbour discovery and in what the
+ * host asks by ARP. Every Linux and every Android sends such packets when it starts. What a phone asks by ARP about others is listed: a
+ * phone that looks for its neighbours shows by nothing else. Packets of links without a phone (REASON_NO_PHONE) are not counted at all.
  */
 #pragma once
 
@@ -109,7 +110,15 @@ inline bool list_denial(const struct packet *p, __u8 reason)
 	return true;
 }
 
-/* Counts a packet that is dropped, and lists it unless the reason is one of the quiet ones. */
+/* Dropped packets that everybody sends, and that are not listed. */
+inline bool is_quiet(const struct packet *p, __u32 reason)
+{
+	if (reason == REASON_NEIGHBOUR)
+		return p->kind != KIND_ARP || p->direction != EGRESS;
+	return reason == REASON_MULTICAST;
+}
+
+/* Counts a packet that is dropped, and lists it unless it is quiet. */
 function int count_dropped(const struct packet *p, __u32 reason)
 {
 	struct counters *c;
@@ -120,7 +129,7 @@ function int count_dropped(const struct packet *p, __u32 reason)
 	if (!c)
 		return 0;
 	c->dropped[reason] += p->segments;
-	if (reason == REASON_NEIGHBOUR || reason == REASON_MULTICAST)
+	if (is_quiet(p, reason))
 		return 0;
 	if (!list_denial(p, reason))
 		c->unlisted += p->segments;

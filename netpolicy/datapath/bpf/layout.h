@@ -65,15 +65,14 @@ struct phone {
 	__u32 slot;	/* index in the maps that have an element for each phone */
 	__u32 policy;	/* slot of the policy, index in "policies" */
 	__u32 flags;	/* enum phone_flag */
-	__u32 upload;	/* ifindex of the link that shapes what the phone sends, or 0 */
+	__u8 prefix4;	/* length of the phone's IPv4 prefix, 0..32 */
+	__u8 pad[3];
 	__u8 ip4[16];	/* the phone's address; all zero: it has none */
 	__u8 ip6[16];
 	__u8 gateway4[16];
 	__u8 gateway6[16];
 	__u8 mac[6];	     /* of the phone's end */
 	__u8 gateway_mac[6]; /* of the host's end */
-	__u8 prefix4;	     /* length of the phone's IPv4 prefix, 0..32 */
-	__u8 pad[3];
 };
 
 /*

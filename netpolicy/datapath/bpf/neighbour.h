@@ -2,7 +2,8 @@
 /*
  * ARP and neighbour discovery: how a phone and the host's end of its link find each other, and nothing else. The phone may speak for
  * its own addresses only: those that it was given, and the link-local one that follows from its MAC address. The host would remember
- * others, in a table that all phones share. What phones ask about others is dropped without a word, since every guest does that.
+ * others, in a table that all phones share. What a phone asks about others is dropped; by ARP, where no guest has to, with an entry in
+ * "denials" that names whom it asked for.
  *
  * What the host asks and answers is let through when it concerns this phone.
  */
@@ -134,7 +135,6 @@ inline int arp_from_phone(struct packet *p, const struct phone *phone, const str
 
 	if (!same_mac(arp->sender_mac, phone->mac))
 		return REASON_SPOOFED_MAC;
-	map4(p->key.peer, target);
 	/* A probe: is the phone's own address free? (RFC 5227) */
 	if (!sender)
 		return same4(phone->ip4, target) ? REASON_NONE : REASON_NEIGHBOUR;
@@ -159,11 +159,11 @@ function int judge_arp(struct __sk_buff *skb, struct packet *p)
 		return REASON_MALFORMED;
 	if (arp.hardware != bpf_htons(ARP_ETHERNET) || arp.type != bpf_htons(ETH_P_IP) || arp.hardware_size != ETH_ALEN || arp.size != 4)
 		return REASON_MALFORMED;
+	map4(p->key.peer, load4(p->direction == EGRESS ? arp.target : arp.sender));
 	if (!is_operation(&arp))
 		return REASON_NEIGHBOUR;
 	if (p->direction == EGRESS)
 		return arp_from_phone(p, phone, &arp);
-	map4(p->key.peer, load4(arp.sender));
 	return same4(phone->ip4, load4(arp.target)) ? REASON_NONE : REASON_NEIGHBOUR;
 }
 

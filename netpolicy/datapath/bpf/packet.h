@@ -39,7 +39,6 @@ struct packet {
 	__u32 ifindex;	  /* of the phone's link */
 	__u32 slot;	  /* of the phone */
 	__u32 policy;	  /* slot of its policy */
-	__u32 upload;	  /* as struct phone has it */
 	__u32 length;	  /* of the frame */
 	__u32 segments;	  /* packets that it stands for: a large one is cut later */
 	__u32 transport;  /* offset of what follows the IP header */

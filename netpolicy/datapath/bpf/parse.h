@@ -442,7 +442,6 @@ function int read_packet(struct __sk_buff *skb, struct packet *p)
 	p->segments = skb->gso_segs ?: 1;
 	p->slot = phone->slot;
 	p->policy = phone->policy;
-	p->upload = phone->upload;
 	if (phone->flags & PHONE_CUT)
 		return REASON_CUT;
 	header = get_header(get_policy(p));

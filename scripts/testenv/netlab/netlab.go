@@ -215,8 +215,11 @@ func (n Namespace) Wire(t testing.TB, near, far []string) netlink.Link {
 	return link
 }
 
-// configure gives a link addresses, without duplicate address detection, and brings it up.
+// configure gives a link addresses and brings it up. None of them, the one that the kernel adds included, waits for duplicate address detection.
 func configure(link netlink.Link, addresses []string) error {
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+link.Attrs().Name+"/accept_dad", []byte("0"), 0); err != nil {
+		return err
+	}
 	for _, text := range addresses {
 		address, err := netlink.ParseAddr(text)
 		if err != nil {
