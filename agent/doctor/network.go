@@ -151,7 +151,7 @@ func checkFirewall(ctx context.Context, h *Host) Finding {
 		return warn("start a phone, which switches forwarding on, and run phonectl doctor again", "%v", err)
 	}
 	if err != nil {
-		return warn("run the agent as root", "whether rules of this host drop what phones send could not be tried: %v", err)
+		return warn("run the agent as root, on a kernel with CONFIG_NF_TABLES_INET and CONFIG_PACKET (modprobe af_packet)", "whether rules of this host drop what phones send could not be tried: %v", err)
 	}
 	if len(conflicts) == 0 {
 		return ok("no rules of this host drop what phones send")
@@ -166,7 +166,7 @@ func checkFirewall(ctx context.Context, h *Host) Finding {
 func checkPort53(_ context.Context, h *Host) Finding {
 	found, err := h.Networks.Squatters()
 	if err != nil {
-		return warn("", "what listens on port 53 is not known: %v", err)
+		return warn("modprobe tcp_diag udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG)", "what listens on port 53 is not known: %v", err)
 	}
 	if len(found) > 0 {
 		return bad("have it listen on addresses of its own (dnsmasq: bind-interfaces and except-interface=ph-*; named: listen-on and listen-on-v6; unbound: interface)",
@@ -179,7 +179,7 @@ func checkNameServer(ctx context.Context, h *Host) Finding {
 	asked, err := h.Networks.NameServer(ctx)
 	switch {
 	case err != nil && !asked:
-		return warn("", "the name server cannot be asked: %v", err)
+		return warn("run phonectl doctor again", "the name server cannot be asked: %v", err)
 	case err != nil:
 		return bad("see the checks port-53 and firewall, and what it logs; the agent starts it again by itself", "phones have no names: %v", err)
 	case !asked:
