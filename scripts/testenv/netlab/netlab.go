@@ -207,17 +207,27 @@ func (n Namespace) Wire(t testing.TB, near, far []string) netlink.Link {
 		if err := configure(eth0, far); err != nil {
 			return err
 		}
-		return defaults(eth0, near)
+		return errors.Join(defaults(eth0, near), detectDuplicates(eth0, true))
 	})
-	if err != nil {
+	if err := errors.Join(err, detectDuplicates(link, true)); err != nil {
 		t.Fatal(fmt.Errorf("wire %s: %w", n.Name, err))
 	}
 	return link
 }
 
+// detectDuplicates says whether a link's new IPv6 addresses wait for duplicate address detection, as they do on a host. Not those that a
+// link begins with, the kernel's included: who waits for them waits for a second.
+func detectDuplicates(link netlink.Link, on bool) error {
+	value := "0"
+	if on {
+		value = "1"
+	}
+	return os.WriteFile("/proc/sys/net/ipv6/conf/"+link.Attrs().Name+"/accept_dad", []byte(value), 0)
+}
+
 // configure gives a link addresses and brings it up. None of them, the one that the kernel adds included, waits for duplicate address detection.
 func configure(link netlink.Link, addresses []string) error {
-	if err := os.WriteFile("/proc/sys/net/ipv6/conf/"+link.Attrs().Name+"/accept_dad", []byte("0"), 0); err != nil {
+	if err := detectDuplicates(link, false); err != nil {
 		return err
 	}
 	for _, text := range addresses {
