@@ -24,7 +24,7 @@ func TestMain(m *testing.M) { os.Exit(netlab.Run(m)) }
 
 // world is a host with an uplink to a server, and phones.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    netpolicy.Config
 	engine *netpolicy.Engine
 	server netlab.Namespace
@@ -36,7 +36,8 @@ const (
 	server6 = "2001:4860::2"
 )
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
+	t.Helper()
 	testenv.Root(t)
 	w := &world{t: t, server: netlab.Make(t, "server")}
 	w.server.Wire(t, []string{"192.168.77.1/24", "fd00:77::1/64"}, []string{"192.168.77.2/24", "fd00:77::2/64"})
@@ -97,6 +98,14 @@ func (w *world) ensure(p netpolicy.Phone) netlab.Namespace {
 		w.t.Fatal(err)
 	}
 	return netlab.Namespace{Name: p.ID, Path: w.cfg.NetNS.Path(p.ID)}
+}
+
+// remove removes a phone's network.
+func (w *world) remove(id string) {
+	w.t.Helper()
+	if err := w.engine.Remove(w.t.Context(), id); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // policy puts a policy in force.

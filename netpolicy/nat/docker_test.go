@@ -7,14 +7,13 @@ import (
 
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	"github.com/phonehost/phonehost/netpolicy/policy"
-	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // startDockerd starts dockerd with nothing of its own but what it does to the network. It is no package of scripts/deps: where it is
 // installed it takes charge of the machine's forwarding.
 func startDockerd(t testing.TB) {
 	t.Helper()
-	testenv.Tool(t, "dockerd")
+	installed(t, "dockerd")
 	dir := t.TempDir()
 	socket := "unix://" + filepath.Join(dir, "docker.sock")
 	finally(t, "ip", "link", "del", "docker0")

@@ -56,8 +56,8 @@ func waitFor(t testing.TB, name string, args ...string) {
 // no package of scripts/deps: where it is installed it takes charge of the machine.
 func startFirewalld(t testing.TB) {
 	t.Helper()
-	testenv.Tool(t, "firewall-cmd")
-	testenv.Tool(t, "firewalld")
+	installed(t, "firewall-cmd")
+	installed(t, "firewalld")
 	dir := t.TempDir()
 	socket := "/run/dbus/system_bus_socket" // in the mount namespace of the test
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {

@@ -9,13 +9,12 @@ import (
 
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	"github.com/phonehost/phonehost/netpolicy/policy"
-	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // startUfw enables ufw as it is delivered, with a copy of its configuration. It is no package of scripts/deps, like the others.
 func startUfw(t testing.TB) {
 	t.Helper()
-	testenv.Tool(t, "ufw")
+	installed(t, "ufw")
 	config := filepath.Join(t.TempDir(), "ufw")
 	if err := os.CopyFS(config, os.DirFS("/etc/ufw")); err != nil {
 		t.Fatal(err)

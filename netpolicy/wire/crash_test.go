@@ -116,3 +116,14 @@ func TestKilledAtAnyTime(t *testing.T) {
 		l.nothing(t, p, "a kill")
 	}
 }
+
+// removeAll removes all that a phone has.
+func (l lab) removeAll(tb testing.TB, id string) {
+	tb.Helper()
+	if err := l.Remove(tb.Context(), id); err != nil {
+		tb.Fatal(err)
+	}
+	if err := l.names.Delete(id); err != nil {
+		tb.Fatal(err)
+	}
+}

@@ -135,7 +135,8 @@ func (l lab) pings(t testing.TB, n netlab.Namespace, args ...string) bool {
 func (l lab) reaches(t testing.TB, id string) {
 	t.Helper()
 	for _, to := range []string{server4, server6, Gateway(pool4).String(), Gateway(pool6).String()} {
-		if !l.pings(t, l.guest(id), to) {
+		// The kernel brings local routes of IPv6 from a work queue, moments after the address.
+		if !l.pings(t, l.guest(id), "-c20", "-i0.2", "-W1", "-w20", "-o", to) {
 			t.Errorf("phone %s does not reach %s\n%s", id, to, l.guest(id).Run(t, "sh", "-c", "ip addr; ip route; ip -6 route; ip neigh"))
 		}
 	}

@@ -42,6 +42,7 @@ func TestGuestsThatMountNeedAGuard(t *testing.T) {
 	}
 	// testphone's guests mount nothing, and need none.
 	p.Profile = "testphone"
+	h.prepare(p) // its files are others
 	if err := h.engine.StartGuest(t.Context(), p); err != nil {
 		t.Error(err)
 	}

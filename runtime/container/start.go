@@ -248,8 +248,12 @@ func (e *Engine) createRecord(ctx context.Context, id string, role Role, record 
 
 func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, m making) error {
 	pid, err := e.createTask(ctx, id, role, mounts, m.terminal)
+	if err = unavailable(err); errdefs.IsNotFound(err) {
+		// containerd still takes away what a dead agent has asked it to make, and so what is made now: another try finds it done.
+		return fmt.Errorf("create its task: %v: %w", err, errdefs.ErrAborted)
+	}
 	if err != nil {
-		return fmt.Errorf("create its task: %w", unavailable(err))
+		return fmt.Errorf("create its task: %w", err)
 	}
 	if err := reached(role, "created"); err != nil {
 		return err

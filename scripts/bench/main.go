@@ -98,7 +98,8 @@ func suites() []suite {
 		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
 			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
 		}},
-		{"./netpolicy/wire", "^BenchmarkPhoneNetwork$", "100x", []row{
+		{"./netpolicy", "^Benchmark(PhoneNetwork|PolicyChange)$", "100x", []row{
+			{"PolicyChange", "a changed policy of 1000 rules in force for 100 phones : nft, a set of as many", "ms", "nft_ms", "ratio", 1, "ms"},
 			{"PhoneNetwork", "a phone's network made and removed : ip, sysctl and nft", "ms", "commands_ms", "ratio", 0.5, "ms"},
 			{"PhoneNetwork", "a phone's network made : ip, sysctl and nft", "up_ms", "commands_up_ms", "up_ratio", 0.5, "ms"},
 		}},

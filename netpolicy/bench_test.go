@@ -1,34 +1,31 @@
-package wire
+package netpolicy_test
 
 import (
 	"fmt"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/phonehost/phonehost/netpolicy/policy"
+	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
-// BenchmarkPhoneNetwork measures a phone's network from nothing to a link that is up, and back to nothing, against the commands that whoever
-// does it by hand would type, in turns. Both make the same: a namespace, a pair, addresses, routes and neighbours of both families,
-// forwarding. Commands of nft belong to the address of a phone in a set, which ours does not need: the programs know their phone by its link.
+// BenchmarkPhoneNetwork measures a phone's network from nothing to a link that is up and judged by a policy, and back to nothing, against
+// the commands that whoever does it by hand would type, in turns. Both make the same: a namespace, a pair, addresses, routes and neighbours
+// of both families, forwarding, and what lets the phone through: its programs and tables here, elements of two sets of nft there.
 func BenchmarkPhoneNetwork(b *testing.B) {
-	l := newLab(b)
-	run(b, "nft", "add table inet peer; add set inet peer phones { type ipv4_addr; }; add set inet peer phones6 { type ipv6_addr; }")
-	p := phone("bench", 7)
-	if _, err := l.Ensure(b.Context(), p); err != nil { // what is done once for the host is no part of it
-		b.Fatal(err)
-	}
-	l.removeAll(b, p.ID)
+	w := newWorld(b)
+	netlab.Host().Run(b, "nft", "add table inet peer; add set inet peer phones { type ipv4_addr; }; add set inet peer phones6 { type ipv6_addr; }")
+	p := phone(7)
+	w.ensure(p) // what is done once for the host is no part of it
+	w.remove(p.ID)
 	var ours, peer, up, peerUp time.Duration
 	for b.Loop() {
 		start := time.Now()
-		if _, err := l.Ensure(b.Context(), p); err != nil {
-			b.Fatal(err)
-		}
-		if err := l.Up(b.Context(), p); err != nil {
-			b.Fatal(err)
-		}
+		w.ensure(p)
 		up += time.Since(start)
-		l.removeAll(b, p.ID)
+		w.remove(p.ID)
 		ours += time.Since(start)
 
 		start = time.Now()
@@ -46,14 +43,55 @@ func BenchmarkPhoneNetwork(b *testing.B) {
 	b.ReportMetric(float64(up)/float64(peerUp), "up_ratio")
 }
 
-func (l lab) removeAll(tb testing.TB, id string) {
-	tb.Helper()
-	if err := l.Remove(tb.Context(), id); err != nil {
-		tb.Fatal(err)
+// BenchmarkPolicyChange measures a changed policy of 1000 rules from its text until it judges every packet of its 100 phones, against nft
+// replacing a set of as many networks, in turns.
+func BenchmarkPolicyChange(b *testing.B) {
+	w := newWorld(b)
+	netlab.Host().Run(b, "nft", "add table inet peer; add set inet peer networks { type ipv4_addr; flags interval; }")
+	texts := [2]string{rules(0), rules(1)}
+	w.policy("thousand", texts[0])
+	for slot := range uint32(100) {
+		p := phone(slot)
+		p.Policy = "thousand"
+		w.ensure(p)
 	}
-	if err := l.names.Delete(id); err != nil {
-		tb.Fatal(err)
+	var ours, peer time.Duration
+	for i := 1; b.Loop(); i++ {
+		text := texts[i%2]
+		start := time.Now()
+		w.policy("thousand", text)
+		ours += time.Since(start)
+
+		start = time.Now()
+		cmd := exec.CommandContext(b.Context(), "nft", "-f", "-")
+		cmd.Stdin = strings.NewReader("flush set inet peer networks; add element inet peer networks { " + strings.Join(networks(i%2), ", ") + " }\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			b.Fatalf("%v\n%s", err, out)
+		}
+		peer += time.Since(start)
 	}
+	n := float64(b.N) * float64(time.Millisecond)
+	b.ReportMetric(float64(ours)/n, "ms")
+	b.ReportMetric(float64(peer)/n, "nft_ms")
+	b.ReportMetric(float64(ours)/float64(peer), "ratio")
+}
+
+// networks returns 1000 networks, others for another kind.
+func networks(kind int) []string {
+	list := make([]string, 1000)
+	for i := range list {
+		list[i] = fmt.Sprintf("%d.%d.%d.0/24", 20+kind, i/256, i%256)
+	}
+	return list
+}
+
+// rules returns a policy of 1000 rules.
+func rules(kind int) string {
+	text := "default " + policy.DenyAll.String() + "\n"
+	for _, network := range networks(kind) {
+		text += "allow egress tcp " + network + " 443\n"
+	}
+	return text
 }
 
 // plainSetup is what makes a phone's network by hand.
