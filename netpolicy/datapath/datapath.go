@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -164,22 +165,22 @@ func (d *Datapath) restore() error {
 
 // clearOrphans empties what no phone has: slots, addresses, forwards, names.
 func (d *Datapath) clearOrphans() error {
-	for slot := range d.maps.flows.MaxEntries() {
+	flows, err := occupied(d.maps.flows)
+	if err != nil {
+		return err
+	}
+	denials, err := occupied(d.maps.denials)
+	if err != nil {
+		return err
+	}
+	slots := append(flows, denials...)
+	slices.Sort(slots)
+	for _, slot := range slices.Compact(slots) {
 		if _, owned := d.owner(slot); owned {
 			continue
 		}
-		flows, err := hasInner(d.maps.flows, slot)
-		if err != nil {
-			return err
-		}
-		denials, err := hasInner(d.maps.denials, slot)
-		if err != nil {
-			return err
-		}
-		if flows || denials {
-			if err := d.emptySlot(slot); err != nil {
-				return fmt.Errorf("slot %d: %w", slot, err)
-			}
+		if err := d.emptySlot(slot); err != nil {
+			return fmt.Errorf("slot %d: %w", slot, err)
 		}
 	}
 	orphan := func(slot uint32) bool { _, owned := d.owner(slot); return !owned }

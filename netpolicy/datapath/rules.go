@@ -49,8 +49,12 @@ func (d *Datapath) UnloadPolicy(slot uint32) error {
 
 // LoadedPolicies returns the policies that are in force, by slot.
 func (d *Datapath) LoadedPolicies() (map[uint32]LoadedPolicy, error) {
+	slots, err := occupied(d.maps.policies)
+	if err != nil {
+		return nil, classed(err)
+	}
 	all := map[uint32]LoadedPolicy{}
-	for slot := range uint32(maxPolicies) {
+	for _, slot := range slots {
 		m, err := inner(d.maps.policies, slot)
 		if err != nil {
 			return nil, classed(err)

@@ -99,6 +99,31 @@ func hasInner(outer *ebpf.Map, slot uint32) (bool, error) {
 	return true, nil
 }
 
+// lookers is how many ask an array of maps at once. Linux 6.1 waits for a grace period of RCU, some ms to tens of ms, in each look-up of an element;
+// those who ask at once share one.
+const lookers = 64
+
+// occupied returns the slots of an array of maps that have one, in order.
+func occupied(outer *ebpf.Map) ([]uint32, error) {
+	has, errs := make([]bool, outer.MaxEntries()), make([]error, lookers)
+	var asking sync.WaitGroup
+	for first := range lookers {
+		asking.Go(func() {
+			for slot := first; slot < len(has) && errs[first] == nil; slot += lookers {
+				has[slot], errs[first] = hasInner(outer, uint32(slot))
+			}
+		})
+	}
+	asking.Wait()
+	var slots []uint32
+	for slot, yes := range has {
+		if yes {
+			slots = append(slots, uint32(slot))
+		}
+	}
+	return slots, errors.Join(errs...)
+}
+
 // keyed are locks by number. Those of different numbers do not hold one another up.
 type keyed struct {
 	mu   sync.Mutex
