@@ -2,7 +2,6 @@ package netpolicy_test
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"net"
 	"os"
@@ -12,7 +11,6 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/scripts/testenv"
-	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
 // dhcpEvents is what udhcpc runs: it tells what has happened, and with what.
@@ -69,7 +67,6 @@ func TestDHCPClient(t *testing.T) {
 		_ = cmd.Wait()                          // ended by the signal
 	}
 
-	renewLease(t, ns)
 	status, err := w.engine.Status(t.Context(), p.ID)
 	if err != nil {
 		t.Fatal(err)
@@ -84,43 +81,5 @@ func TestDHCPClient(t *testing.T) {
 	}
 	if n, from, err := server.ReadFromUDP(make([]byte, 1500)); !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the host hears %d bytes from %v, %v", n, from, err)
-	}
-}
-
-// renewLease asks the gateway for the phone's own address again by a socket of the kernel's, which leaves the checksum to the link.
-func renewLease(t *testing.T, ns netlab.Namespace) {
-	t.Helper()
-	var conn *net.UDPConn
-	request := make([]byte, 240, 244)
-	err := ns.Do(func() (err error) {
-		eth0, err := net.InterfaceByName("eth0")
-		if err != nil {
-			return err
-		}
-		copy(request[28:], eth0.HardwareAddr)
-		conn, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(10, 213, 1, 2), Port: 68})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	copy(request, []byte{1, 1, 6, 0, 1, 2, 3, 4, 0, 0, 0, 0, 10, 213, 1, 2})
-	copy(request[236:], []byte{0x63, 0x82, 0x53, 0x63})
-	request = append(request, 53, 1, 3, 255)
-	if _, err := conn.WriteToUDP(request, &net.UDPAddr{IP: net.IPv4(10, 213, 0, 1), Port: 67}); err != nil {
-		t.Fatal(err)
-	}
-	if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	answer := make([]byte, 1500)
-	n, from, err := conn.ReadFromUDP(answer)
-	if err != nil {
-		t.Fatalf("nobody answers: %v", err)
-	}
-	ack := []byte{0x63, 0x82, 0x53, 0x63, 53, 1, 5}
-	if n != 300 || from.String() != "10.213.0.1:67" || !bytes.Equal(answer[4:8], request[4:8]) || !bytes.Equal(answer[16:20], request[12:16]) || !bytes.Equal(answer[236:243], ack) {
-		t.Errorf("from %s come %x", from, answer[:n])
 	}
 }

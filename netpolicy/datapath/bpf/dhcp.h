@@ -167,6 +167,7 @@ function int judge_dhcp(struct __sk_buff *skb, struct packet *p)
 	struct dhcp_request request = {};
 	struct phone *phone;
 	struct dhcp d = {};
+	__u8 zero;
 	int reason;
 
 	if (!p)
@@ -175,6 +176,15 @@ function int judge_dhcp(struct __sk_buff *skb, struct packet *p)
 	if (!phone)
 		return REASON_NO_PHONE;
 	if (p->direction == EGRESS) {
+		/*
+		 * Zero, which the verifier must not know: before Linux 6.7 it looks at one step of bpf_loop, and takes for dead what needs
+		 * what several steps have found.
+		 */
+		zero = p->answer;
+		request.requested = zero;
+		request.server = zero;
+		request.message = zero;
+		request.whole = zero;
 		reason = read_dhcp(skb, phone, &d, &request);
 		reason = reason ?: choose_answer(p, phone, &d, &request);
 		if (reason)
