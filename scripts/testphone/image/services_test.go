@@ -9,6 +9,7 @@ import (
 func TestServiceThatDoesNotEndIsKilled(t *testing.T) {
 	p := newPhone(t, "ro.build.shutdown_timeout=2")
 	p.boot()
+	p.await("init.svc_debug_pid.composer", func(v string) bool { return v != "" }) // it may just be started again
 	p.sh("kill -STOP $(getprop init.svc_debug_pid.composer)")
 	p.ask("shutdown")
 	p.line("shutdown: ending services, at most 2s")

@@ -157,6 +157,9 @@ func TestSameAsLocal(t *testing.T) {
 		}
 		// Prints of one test without newline are followed by one at its end: T.Output does that.
 		w.Output, g.Output = canonical(w.Output), canonical(g.Output)
+		if name == "TestNoNewline" { // when something else is printed meanwhile, a line is ended before it: who comes first is chance
+			w.Output, g.Output = strings.ReplaceAll(w.Output, "\n", ""), strings.ReplaceAll(g.Output, "\n", "")
+		}
 		if diff := cmp.Diff(w, g); diff != "" {
 			t.Errorf("%s (-local +replayed):\n%s", name, diff)
 		}
