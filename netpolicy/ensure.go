@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"golang.org/x/sync/errgroup"
@@ -155,15 +156,23 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	delete(e.phones, id)
 	delete(e.expected, id)
 	e.mu.Unlock()
-	errs := []error{e.translate(ctx), e.data.Detach(id)}
-	if index := links[id]; index != 0 {
-		errs = append(errs, e.data.RemovePhone(index))
-	}
-	errs = append(errs, shape.Clear(ctx, id), e.wire.Remove(ctx, id), e.cfg.NetNS.Delete(id))
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(e.translate(ctx), shape.Clear(ctx, id), e.disconnect(ctx, id, links[id]), e.data.Detach(id), e.cfg.NetNS.Delete(id)); err != nil {
 		return fmt.Errorf("remove the network of %s: %w", id, err)
 	}
 	return nil
+}
+
+// disconnect removes the phone's link, whose programs go with it, and beside it what its slot has: the kernel has to be waited for in both.
+// index is 0 for a link without programs.
+func (e *Engine) disconnect(ctx context.Context, id string, index int) error {
+	var link, slot error
+	var both sync.WaitGroup
+	both.Go(func() { link = e.wire.Remove(ctx, id) })
+	if index != 0 {
+		both.Go(func() { slot = e.data.RemovePhone(index) })
+	}
+	both.Wait()
+	return errors.Join(link, slot)
 }
 
 // Sweep removes what belongs to no phone of those in keep and is called by none's name: what a crash left half made.
