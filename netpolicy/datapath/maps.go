@@ -40,8 +40,11 @@ func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, ta
 	all[bpfMapFlows].InnerMap.MaxEntries = c.MaxFlows
 	all[bpfMapPolicies].InnerMap.Flags |= mmapable
 	all[bpfMapProtected].InnerMap.Flags |= mmapable
+	for _, outer := range []string{bpfMapFlows, bpfMapDenials, bpfMapPolicies, bpfMapProtected} {
+		all[outer].InnerMap = plain(all[outer])
+	}
 	return all, tables{
-		flows: plain(all[bpfMapFlows]), denials: plain(all[bpfMapDenials]), policies: plain(all[bpfMapPolicies]), protected: plain(all[bpfMapProtected]),
+		flows: all[bpfMapFlows].InnerMap, denials: all[bpfMapDenials].InnerMap, policies: all[bpfMapPolicies].InnerMap, protected: all[bpfMapProtected].InnerMap,
 	}
 }
 
@@ -51,7 +54,8 @@ const (
 	mmapable   = 1 << 10 // BPF_F_MMAPABLE
 )
 
-// plain is the spec of an inner map without type information, of which each map would bring a copy of its own.
+// plain is the spec of an inner map without type information, of which each map would bring a copy of its own. It is the one that the outer
+// map is made with, too: Linux 6.1 puts no map without into one that was made for maps with it.
 func plain(outer *ebpf.MapSpec) *ebpf.MapSpec {
 	s := outer.InnerMap.Copy()
 	s.Name, s.Key, s.Value = outer.Name, nil, nil
