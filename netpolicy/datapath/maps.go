@@ -44,7 +44,7 @@ func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, ta
 		all[outer].InnerMap = plain(all[outer])
 	}
 	return all, tables{
-		flows: plain(all[bpfMapFlows]), denials: plain(all[bpfMapDenials]), policies: plain(all[bpfMapPolicies]), protected: plain(all[bpfMapProtected]),
+		flows: all[bpfMapFlows].InnerMap, denials: all[bpfMapDenials].InnerMap, policies: all[bpfMapPolicies].InnerMap, protected: all[bpfMapProtected].InnerMap,
 	}
 }
 

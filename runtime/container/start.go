@@ -248,12 +248,8 @@ func (e *Engine) createRecord(ctx context.Context, id string, role Role, record 
 
 func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mount.Mount, m making) error {
 	pid, err := e.createTask(ctx, id, role, mounts, m.terminal)
-	if err = unavailable(err); errdefs.IsNotFound(err) {
-		// containerd still takes away what a dead agent has asked it to make, and so what is made now: another try finds it done.
-		return fmt.Errorf("create its task: %v: %w", err, errdefs.ErrAborted)
-	}
 	if err != nil {
-		return fmt.Errorf("create its task: %w", err)
+		return fmt.Errorf("create its task: %w", takenAway(err))
 	}
 	if err := reached(role, "created"); err != nil {
 		return err
@@ -268,9 +264,18 @@ func (e *Engine) runTask(ctx context.Context, id string, role Role, mounts []mou
 	}
 	_, err = e.client.TaskService().Start(ctx, &tasks.StartRequest{ContainerID: containerID(id, role)})
 	if err != nil {
-		return fmt.Errorf("start its task: %w", unavailable(err))
+		return fmt.Errorf("start its task: %w", takenAway(err))
 	}
 	return reached(role, "started")
+}
+
+// takenAway classes an error about a task that is being made. One that is not found is no lasting one: containerd still takes away what a dead
+// agent has asked it to make, and so what is made now; another try finds it done.
+func takenAway(err error) error {
+	if err = unavailable(err); errdefs.IsNotFound(err) {
+		return fmt.Errorf("%v: %w", err, errdefs.ErrAborted)
+	}
+	return err
 }
 
 // reached marks a boundary in the making of a container, "guest/created". It returns an error only where a test asks for one.
