@@ -85,7 +85,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*sync.Mutex{}}
+	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*sync.Mutex{}, watch: watchers{joined: make(chan struct{}, 1)}}
 	if e.wire, err = wire.New(wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Logger: c.Logger}); err != nil {
 		return nil, err
 	}

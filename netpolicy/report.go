@@ -12,9 +12,10 @@ import (
 // denialWindow is for how long denials are gathered before they are reported.
 const denialWindow = time.Second
 
-// watchers are those who are told what happens. A watcher that does not keep up misses what it has no room for; for denials it is
-// told their number with the next ones (Denial.Count adds up).
+// watchers are those who are told what happens. A watcher of flows that does not keep up misses what it has no room for. Denials stay in the
+// kernel until there is somebody to tell, who has room.
 type watchers struct {
+	joined  chan struct{} // has something when a watcher of denials has come
 	mu      sync.Mutex
 	denials map[chan []Denial]struct{}
 	flows   map[chan Flow]struct{}
@@ -22,6 +23,12 @@ type watchers struct {
 
 // Denials reports dropped packets, those of a second that are alike as one, until the context ends; the channel is closed then.
 func (e *Engine) Denials(ctx context.Context) <-chan []Denial {
+	defer func() {
+		select {
+		case e.watch.joined <- struct{}{}:
+		default:
+		}
+	}()
 	return subscribe(ctx, &e.watch.mu, &e.watch.denials, 16)
 }
 
@@ -48,16 +55,18 @@ func subscribe[T any](ctx context.Context, mu *sync.Mutex, set *map[chan T]struc
 	return c
 }
 
-// publish hands a value to all of a set that have room for it.
-func publish[T any](mu *sync.Mutex, set *map[chan T]struct{}, value T) {
+// publish hands a value to all of a set that have room for it, and tells whether there was one.
+func publish[T any](mu *sync.Mutex, set *map[chan T]struct{}, value T) (told bool) {
 	mu.Lock()
 	defer mu.Unlock()
 	for c := range *set {
 		select {
 		case c <- value:
+			told = true
 		default:
 		}
 	}
+	return told
 }
 
 // readEvents passes on what the programs tell, until the context ends: flows to their watchers, and the slots of phones with new denials.
@@ -82,9 +91,10 @@ func (e *Engine) readEvents(ctx context.Context, dropped chan<- uint32) {
 // reportDenials reads the denials of phones that have new ones, a second after the first of them, until the context ends. Nothing is read
 // while nothing is dropped.
 func (e *Engine) reportDenials(ctx context.Context, dropped <-chan uint32) {
-	window := time.NewTimer(0) // what was dropped before is read at once
+	window := time.NewTimer(denialWindow)
+	window.Stop()
 	defer window.Stop()
-	pending := map[uint32]bool{}
+	pending := map[uint32]bool{} // what was dropped before there was an engine is read as soon as somebody is there to be told
 	for slot := range e.slots() {
 		pending[slot] = true
 	}
@@ -95,31 +105,53 @@ func (e *Engine) reportDenials(ctx context.Context, dropped <-chan uint32) {
 				window.Reset(denialWindow)
 			}
 			pending[slot] = true
+		case <-e.watch.joined:
+			window.Reset(0)
 		case <-window.C:
 			for slot := range pending {
-				e.drain(slot)
+				if e.drain(slot) {
+					delete(pending, slot)
+				}
 			}
-			clear(pending)
+			if len(pending) > 0 && e.watched() {
+				window.Reset(denialWindow)
+			}
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// drain reports the denials of the phone in a slot.
-func (e *Engine) drain(slot uint32) {
+// watched tells whether there is a watcher of denials.
+func (e *Engine) watched() bool {
+	e.watch.mu.Lock()
+	defer e.watch.mu.Unlock()
+	return len(e.watch.denials) > 0
+}
+
+// errNobody: there is no watcher that has room.
+var errNobody = errors.New("nobody is there to be told")
+
+// drain reports the denials of the phone in a slot, and tells whether that is done with.
+func (e *Engine) drain(slot uint32) (done bool) {
 	id := e.slots()[slot]
 	err := e.data.DrainDenials(slot, func(list []datapath.Denial) error {
 		told := make([]Denial, len(list))
 		for i, d := range list {
 			told[i] = denial(id, d)
 		}
-		publish(&e.watch.mu, &e.watch.denials, told)
+		if !publish(&e.watch.mu, &e.watch.denials, told) {
+			return errNobody // they stay, and come again
+		}
 		return nil
 	})
+	if errors.Is(err, errNobody) {
+		return false
+	}
 	if err != nil {
 		e.log.Warn("denials are not reported", "slot", slot, "phone_id", id, "error", err)
 	}
+	return true
 }
 
 // ids returns the phones whose networks are up, by slot.

@@ -34,7 +34,9 @@ func (a *agent) openNameServer(ctx context.Context) error {
 	}
 	spec, err := a.nameServer()
 	if err != nil {
-		return err
+		// One that runs already goes on; phones and the API do not depend on it.
+		a.onNameServer(service.Change{Err: err})
+		return nil
 	}
 	specs := make(chan service.Spec, 1)
 	specs <- spec
