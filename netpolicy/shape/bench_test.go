@@ -15,7 +15,7 @@ import (
 // Payload that arrives is given as a share of the limit, and what a queue costs as the round trip of small packets less the distance.
 func BenchmarkBandwidth(b *testing.B) {
 	for _, far := range []time.Duration{0, 20 * time.Millisecond} {
-		for _, rate := range []uint64{1, 10, 20, 100, 500, 1000} {
+		for _, rate := range []uint64{1, 2, 5, 10, 20, 100, 500, 1000} {
 			if far > 0 && rate > 100 {
 				continue // this process is the line, and has other things to do
 			}
