@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/packages"
@@ -141,7 +142,7 @@ func watcher(t testing.TB, recheck time.Duration) *packages.Watcher {
 	t.Helper()
 	w := packages.NewWatcher(slog.New(slog.NewTextHandler(t.Output(), nil)))
 	t.Cleanup(w.Close)
-	w.SetPace(recheck, 300*time.Millisecond, time.Second)
+	w.SetPace(recheck, 300*time.Millisecond, 3*time.Second)
 	return w
 }
 
@@ -209,4 +210,18 @@ func (g guest) start() (inside guest, kill func()) {
 		g.t.Fatalf("the first process says %q, %v", line, err)
 	}
 	return guest{g.t, fmt.Sprintf("/proc/%d/root", cmd.Process.Pid)}, kill
+}
+
+// awaitList is wantList for a list that took several steps to come: a slow machine may see it missing between them.
+func awaitList(t testing.TB, updates <-chan packages.Update, want ...string) {
+	t.Helper()
+	for {
+		u := next(t, updates)
+		if u.Err == nil && u.Table != nil && fmt.Sprint(names(u.Table.All())) == fmt.Sprint(want) {
+			return
+		}
+		if !errdefs.IsNotFound(u.Err) {
+			t.Fatalf("%v was told, %v; want %v", u.Table, u.Err, want)
+		}
+	}
 }

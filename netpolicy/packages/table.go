@@ -162,11 +162,14 @@ func parseLine(line string) (Package, error) {
 	return p, nil
 }
 
-// checkName checks the name of a package by the characters that Android's installer lets into one
-// (FrameworkParsingPackageUtils.validateName).
+// checkName checks the name of a package by what Android's installer lets into one: its characters (FrameworkParsingPackageUtils.validateName), and
+// that a directory can have it.
 func checkName(name string) error {
 	if len(name) > MaxName {
 		return fmt.Errorf("the name %q has %d bytes; want at most %d", clip(name), len(name), MaxName)
+	}
+	if name == "." || name == ".." {
+		return fmt.Errorf("the name %q is a directory's; want that of a package", name)
 	}
 	for _, c := range []byte(name) {
 		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && c != '_' && c != '.' {

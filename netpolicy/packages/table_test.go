@@ -111,6 +111,7 @@ func TestParseRefuses(t *testing.T) {
 		"name with a zero":             {"com.a\x00b 10102 0 /d s none\n", errdefs.ErrDataLoss, `has a '\x00'`},
 		"name that is not UTF-8":       {"com.\xff 10102 0 /d s none\n", errdefs.ErrDataLoss, `has a 'ÿ'`},
 		"name with a blank of Unicode": {"com.a\u00a0b 10102 0 /d s none\n", errdefs.ErrDataLoss, "names of packages are"},
+		"name of a directory":          {".. 10102 0 /d s none\n", errdefs.ErrDataLoss, `".." is a directory's`},
 		"long name":                    {long + "a 10102 0 /d s none\n", errdefs.ErrDataLoss, "has 256 bytes; want at most 255"},
 		"very long name":               {strings.Repeat("a", 1<<20) + " 1 0 /d s none\n", errdefs.ErrDataLoss, `aaa..." has 1048576 bytes`},
 		"no uid":                       {"com.a x 0 /d s none\n", errdefs.ErrDataLoss, `com.a has the uid "x"; want one of user 0, 0..19999`},
