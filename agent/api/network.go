@@ -321,8 +321,13 @@ func (s *networkServer) watchable(ids []string) error {
 	return nil
 }
 
+// watcher collects items for one reader (*feed.Watcher).
+type watcher[T any] interface {
+	Next(ctx context.Context) (items []T, missed uint64, err error)
+}
+
 // follow sends what a watcher gets until the call ends. Its headers go at once: who has them misses nothing of what follows.
-func follow[T any](call grpc.ServerStream, w *network.Watcher[T], send func([]T, uint64) error) error {
+func follow[T any](call grpc.ServerStream, w watcher[T], send func([]T, uint64) error) error {
 	if err := call.SendHeader(nil); err != nil {
 		return err
 	}

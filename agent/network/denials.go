@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/feed"
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
@@ -16,21 +17,21 @@ import (
 // readDenials hands what was dropped to the watchers, and summed up to the journal, until the engine has no more. What is left untold then
 // is told.
 func (m *Manager) readDenials(denials <-chan []netpolicy.Denial) {
-	sums := newSums()
+	sums := feed.NewSums(summing)
 	timer := time.NewTimer(0)
 	timer.Stop()
 	defer timer.Stop()
 	take := func(batch []netpolicy.Denial) {
-		m.denials.send(batch...)
+		m.denials.Send(batch...)
 		for _, d := range batch {
-			sums.add(d)
+			sums.Add(d)
 		}
 	}
 	for {
 		select {
 		case batch, more := <-denials:
 			if !more {
-				m.tell(sums.take(time.Now(), true))
+				m.tell(sums.Take(time.Now(), true))
 				return
 			}
 			take(batch)
@@ -39,8 +40,8 @@ func (m *Manager) readDenials(denials <-chan []netpolicy.Denial) {
 		case <-timer.C:
 		}
 		now := time.Now()
-		m.tell(sums.take(now, false))
-		if next := sums.next(now); !next.IsZero() {
+		m.tell(sums.Take(now, false))
+		if next := sums.Next(now); !next.IsZero() {
 			timer.Reset(time.Until(next))
 		} else {
 			timer.Stop()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/feed"
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
@@ -60,80 +61,6 @@ func TestDenialsAreSummedUp(t *testing.T) {
 	})
 }
 
-// TestDenialsAreBounded has one phone meet thousands of peers for ten minutes, and another one meet few.
-func TestDenialsAreBounded(t *testing.T) {
-	s := newSums()
-	now := time.Unix(1e9, 0)
-	told, packets, quiet := 0, uint64(0), 0
-	take := func(all bool) {
-		for _, d := range s.take(now, all) {
-			told++
-			packets += d.Count
-			if d.Phone == "quiet" {
-				quiet++
-			}
-		}
-	}
-	sent := uint64(0)
-	for second := range 600 {
-		now = now.Add(time.Second)
-		for i := range 100 {
-			s.add(netpolicy.Denial{
-				Phone: "loud", Peer: netip.AddrFrom4([4]byte{192, 0, byte(second), byte(i)}), Port: uint16(second), Reason: "DEFAULT", Count: 2, First: now, Last: now,
-			})
-			sent += 2
-		}
-		if second%100 == 0 {
-			s.add(netpolicy.Denial{Phone: "quiet", Peer: netip.MustParseAddr("192.0.2.7"), Port: uint16(second), Reason: "RULE", Count: 1, First: now, Last: now})
-			sent++
-		}
-		take(false)
-		if n := len(s.phones["loud"]); n > maxSums+1 {
-			t.Fatalf("%d kinds of one phone are kept", n)
-		}
-	}
-	if quiet != 6 {
-		t.Errorf("the quiet phone was told %d times, want 6", quiet)
-	}
-	if told > 800 { // 65 a minute, and what is new when others were forgotten
-		t.Errorf("%d events in ten minutes", told)
-	}
-	now = now.Add(time.Minute)
-	take(true)
-	if packets != sent {
-		t.Errorf("%d packets were told of %d", packets, sent)
-	}
-	now = now.Add(2 * sumTime)
-	if s.take(now, false); len(s.phones) != 0 || !s.next(now).IsZero() {
-		t.Errorf("what has long ended is kept: %v", s.phones)
-	}
-}
-
-// TestManyPhonesShareTheJournal has a thousand phones meet the same: the events come at their rate, and all come.
-func TestManyPhonesShareTheJournal(t *testing.T) {
-	s := newSums()
-	now := time.Unix(1e9, 0)
-	for i := range 1000 {
-		s.add(netpolicy.Denial{Phone: fmt.Sprintf("p%03d", i), Reason: "RULE", Count: 1, First: now.Add(time.Duration(i)), Last: now})
-	}
-	told := len(s.take(now.Add(time.Millisecond), false))
-	if told != sumBurst {
-		t.Errorf("%d at once, want %d", told, sumBurst)
-	}
-	for range 200 {
-		next := s.next(now)
-		if d := next.Sub(now); d <= 0 || d > sumTime {
-			t.Fatalf("next look after %v", d)
-		}
-		now = now.Add(time.Second)
-		told += len(s.take(now, false))
-		if told == 1000 {
-			return
-		}
-	}
-	t.Errorf("%d of 1000 were told", told)
-}
-
 func TestWatchDenials(t *testing.T) {
 	inBubble(t, func(t *testing.T, k *kernel, path string) {
 		l := begin(t, k, path)
@@ -151,13 +78,13 @@ func TestWatchDenials(t *testing.T) {
 		n, missed := 0, uint64(0)
 		for n+int(missed) < 6000 {
 			items, lost, err := all.Next(t.Context())
-			if err != nil || len(items) == 0 || len(items) > maxNext {
+			if err != nil || len(items) == 0 || len(items) > feed.MaxNext {
 				t.Fatalf("%d items, %v", len(items), err)
 			}
 			n += len(items)
 			missed += lost
 		}
-		if n != maxWaiting || missed != 6000-maxWaiting {
+		if n != feed.MaxWaiting || missed != 6000-feed.MaxWaiting {
 			t.Errorf("%d came and %d were missed", n, missed)
 		}
 		for n := 0; n < 2000; {
@@ -168,11 +95,6 @@ func TestWatchDenials(t *testing.T) {
 			n += len(items)
 		}
 		all.Close()
-		k.denials <- []netpolicy.Denial{denied("p1", "192.0.2.1", 1)}
-		synctest.Wait()
-		if len(all.waiting) != 0 || len(one.waiting) != 0 {
-			t.Error("a watcher has what it does not want")
-		}
 		flows := l.WatchFlows([]string{"p1"})
 		defer flows.Close()
 		k.flows <- netpolicy.Flow{Phone: "p2"}
@@ -181,6 +103,39 @@ func TestWatchDenials(t *testing.T) {
 			t.Errorf("flows %v %v", got, err)
 		}
 	})
+}
+
+// TestKindsOfDenials sums up what is alike, and what is not told apart as one.
+func TestKindsOfDenials(t *testing.T) {
+	s := feed.NewSums(summing)
+	one := denied("p1", "192.0.2.1", 443)
+	for range 3 {
+		s.Add(one)
+	}
+	for port := range uint16(2 * feed.MaxKinds) {
+		s.Add(denied("p1", "192.0.2.2", port))
+	}
+	got := s.Take(time.Now(), true)
+	if len(got) != feed.MaxKinds+1 {
+		t.Fatalf("%d kinds, want %d", len(got), feed.MaxKinds+1)
+	}
+	other, rest := uint64(0), uint64(0)
+	for _, d := range got {
+		switch {
+		case d.Reason == reasonOther:
+			other += d.Count
+			if d.Peer.IsValid() || d.Rule != -4 || d.Bytes != 60*d.Count {
+				t.Errorf("what was not told apart: %+v", d)
+			}
+		case d.Port == 443 && (d.Count != 3 || d.Bytes != 180):
+			t.Errorf("three that are alike: %+v", d)
+		default:
+			rest += d.Count
+		}
+	}
+	if other != feed.MaxKinds+1 || rest != feed.MaxKinds+2 {
+		t.Errorf("%d were not told apart, %d were", other, rest)
+	}
 }
 
 func TestTotals(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/agent/event"
+	"github.com/phonehost/phonehost/agent/feed"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/policy"
@@ -62,8 +63,8 @@ type Manager struct {
 	wg     sync.WaitGroup
 
 	refused chan []netpolicy.Denial // what the name server has refused
-	denials feed[netpolicy.Denial]
-	flows   feed[netpolicy.Flow]
+	denials feed.Feed[netpolicy.Denial]
+	flows   feed.Feed[netpolicy.Flow]
 	totals  totals
 
 	mu sync.Mutex
@@ -89,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 	m.wg.Go(func() { m.readDenials(denials) })
 	m.wg.Go(func() {
 		for f := range flows {
-			m.flows.send(f)
+			m.flows.Send(f)
 		}
 	})
 	m.wg.Go(func() { m.tryAgain(running) })
@@ -183,27 +184,15 @@ func (m *Manager) mendPolicy(ctx context.Context, name string) error {
 }
 
 // WatchDenials watches what is dropped of phones, all of them if none is named, from now on. The watcher must be closed.
-func (m *Manager) WatchDenials(ids []string) *Watcher[netpolicy.Denial] {
-	wants := among(ids)
-	return m.denials.watch(func(d netpolicy.Denial) bool { return wants(d.Phone) })
+func (m *Manager) WatchDenials(ids []string) *feed.Watcher[netpolicy.Denial] {
+	wants := feed.Among(ids)
+	return m.denials.Watch(func(d netpolicy.Denial) bool { return wants(d.Phone) })
 }
 
 // WatchFlows watches the sampled flows of phones, all of them if none is named, from now on. The watcher must be closed.
-func (m *Manager) WatchFlows(ids []string) *Watcher[netpolicy.Flow] {
-	wants := among(ids)
-	return m.flows.watch(func(f netpolicy.Flow) bool { return wants(f.Phone) })
-}
-
-// among returns whether an id is one of those that are named, or none is.
-func among(ids []string) func(string) bool {
-	if len(ids) == 0 {
-		return func(string) bool { return true }
-	}
-	set := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		set[id] = true
-	}
-	return func(id string) bool { return set[id] }
+func (m *Manager) WatchFlows(ids []string) *feed.Watcher[netpolicy.Flow] {
+	wants := feed.Among(ids)
+	return m.flows.Watch(func(f netpolicy.Flow) bool { return wants(f.Phone) })
 }
 
 func hexOf(sum [32]byte) string { return hex.EncodeToString(sum[:]) }

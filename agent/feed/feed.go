@@ -1,4 +1,8 @@
-package network
+// Package feed hands what the kernel reports of phones to those who want it: to watchers as it comes (Feed), and to the journal summed up
+// (Sums). Neither ever holds up who reports.
+//
+// The package starts no goroutines and stores nothing.
+package feed
 
 import (
 	"context"
@@ -6,20 +10,20 @@ import (
 )
 
 const (
-	// maxWaiting is how many items a watcher may be behind.
-	maxWaiting = 4096
-	// maxNext is how many items Next returns at once.
-	maxNext = 256
+	// MaxWaiting is how many items a watcher may be behind.
+	MaxWaiting = 4096
+	// MaxNext is how many items Next returns at once.
+	MaxNext = 256
 )
 
-// feed hands items to watchers. Its zero value is ready.
-type feed[T any] struct {
+// Feed hands items to watchers. Its zero value is ready; its methods may be called by many goroutines at once.
+type Feed[T any] struct {
 	mu       sync.Mutex
 	watchers map[*Watcher[T]]struct{}
 }
 
-// send gives items to those who want them. It never waits: a watcher that is too far behind loses the oldest.
-func (f *feed[T]) send(items ...T) {
+// Send gives items to those who want them. It never waits: a watcher that is too far behind loses the oldest.
+func (f *Feed[T]) Send(items ...T) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for w := range f.watchers {
@@ -27,8 +31,8 @@ func (f *feed[T]) send(items ...T) {
 	}
 }
 
-// watch returns a watcher of the items that wants reports true for, from now on. Close must be called.
-func (f *feed[T]) watch(wants func(T) bool) *Watcher[T] {
+// Watch returns a watcher of the items that wants reports true for, from now on. Close must be called.
+func (f *Feed[T]) Watch(wants func(T) bool) *Watcher[T] {
 	w := &Watcher[T]{feed: f, wants: wants, ready: make(chan struct{}, 1)}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -41,7 +45,7 @@ func (f *feed[T]) watch(wants func(T) bool) *Watcher[T] {
 
 // Watcher collects items for one reader, who holds nobody up. Next must be called by one goroutine.
 type Watcher[T any] struct {
-	feed  *feed[T]
+	feed  *Feed[T]
 	wants func(T) bool
 	ready chan struct{}
 
@@ -62,7 +66,7 @@ func (w *Watcher[T]) take(items []T) {
 	if len(w.waiting) == before {
 		return
 	}
-	if over := len(w.waiting) - maxWaiting; over > 0 {
+	if over := len(w.waiting) - MaxWaiting; over > 0 {
 		w.waiting = append(w.waiting[:0:0], w.waiting[over:]...)
 		w.missed += uint64(over)
 	}
@@ -77,7 +81,7 @@ func (w *Watcher[T]) wake() {
 	}
 }
 
-// Next waits for items and returns the oldest, 256 at most, and how many were lost just before them because the reader was slow.
+// Next waits for items and returns the oldest, MaxNext at most, and how many were lost just before them because the reader was slow.
 func (w *Watcher[T]) Next(ctx context.Context) (items []T, missed uint64, err error) {
 	select {
 	case <-w.ready:
@@ -86,7 +90,7 @@ func (w *Watcher[T]) Next(ctx context.Context) (items []T, missed uint64, err er
 	}
 	w.feed.mu.Lock()
 	defer w.feed.mu.Unlock()
-	n := min(len(w.waiting), maxNext)
+	n := min(len(w.waiting), MaxNext)
 	items, missed = w.waiting[:n:n], w.missed
 	w.waiting, w.missed = w.waiting[n:], 0
 	if len(w.waiting) > 0 {
@@ -100,4 +104,16 @@ func (w *Watcher[T]) Close() {
 	w.feed.mu.Lock()
 	defer w.feed.mu.Unlock()
 	delete(w.feed.watchers, w)
+}
+
+// Among returns whether an id is one of those that are named, or none is named.
+func Among(ids []string) func(string) bool {
+	if len(ids) == 0 {
+		return func(string) bool { return true }
+	}
+	set := make(map[string]bool, len(ids))
+	for _, id := range ids {
+		set[id] = true
+	}
+	return func(id string) bool { return set[id] }
 }
