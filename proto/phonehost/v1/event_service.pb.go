@@ -86,6 +86,13 @@ const (
 	EventKind_EVENT_KIND_NETWORK_POLICY_CHANGED EventKind = 26
 	// The phones' name server ended and is started again; attribute: "exit_code".
 	EventKind_EVENT_KIND_NAME_SERVER_EXITED EventKind = 27
+	// Something of an app was refused by the phone's list of apps; attributes: "kind" (install, launch, network, stopped: AppDenialKind),
+	// "packages", separated by commas, "uid", "count", "first", "last" (RFC 3339), "app_list". What is refused alike comes once at once, and then
+	// summed up, once a minute at most.
+	EventKind_EVENT_KIND_APP_DENIED EventKind = 28
+	// A list of apps was changed; attributes: "app_list", "change" (put, changed, enabled, disabled, deleted), "requested_by", and but for deleted
+	// "mode", "packages" (how many), "generation".
+	EventKind_EVENT_KIND_APP_LIST_CHANGED EventKind = 29
 )
 
 // Enum value maps for EventKind.
@@ -119,6 +126,8 @@ var (
 		25: "EVENT_KIND_NETWORK_DENIED",
 		26: "EVENT_KIND_NETWORK_POLICY_CHANGED",
 		27: "EVENT_KIND_NAME_SERVER_EXITED",
+		28: "EVENT_KIND_APP_DENIED",
+		29: "EVENT_KIND_APP_LIST_CHANGED",
 	}
 	EventKind_value = map[string]int32{
 		"EVENT_KIND_UNSPECIFIED":            0,
@@ -149,6 +158,8 @@ var (
 		"EVENT_KIND_NETWORK_DENIED":         25,
 		"EVENT_KIND_NETWORK_POLICY_CHANGED": 26,
 		"EVENT_KIND_NAME_SERVER_EXITED":     27,
+		"EVENT_KIND_APP_DENIED":             28,
+		"EVENT_KIND_APP_LIST_CHANGED":       29,
 	}
 )
 
@@ -422,7 +433,7 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"attributes\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xf3\x06\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xaf\a\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x1c\n" +
 	"\x18EVENT_KIND_PHONE_CREATED\x10\x01\x12\x1c\n" +
@@ -452,7 +463,9 @@ const file_phonehost_v1_event_service_proto_rawDesc = "" +
 	"\x17EVENT_KIND_DATA_CHECKED\x10\x18\x12\x1d\n" +
 	"\x19EVENT_KIND_NETWORK_DENIED\x10\x19\x12%\n" +
 	"!EVENT_KIND_NETWORK_POLICY_CHANGED\x10\x1a\x12!\n" +
-	"\x1dEVENT_KIND_NAME_SERVER_EXITED\x10\x1b2j\n" +
+	"\x1dEVENT_KIND_NAME_SERVER_EXITED\x10\x1b\x12\x19\n" +
+	"\x15EVENT_KIND_APP_DENIED\x10\x1c\x12\x1f\n" +
+	"\x1bEVENT_KIND_APP_LIST_CHANGED\x10\x1d2j\n" +
 	"\fEventService\x12Z\n" +
 	"\x05Watch\x12&.phonehost.v1.EventServiceWatchRequest\x1a'.phonehost.v1.EventServiceWatchResponse0\x01B?Z=github.com/phonehost/phonehost/proto/phonehost/v1;phonehostv1b\x06proto3"
 

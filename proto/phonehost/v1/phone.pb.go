@@ -417,7 +417,9 @@ type PhoneSpec struct {
 	// Until when the phone may be used; absent means for ever.
 	Lease *Lease `protobuf:"bytes,12,opt,name=lease,proto3" json:"lease,omitempty"`
 	// Its network; absent means an address that is free and the policy "allow-internet".
-	Network       *NetworkSpec `protobuf:"bytes,13,opt,name=network,proto3" json:"network,omitempty"`
+	Network *NetworkSpec `protobuf:"bytes,13,opt,name=network,proto3" json:"network,omitempty"`
+	// Name of the list of apps that it is on, or empty (AppListService, which also changes it).
+	AppList       string `protobuf:"bytes,14,opt,name=app_list,json=appList,proto3" json:"app_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -541,6 +543,13 @@ func (x *PhoneSpec) GetNetwork() *NetworkSpec {
 		return x.Network
 	}
 	return nil
+}
+
+func (x *PhoneSpec) GetAppList() string {
+	if x != nil {
+		return x.AppList
+	}
+	return ""
 }
 
 // Lease says until when a phone may be used. The agent acts on it by itself, whether or not a control plane can be reached.
@@ -942,7 +951,9 @@ type Phone struct {
 	// dev.phonehost.android-version had it; empty where it is not known.
 	DataAndroidVersion string `protobuf:"bytes,22,opt,name=data_android_version,json=dataAndroidVersion,proto3" json:"data_android_version,omitempty"`
 	// What it has of a network; absent where the host's phones have none (network.enabled of the agent's configuration).
-	Network       *NetworkState `protobuf:"bytes,23,opt,name=network,proto3" json:"network,omitempty"`
+	Network *NetworkState `protobuf:"bytes,23,opt,name=network,proto3" json:"network,omitempty"`
+	// What became of the list of apps that it is on; absent where it is on none.
+	AppList       *AppListState `protobuf:"bytes,24,opt,name=app_list,json=appList,proto3" json:"app_list,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1138,6 +1149,87 @@ func (x *Phone) GetNetwork() *NetworkState {
 	return nil
 }
 
+func (x *Phone) GetAppList() *AppListState {
+	if x != nil {
+		return x.AppList
+	}
+	return nil
+}
+
+// AppListState is what became of the list of apps that a phone is on.
+type AppListState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the kernel has what the list says of this phone now. It is false for a phone that was not started yet.
+	InForce bool `protobuf:"varint,1,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"`
+	// Whether the phone's list of packages was read after a boot of its present data. Before, apps are told apart by name alone, and so no
+	// launch of one that the list of packages does not have is refused.
+	Complete bool `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
+	// Number of the apps that the phone has and may neither launch nor let into the network.
+	DeniedApps uint32 `protobuf:"varint,3,opt,name=denied_apps,json=deniedApps,proto3" json:"denied_apps,omitempty"`
+	// Why it is not, or not wholly, in force, for people; empty where it is.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AppListState) Reset() {
+	*x = AppListState{}
+	mi := &file_phonehost_v1_phone_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AppListState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AppListState) ProtoMessage() {}
+
+func (x *AppListState) ProtoReflect() protoreflect.Message {
+	mi := &file_phonehost_v1_phone_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AppListState.ProtoReflect.Descriptor instead.
+func (*AppListState) Descriptor() ([]byte, []int) {
+	return file_phonehost_v1_phone_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AppListState) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+func (x *AppListState) GetComplete() bool {
+	if x != nil {
+		return x.Complete
+	}
+	return false
+}
+
+func (x *AppListState) GetDeniedApps() uint32 {
+	if x != nil {
+		return x.DeniedApps
+	}
+	return 0
+}
+
+func (x *AppListState) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_phonehost_v1_phone_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_phone_proto_rawDesc = "" +
@@ -1147,7 +1239,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x05width\x18\x01 \x01(\rR\x05width\x12\x16\n" +
 	"\x06height\x18\x02 \x01(\rR\x06height\x12\x10\n" +
 	"\x03dpi\x18\x03 \x01(\rR\x03dpi\x12\x17\n" +
-	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\x9b\x05\n" +
+	"\amax_fps\x18\x04 \x01(\rR\x06maxFps\"\xb6\x05\n" +
 	"\tPhoneSpec\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05image\x18\x02 \x01(\tR\x05image\x12\x18\n" +
@@ -1166,7 +1258,8 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	" \x03(\v2#.phonehost.v1.PhoneSpec.LabelsEntryR\x06labels\x12B\n" +
 	"\x0erestart_policy\x18\v \x01(\x0e2\x1b.phonehost.v1.RestartPolicyR\rrestartPolicy\x12)\n" +
 	"\x05lease\x18\f \x01(\v2\x13.phonehost.v1.LeaseR\x05lease\x123\n" +
-	"\anetwork\x18\r \x01(\v2\x19.phonehost.v1.NetworkSpecR\anetwork\x1a=\n" +
+	"\anetwork\x18\r \x01(\v2\x19.phonehost.v1.NetworkSpecR\anetwork\x12\x19\n" +
+	"\bapp_list\x18\x0e \x01(\tR\aappList\x1a=\n" +
 	"\x0fPropertiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1a9\n" +
@@ -1197,7 +1290,7 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x10frames_committed\x18\x03 \x01(\x04R\x0fframesCommitted\x12%\n" +
 	"\x0eframes_changed\x18\x04 \x01(\x04R\rframesChanged\x12%\n" +
 	"\x0eframes_encoded\x18\x05 \x01(\x04R\rframesEncoded\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\x80\b\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\"\xb7\b\n" +
 	"\x05Phone\x12+\n" +
 	"\x04spec\x18\x01 \x01(\v2\x17.phonehost.v1.PhoneSpecR\x04spec\x121\n" +
 	"\x06status\x18\x02 \x01(\x0e2\x19.phonehost.v1.PhoneStatusR\x06status\x12\x16\n" +
@@ -1224,7 +1317,14 @@ const file_phonehost_v1_phone_proto_rawDesc = "" +
 	"\x0fpending_restart\x18\x14 \x03(\tR\x0ependingRestart\x12%\n" +
 	"\x0equeue_position\x18\x15 \x01(\rR\rqueuePosition\x120\n" +
 	"\x14data_android_version\x18\x16 \x01(\tR\x12dataAndroidVersion\x124\n" +
-	"\anetwork\x18\x17 \x01(\v2\x1a.phonehost.v1.NetworkStateR\anetwork*\xaf\x01\n" +
+	"\anetwork\x18\x17 \x01(\v2\x1a.phonehost.v1.NetworkStateR\anetwork\x125\n" +
+	"\bapp_list\x18\x18 \x01(\v2\x1a.phonehost.v1.AppListStateR\aappList\"\x80\x01\n" +
+	"\fAppListState\x12\x19\n" +
+	"\bin_force\x18\x01 \x01(\bR\ainForce\x12\x1a\n" +
+	"\bcomplete\x18\x02 \x01(\bR\bcomplete\x12\x1f\n" +
+	"\vdenied_apps\x18\x03 \x01(\rR\n" +
+	"deniedApps\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem*\xaf\x01\n" +
 	"\vPhoneStatus\x12\x18\n" +
 	"\x14PHONE_STATUS_UNKNOWN\x10\x00\x12\x18\n" +
 	"\x14PHONE_STATUS_STOPPED\x10\x01\x12\x18\n" +
@@ -1276,7 +1376,7 @@ func file_phonehost_v1_phone_proto_rawDescGZIP() []byte {
 }
 
 var file_phonehost_v1_phone_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_phonehost_v1_phone_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_phonehost_v1_phone_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_phonehost_v1_phone_proto_goTypes = []any{
 	(PhoneStatus)(0),              // 0: phonehost.v1.PhoneStatus
 	(RestartPolicy)(0),            // 1: phonehost.v1.RestartPolicy
@@ -1290,43 +1390,45 @@ var file_phonehost_v1_phone_proto_goTypes = []any{
 	(*Hold)(nil),                  // 9: phonehost.v1.Hold
 	(*DisplayState)(nil),          // 10: phonehost.v1.DisplayState
 	(*Phone)(nil),                 // 11: phonehost.v1.Phone
-	nil,                           // 12: phonehost.v1.PhoneSpec.PropertiesEntry
-	nil,                           // 13: phonehost.v1.PhoneSpec.LabelsEntry
-	(*NetworkSpec)(nil),           // 14: phonehost.v1.NetworkSpec
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
-	(*NetworkState)(nil),          // 17: phonehost.v1.NetworkState
+	(*AppListState)(nil),          // 12: phonehost.v1.AppListState
+	nil,                           // 13: phonehost.v1.PhoneSpec.PropertiesEntry
+	nil,                           // 14: phonehost.v1.PhoneSpec.LabelsEntry
+	(*NetworkSpec)(nil),           // 15: phonehost.v1.NetworkSpec
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
+	(*NetworkState)(nil),          // 18: phonehost.v1.NetworkState
 }
 var file_phonehost_v1_phone_proto_depIdxs = []int32{
 	4,  // 0: phonehost.v1.PhoneSpec.display:type_name -> phonehost.v1.DisplaySpec
-	12, // 1: phonehost.v1.PhoneSpec.properties:type_name -> phonehost.v1.PhoneSpec.PropertiesEntry
-	13, // 2: phonehost.v1.PhoneSpec.labels:type_name -> phonehost.v1.PhoneSpec.LabelsEntry
+	13, // 1: phonehost.v1.PhoneSpec.properties:type_name -> phonehost.v1.PhoneSpec.PropertiesEntry
+	14, // 2: phonehost.v1.PhoneSpec.labels:type_name -> phonehost.v1.PhoneSpec.LabelsEntry
 	1,  // 3: phonehost.v1.PhoneSpec.restart_policy:type_name -> phonehost.v1.RestartPolicy
 	6,  // 4: phonehost.v1.PhoneSpec.lease:type_name -> phonehost.v1.Lease
-	14, // 5: phonehost.v1.PhoneSpec.network:type_name -> phonehost.v1.NetworkSpec
-	15, // 6: phonehost.v1.Lease.expires_at:type_name -> google.protobuf.Timestamp
-	15, // 7: phonehost.v1.Lease.retain_until:type_name -> google.protobuf.Timestamp
+	15, // 5: phonehost.v1.PhoneSpec.network:type_name -> phonehost.v1.NetworkSpec
+	16, // 6: phonehost.v1.Lease.expires_at:type_name -> google.protobuf.Timestamp
+	16, // 7: phonehost.v1.Lease.retain_until:type_name -> google.protobuf.Timestamp
 	2,  // 8: phonehost.v1.Freeze.reason:type_name -> phonehost.v1.FreezeReason
-	15, // 9: phonehost.v1.Freeze.since:type_name -> google.protobuf.Timestamp
+	16, // 9: phonehost.v1.Freeze.since:type_name -> google.protobuf.Timestamp
 	3,  // 10: phonehost.v1.Failure.operation_kind:type_name -> phonehost.v1.OperationKind
-	15, // 11: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
-	15, // 12: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
+	16, // 11: phonehost.v1.Failure.time:type_name -> google.protobuf.Timestamp
+	16, // 12: phonehost.v1.Hold.since:type_name -> google.protobuf.Timestamp
 	5,  // 13: phonehost.v1.Phone.spec:type_name -> phonehost.v1.PhoneSpec
 	0,  // 14: phonehost.v1.Phone.status:type_name -> phonehost.v1.PhoneStatus
-	15, // 15: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
-	15, // 16: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
-	15, // 17: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
+	16, // 15: phonehost.v1.Phone.create_time:type_name -> google.protobuf.Timestamp
+	16, // 16: phonehost.v1.Phone.start_time:type_name -> google.protobuf.Timestamp
+	16, // 17: phonehost.v1.Phone.boot_time:type_name -> google.protobuf.Timestamp
 	8,  // 18: phonehost.v1.Phone.last_failure:type_name -> phonehost.v1.Failure
 	9,  // 19: phonehost.v1.Phone.hold:type_name -> phonehost.v1.Hold
 	10, // 20: phonehost.v1.Phone.display:type_name -> phonehost.v1.DisplayState
-	16, // 21: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
+	17, // 21: phonehost.v1.Phone.last_boot_duration:type_name -> google.protobuf.Duration
 	7,  // 22: phonehost.v1.Phone.freezes:type_name -> phonehost.v1.Freeze
-	17, // 23: phonehost.v1.Phone.network:type_name -> phonehost.v1.NetworkState
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	18, // 23: phonehost.v1.Phone.network:type_name -> phonehost.v1.NetworkState
+	12, // 24: phonehost.v1.Phone.app_list:type_name -> phonehost.v1.AppListState
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_phonehost_v1_phone_proto_init() }
@@ -1341,7 +1443,7 @@ func file_phonehost_v1_phone_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_phonehost_v1_phone_proto_rawDesc), len(file_phonehost_v1_phone_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
