@@ -42,6 +42,8 @@ const (
 	NetworkDenied    Kind = 25
 	PolicyChanged    Kind = 26
 	NameServerExited Kind = 27
+	AppDenied        Kind = 28
+	AppListChanged   Kind = 29
 )
 
 // Event is one thing that happened.

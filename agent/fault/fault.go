@@ -84,6 +84,10 @@ const (
 	ForwardTaken = "FORWARD_TAKEN"
 	// NoSuchForward means that the phone has no such forward.
 	NoSuchForward = "NO_SUCH_FORWARD"
+	// NoSuchAppList means that no list of apps has the name.
+	NoSuchAppList = "NO_SUCH_APP_LIST"
+	// AppListTaken means that the phone is on another list of apps; metadata "app_list" names it.
+	AppListTaken = "APP_LIST_TAKEN"
 	// ShuttingDown means that the agent is stopping.
 	ShuttingDown = "SHUTTING_DOWN"
 )

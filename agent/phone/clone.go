@@ -30,6 +30,7 @@ func (s Spec) inherit(from Spec) Spec {
 	s.Display.MaxFPS = orDefault(s.Display.MaxFPS, from.Display.MaxFPS)
 	s.RestartPolicy = orDefault(s.RestartPolicy, from.RestartPolicy)
 	s.Network = s.Network.inherit(from.Network)
+	s.AppList = orDefault(s.AppList, from.AppList)
 	if len(s.Properties) == 0 {
 		s.Properties = maps.Clone(from.Properties)
 	}

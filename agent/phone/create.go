@@ -164,6 +164,9 @@ func (s *Supervisor) create(tx *store.Tx, n creation, img Image, diskErr error) 
 	if err := s.checkPolicy(tx, n.spec.Network.Policy); err != nil {
 		return nil, err
 	}
+	if err := s.checkAppList(tx, n.spec.AppList); err != nil {
+		return nil, err
+	}
 	if err := checkForwardsFree(tx, id, n.spec.Network.Forwards...); err != nil {
 		return nil, err
 	}

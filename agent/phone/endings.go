@@ -202,6 +202,9 @@ func (c *controller) destroy(ctx context.Context, r *Record) error {
 	if err := c.removeNetwork(ctx); err != nil {
 		return err
 	}
+	if err := c.s.cfg.AppLists.Forget(ctx, c.id); err != nil {
+		return err
+	}
 	if err := c.s.remove(c.id); err != nil {
 		return err
 	}

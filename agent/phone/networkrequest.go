@@ -48,7 +48,7 @@ func (s *Supervisor) ChangeNetworks(ctx context.Context, ids []string, change Ne
 	if err := change.check(); err != nil {
 		return nil, err
 	}
-	refused, err := s.editNetworks(ids, requestedBy, func(tx *store.Tx) error {
+	refused, err := s.editPhones(ids, requestedBy, func(tx *store.Tx) error {
 		if change.Policy == nil {
 			return nil
 		}
@@ -157,7 +157,7 @@ func (s *Supervisor) RemoveForward(ctx context.Context, id string, listen netip.
 
 // editForwards stores other forwards of a phone and brings them about.
 func (s *Supervisor) editForwards(ctx context.Context, id, requestedBy string, edit func(*store.Tx, *Record) ([]Forward, error)) error {
-	refused, err := s.editNetworks([]string{id}, requestedBy, nil, func(tx *store.Tx, r *Record) ([]string, error) {
+	refused, err := s.editPhones([]string{id}, requestedBy, nil, func(tx *store.Tx, r *Record) ([]string, error) {
 		forwards, err := edit(tx, r)
 		if err != nil || slices.Equal(forwards, r.Spec.Network.Forwards) {
 			return nil, err
@@ -215,9 +215,9 @@ func PolicyUsers(tx *store.Tx, name string) []string {
 	return ids
 }
 
-// editNetworks is the transaction of a change: edit changes the record of each phone, and names the fields that it changed. refused has
+// editPhones is the transaction of a change: edit changes the record of each phone, and names the fields that it changed. refused has
 // the error of each phone that is not changed.
-func (s *Supervisor) editNetworks(ids []string, requestedBy string, check func(*store.Tx) error, edit func(*store.Tx, *Record) ([]string, error)) (refused []error, err error) {
+func (s *Supervisor) editPhones(ids []string, requestedBy string, check func(*store.Tx) error, edit func(*store.Tx, *Record) ([]string, error)) (refused []error, err error) {
 	refused = make([]error, len(ids))
 	return refused, s.cfg.DB.Update(func(tx *store.Tx) error {
 		if err := s.accepting(); err != nil {
@@ -229,7 +229,7 @@ func (s *Supervisor) editNetworks(ids []string, requestedBy string, check func(*
 			}
 		}
 		for i, id := range ids {
-			if refused[i] = s.editNetwork(tx, id, requestedBy, edit); refused[i] != nil && fault.Reason(refused[i]) == "" {
+			if refused[i] = s.editPhone(tx, id, requestedBy, edit); refused[i] != nil && fault.Reason(refused[i]) == "" {
 				return refused[i] // of the database
 			}
 		}
@@ -237,8 +237,8 @@ func (s *Supervisor) editNetworks(ids []string, requestedBy string, check func(*
 	})
 }
 
-// editNetwork is the part of one phone.
-func (s *Supervisor) editNetwork(tx *store.Tx, id, requestedBy string, edit func(*store.Tx, *Record) ([]string, error)) error {
+// editPhone is the part of one phone.
+func (s *Supervisor) editPhone(tx *store.Tx, id, requestedBy string, edit func(*store.Tx, *Record) ([]string, error)) error {
 	r, status, err := s.meet(tx, id)
 	if err != nil {
 		return err

@@ -17,7 +17,7 @@
 // wall clock being set, and one that collects garbage; Close waits for all of them. A phone's network is the one thing that a request's
 // own goroutine changes too, in turn with the controller (link): it has to take effect whatever the controller is doing. A record in memory changes only in the commit hook of the transaction that
 // stored it, so memory and disk never differ. The package never speaks to containerd, the kernel or a display by itself: the
-// interfaces Runtime, Volumes, Networks, Displays and Images are all it knows of them.
+// interfaces Runtime, Volumes, Networks, AppLists, Displays and Images are all it knows of them.
 package phone
 
 import (
@@ -107,6 +107,8 @@ type Spec struct {
 	Lease Lease `json:"lease,omitzero"`
 	// Network is what its network should be.
 	Network Network `json:"network,omitzero"`
+	// AppList is the name of the list of apps that it is on, or empty.
+	AppList string `json:"app_list,omitempty"`
 }
 
 // Equal reports whether two specs ask for the same phone.
@@ -119,5 +121,5 @@ func (s Spec) Equal(o Spec) bool {
 
 // scalars returns the fields of the spec that == compares.
 func (s Spec) scalars() any {
-	return [...]any{s.ID, s.Image, s.Profile, s.VCPUs, s.CPUWeight, s.MemoryBytes, s.DataBytes, s.Display, s.RestartPolicy}
+	return [...]any{s.ID, s.Image, s.Profile, s.VCPUs, s.CPUWeight, s.MemoryBytes, s.DataBytes, s.Display, s.RestartPolicy, s.AppList}
 }

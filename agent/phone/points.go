@@ -28,6 +28,7 @@ func (c Config) withPoints() Config {
 	}
 	c.Runtime, c.Volumes, c.Archives = runtimePoints{c.Runtime}, volumePoints{c.Volumes}, archivePoints{c.Archives}
 	c.Networks, c.Displays, c.Images = networkPoints{c.Networks}, displayPoints{c.Displays}, imagePoints{c.Images}
+	c.AppLists = appListPoints{c.AppLists}
 	return c
 }
 
@@ -170,6 +171,18 @@ func (p networkPoints) Remove(ctx context.Context, id string) error {
 func (p networkPoints) List() (ids []string, err error) {
 	err = around("ListNetworks", func() (err error) { ids, err = p.in.List(); return err })
 	return ids, err
+}
+
+type appListPoints struct{ in AppLists }
+
+var _ AppLists = appListPoints{}
+
+func (p appListPoints) Ready(ctx context.Context, id string) error {
+	return around("AppListReady", func() error { return p.in.Ready(ctx, id) })
+}
+
+func (p appListPoints) Forget(ctx context.Context, id string) error {
+	return around("AppListForget", func() error { return p.in.Forget(ctx, id) })
 }
 
 type displayPoints struct{ in Displays }

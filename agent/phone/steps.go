@@ -152,6 +152,9 @@ func (c *controller) bringUp(ctx context.Context, r *Record, saw sight) error {
 	if err := c.awaitDisplay(ctx, ready); err != nil {
 		return err
 	}
+	if err := c.s.cfg.AppLists.Ready(ctx, c.id); err != nil {
+		return err
+	}
 	c.progress(r, "starting the guest")
 	return rt.StartGuest(ctx, p)
 }

@@ -32,6 +32,10 @@ type Config struct {
 	Pools Pools
 	// HasPolicy tells whether a phone can be given a network policy; nil means that there is none but netpolicy.DefaultPolicy.
 	HasPolicy func(tx *store.Tx, name string) (bool, error)
+	// AppLists applies lists of apps; nil means that there is nobody who does. CheckAppList refuses a list that a phone cannot be put on;
+	// nil means that there are no lists.
+	AppLists     AppLists
+	CheckAppList func(tx *store.Tx, name string) error
 	// Volumes grows, copies and imports data volumes; nil means that nothing of it can be done.
 	Volumes Volumes
 	// Archives holds what was received to be imported; nil means that there is nothing.
@@ -115,6 +119,9 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	if cfg.Archives == nil {
 		cfg.Archives = noArchives{}
+	}
+	if cfg.AppLists == nil {
+		cfg.AppLists = noAppLists{}
 	}
 	cfg = cfg.withPoints()
 	s := &Supervisor{

@@ -48,6 +48,8 @@ var fixedFields = map[string]string{
 	"profile": "create another phone",
 	"image":   "Restart and Reset take an image",
 	"network": "NetworkPolicyService changes policy, limits and forwards; the addresses stay",
+
+	"app_list": "AppListService puts phones on lists and takes them off",
 }
 
 // mapFields are the fields whose keys may be named.

@@ -131,6 +131,22 @@ type Networks interface {
 	List() ([]string, error)
 }
 
+// AppLists is what the controllers need of whoever keeps the lists of apps (applist.Manager). Calls for one phone are never made at the same
+// time. Every call may be repeated after a crash at any point.
+type AppLists interface {
+	// Ready has the kernel judge the apps of a phone, which exists and whose guest is about to be started, by its list. No error where the
+	// phone is on none. ErrFailedPrecondition: the phone must not run here.
+	Ready(ctx context.Context, id string) error
+	// Forget ends that for a phone that is being removed, whose guest has ended, and forgets what is known of it.
+	Forget(ctx context.Context, id string) error
+}
+
+// noAppLists is the AppLists of a world that has none.
+type noAppLists struct{}
+
+func (noAppLists) Ready(context.Context, string) error  { return nil }
+func (noAppLists) Forget(context.Context, string) error { return nil }
+
 // Displays is what the controllers need of the connections to displays (display.Registry).
 type Displays interface {
 	// Track begins to connect to a display that runs already.

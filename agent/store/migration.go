@@ -23,6 +23,17 @@ type migration struct {
 var migrations = []migration{
 	{1, "first schema: phones, slots, operations, events", createBuckets},
 	{2, "networks: addresses of phones, policies", createNetworkBuckets},
+	{3, "lists of apps, and what they are applied to", createAppListBuckets},
+}
+
+// createAppListBuckets makes the buckets of version 3. The phones that there are are on no list.
+func createAppListBuckets(tx *bolt.Tx) error {
+	for _, name := range []string{"applists", "apps"} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("make bucket %s: %w", name, err)
+		}
+	}
+	return nil
 }
 
 // createNetworkBuckets makes the buckets of version 2. The phones that there are get their addresses from the agent, which knows its pools.

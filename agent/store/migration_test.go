@@ -118,6 +118,40 @@ func TestMigration2(t *testing.T) {
 	}
 }
 
+// TestMigration3 brings databases of releases 1 and 2 to version 3: what was there is, the new buckets are, and a copy of the file as it was.
+func TestMigration3(t *testing.T) {
+	for version, had := range map[string]struct {
+		phones, policies int
+	}{"v1": {phones: 2}, "v2": {phones: 3, policies: 1}} {
+		path := unpack(t, version+".db.gz")
+		db, err := Open(Config{Path: path, migrations: migrations[:3]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bucket := range []Bucket{AppLists, Apps} {
+			err := db.Update(func(tx *Tx) error { return tx.Bucket(bucket).Put([]byte("k"), []byte("v")) })
+			if err != nil {
+				t.Errorf("%s: bucket %v: %v", version, bucket, err)
+			}
+		}
+		err = db.View(func(tx *Tx) error {
+			if got := tx.Bucket(Phones).Stats().KeyN; got != had.phones {
+				t.Errorf("%s: %d phones, want %d", version, got, had.phones)
+			}
+			if got := tx.Bucket(Policies).Stats().KeyN; got != had.policies {
+				t.Errorf("%s: %d policies, want %d", version, got, had.policies)
+			}
+			return nil
+		})
+		if err := errors.Join(err, db.Close()); err != nil {
+			t.Error(err)
+		}
+		if backups, _ := filepath.Glob(path + ".v*"); !slices.Equal(backups, []string{path + "." + version + ".bak"}) {
+			t.Errorf("%s: copies of the database: %v", version, backups)
+		}
+	}
+}
+
 func TestUpgradeBacksUpFirst(t *testing.T) {
 	path := unpack(t, "v1.db.gz")
 	newer := uint64(len(migrations) + 1)

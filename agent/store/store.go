@@ -14,6 +14,10 @@
 //	  <16 bytes of address>           id of the phone that has the address; IPv4 as ::ffff:a.b.c.d
 //	policies
 //	  <name>                          JSON of network.stored: a network policy
+//	applists
+//	  <name>                          JSON of applist.stored: a list of apps
+//	apps
+//	  <phone id>                      JSON of applist.storedApps: the apps that a phone on such a list has
 //	operations                        (sequence: the last operation's number)
 //	  by_id
 //	    <be64 number>                 JSON of operation.Operation

@@ -26,6 +26,8 @@ var (
 	Events              = Bucket{"events"}
 	Addresses           = Bucket{"addresses"}
 	Policies            = Bucket{"policies"}
+	AppLists            = Bucket{"applists"}
+	Apps                = Bucket{"apps"}
 )
 
 // Tx is a transaction. It is valid only while the function that got it runs, on that goroutine.
