@@ -176,6 +176,23 @@ func TestFollowProcess(t *testing.T) {
 	}
 }
 
+// TestFollowByClock follows where the host has no inotify instance left.
+func TestFollowByClock(t *testing.T) {
+	g := newGuest(t).mkdir("data/system")
+	w := watcher(t, 20*time.Millisecond)
+	w.Close()
+	updates := w.Follow(t.Context(), g.open())
+	wantErr(t, updates, errdefs.ErrNotFound, packages.Path, "")
+	for _, name := range []string{"a", "b"} {
+		g.put(line(name))
+		wantList(t, updates, name)
+	}
+	g.put("bad\n")
+	wantErr(t, updates, errdefs.ErrDataLoss, "line 1", "b")
+	g.put(line("b"))
+	wantList(t, updates, "b")
+}
+
 // TestFollowBurst has a list change as fast as it can: what is told is little, and the last is right.
 func TestFollowBurst(t *testing.T) {
 	g := newGuest(t).mkdir("data/system")
