@@ -90,7 +90,7 @@ func (l List) explainID(e Explanation, d Decision, p Phone) Answer {
 		return Answer{Rule: NoTable, Why: fmt.Sprintf("no list of the phone's packages has been read since it got its data, and till then no app is told from another; after that it is %s: %s",
 			word(d.Deny), byName.Why)}
 	case !e.Installed:
-		return Answer{Deny: d.Deny, Rule: NotInstalled, Why: "it is not installed; " + l.unknown(d) + ": " + byName.Why}
+		return Answer{Deny: d.Deny, Rule: NotInstalled, Why: "it is not in the phone's list of packages, " + l.absent(d) + ": " + byName.Why}
 	}
 	a := Verdicts(l, p.Preinstalled, p.Table)
 	deny := a.Judge(e.AppID) != 0
@@ -110,17 +110,15 @@ func (l List) explainID(e Explanation, d Decision, p Phone) Answer {
 		e.AppID, strings.Join(w.Others, ", "), byName.Why)}
 }
 
-// unknown says what happens to a package between its installation and the table that has it.
-func (l List) unknown(d Decision) string {
+// absent says how a package is judged that the phone's table does not have.
+func (l List) absent(d Decision) string {
 	switch {
 	case l.Mode == Allow && d.Deny:
-		return "were it, it would be denied"
-	case l.Mode == Allow:
-		return "once it is, it is allowed as soon as the phone's list of packages has it"
-	case d.Deny:
-		return "were it, it would be denied as soon as the phone's list of packages has it"
+		return "and is denied then and now"
+	case l.Mode == Deny && !d.Deny:
+		return "and is allowed then and now"
 	}
-	return "once it is, it is allowed"
+	return "and is " + word(d.Deny) + " as soon as it is"
 }
 
 func word(deny bool) string {

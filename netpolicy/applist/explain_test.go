@@ -75,22 +75,22 @@ func TestExplain(t *testing.T) {
 		"not installed and denied": {
 			list: listed(applist.Deny, "com.x"), pkg: "com.x",
 			install: applist.Answer{Deny: true, Rule: applist.Listed, Why: "has com.x"},
-			run:     applist.Answer{Deny: true, Rule: applist.NotInstalled, Why: "it is not installed; were it, it would be denied as soon as the phone's list of packages has it: the deny list"},
+			run:     applist.Answer{Deny: true, Rule: applist.NotInstalled, Why: "it is not in the phone's list of packages, and is denied as soon as it is: the deny list"},
 		},
 		"not installed and not denied": {
 			list: listed(applist.Deny), pkg: "com.x",
 			install: applist.Answer{Rule: applist.Unlisted, Why: "no entry"},
-			run:     applist.Answer{Rule: applist.NotInstalled, Why: "it is not installed; once it is, it is allowed: no entry"},
+			run:     applist.Answer{Rule: applist.NotInstalled, Why: "it is not in the phone's list of packages, and is allowed then and now: no entry"},
 		},
 		"not installed and allowed": {
 			list: listed(applist.Allow, "com.x"), pkg: "com.x",
 			install: applist.Answer{Rule: applist.Listed, Why: "has com.x"},
-			run:     applist.Answer{Rule: applist.NotInstalled, Why: "it is not installed; once it is, it is allowed as soon as the phone's list of packages has it: the allow list"},
+			run:     applist.Answer{Rule: applist.NotInstalled, Why: "it is not in the phone's list of packages, and is allowed as soon as it is: the allow list"},
 		},
 		"not installed and not allowed": {
 			list: listed(applist.Allow), pkg: "com.x",
 			install: applist.Answer{Deny: true, Rule: applist.Unlisted, Why: "no entry"},
-			run:     applist.Answer{Deny: true, Rule: applist.NotInstalled, Why: "it is not installed; were it, it would be denied: no entry"},
+			run:     applist.Answer{Deny: true, Rule: applist.NotInstalled, Why: "it is not in the phone's list of packages, and is denied then and now: no entry"},
 		},
 		"first boot": {
 			list: listed(applist.Allow), pkg: "com.x", first: true,

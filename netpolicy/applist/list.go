@@ -81,7 +81,7 @@ const (
 	SharedDenied
 	// SharedPreinstalled: it is denied by an Allow list, and shares its app id with a package of the image, which is not.
 	SharedPreinstalled
-	// NotInstalled: it has no app id yet.
+	// NotInstalled: the phone's table does not have it, so it has no app id that is known.
 	NotInstalled
 	// NoTable: no complete list of the phone's packages has been read yet.
 	NoTable

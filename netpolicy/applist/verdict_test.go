@@ -79,6 +79,9 @@ func TestVerdicts(t *testing.T) {
 			if diff := cmp.Diff(want, a.Verdicts); diff != "" {
 				t.Errorf("the verdicts:\n%s", diff)
 			}
+			if want := name[:5] == "allow"; a.UnknownDeny != want || a.IsolatedDeny {
+				t.Errorf("unknown apps are denied: %v, isolated processes: %v; want %v, false", a.UnknownDeny, a.IsolatedDeny, want)
+			}
 			if diff := cmp.Diff(tt.shared, a.Shared); diff != "" {
 				t.Errorf("what is shared:\n%s", diff)
 			}

@@ -74,6 +74,40 @@ func TestFollow(t *testing.T) {
 	awaitList(t, updates, "f")
 }
 
+// TestFollowLasting has a list be damaged, in one way and another, for less than what is worth an error.
+func TestFollowLasting(t *testing.T) {
+	g := newGuest(t).mkdir("data/system")
+	g.put(line("a"))
+	w := watcher(t, never)
+	w.SetPace(never, never, time.Minute)
+	updates := w.Follow(t.Context(), g.open())
+	wantList(t, updates, "a")
+	read := reads(g)
+	for _, text := range []string{"bad\n", "worse\n", "worst\n"} {
+		g.put(text)
+		read()
+	}
+	g.put(line("b"))
+	wantList(t, updates, "b")
+}
+
+// reads returns what waits until somebody has read a list.
+func reads(g guest) (wait func()) {
+	g.t.Helper()
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	g.ok(err)
+	f := os.NewFile(uintptr(fd), "inotify")
+	g.t.Cleanup(func() { f.Close() })
+	_, err = unix.InotifyAddWatch(fd, g.path("data/system"), unix.IN_CLOSE_NOWRITE)
+	g.ok(err)
+	g.ok(f.SetReadDeadline(time.Now().Add(time.Minute)))
+	return func() {
+		g.t.Helper()
+		_, err := f.Read(make([]byte, unix.SizeofInotifyEvent+unix.NAME_MAX+1))
+		g.ok(err)
+	}
+}
+
 // TestFollowDirectories begins before the guest has made anything, and goes on when it replaces its directories.
 func TestFollowDirectories(t *testing.T) {
 	g := newGuest(t)
@@ -140,6 +174,23 @@ func TestFollowProcess(t *testing.T) {
 	if u, open := <-updates; open {
 		t.Errorf("%v was told after the end", u)
 	}
+}
+
+// TestFollowByClock follows where the host has no inotify instance left.
+func TestFollowByClock(t *testing.T) {
+	g := newGuest(t).mkdir("data/system")
+	w := watcher(t, 20*time.Millisecond)
+	w.Close()
+	updates := w.Follow(t.Context(), g.open())
+	wantErr(t, updates, errdefs.ErrNotFound, packages.Path, "")
+	for _, name := range []string{"a", "b"} {
+		g.put(line(name))
+		wantList(t, updates, name)
+	}
+	g.put("bad\n")
+	wantErr(t, updates, errdefs.ErrDataLoss, "line 1", "b")
+	g.put(line("b"))
+	wantList(t, updates, "b")
 }
 
 // TestFollowBurst has a list change as fast as it can: what is told is little, and the last is right.

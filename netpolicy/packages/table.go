@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// MaxBytes is how long a list may be. One of 500 packages has some 60 KB.
-	MaxBytes = 8 << 20
+	// MaxBytes is how long a list may be. One of 500 packages has some 60 KB, and one that uses up all app ids 1.5 MB.
+	MaxBytes = 2 << 20
 	// MaxPackages is how many packages a list may have. There are 10000 app ids, and few packages share one.
 	MaxPackages = 20_000
 	// MaxName is how many bytes a package's name may have: it is the name of a directory in /data/data.
@@ -136,7 +136,7 @@ func parseLine(line string) (Package, error) {
 	if !ended {
 		return Package{}, fmt.Errorf("%q has no end: the list is cut off", clip(line))
 	}
-	words := strings.FieldsFunc(rest, func(r rune) bool { return strings.ContainsRune(" \t\v\f\r", r) })
+	words := split(rest)
 	if len(words) < fields {
 		return Package{}, fmt.Errorf("%q has %d fields; want at least %d: name, uid, debuggable, data directory, seinfo, gids", clip(rest), len(words), fields)
 	}
@@ -162,6 +162,24 @@ func parseLine(line string) (Package, error) {
 	return p, nil
 }
 
+// split cuts a line at what C takes for blanks, which are not all of Unicode's.
+func split(line string) []string {
+	words := make([]string, 0, 10)
+	from := -1 // where the word began that goes on
+	for i, c := range []byte(line) {
+		switch blank := c == ' ' || c >= '\t' && c <= '\r'; {
+		case blank && from >= 0:
+			words, from = append(words, line[from:i]), -1
+		case !blank && from < 0:
+			from = i
+		}
+	}
+	if from >= 0 {
+		words = append(words, line[from:])
+	}
+	return words
+}
+
 // checkName checks the name of a package by what Android's installer lets into one: its characters (FrameworkParsingPackageUtils.validateName), and
 // that a directory can have it.
 func checkName(name string) error {
@@ -183,7 +201,7 @@ func parseGIDs(list string) ([]uint32, error) {
 	if list == "none" {
 		return nil, nil
 	}
-	var all []uint32
+	all := make([]uint32, 0, 1+strings.Count(list, ","))
 	for word := range strings.SplitSeq(list, ",") {
 		gid, err := strconv.ParseUint(word, 10, 32)
 		if err != nil {

@@ -123,7 +123,7 @@ func TestParseRefuses(t *testing.T) {
 		"gids":                         {"com.a 10102 0 /d s 3003,,3005\n", errdefs.ErrDataLoss, `the gids "3003,,3005"`},
 		"twice":                        {whole + strings.ReplaceAll(old, ".old", ".game"), errdefs.ErrDataLoss, "line 6: com.example.game is in line 1 already"},
 		"too many":                     {many(packages.MaxPackages + 1), errdefs.ErrOutOfRange, "line 20001"},
-		"too long":                     {strings.Repeat("#", packages.MaxBytes+1), errdefs.ErrOutOfRange, "8388608 bytes"},
+		"too long":                     {strings.Repeat("#", packages.MaxBytes+1), errdefs.ErrOutOfRange, "2097152 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			table, err := packages.Parse(strings.NewReader(tt.text))
@@ -220,4 +220,23 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("in disorder: %q", names(table.All()))
 		}
 	})
+}
+
+// BenchmarkParse reads a usual list, and the worst that a guest may write: as long as one may be, and right.
+func BenchmarkParse(b *testing.B) {
+	groups := strings.Repeat("3003,", (packages.MaxBytes/packages.MaxPackages-40)/5) + "3003"
+	for name, text := range map[string]string{
+		"usual": strings.ReplaceAll(many(500), "/d s none", "/data/user/0/com.example.package default:privapp:targetSdkVersion=34 3003,1065 0 34 1 com.android.vending"),
+		"worst": strings.ReplaceAll(many(packages.MaxPackages), "none", groups),
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(text)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := packages.Parse(strings.NewReader(text)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }
