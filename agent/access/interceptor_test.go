@@ -40,6 +40,7 @@ func newServer(c access.Config) *grpc.Server {
 	phonehostv1.RegisterAppServiceServer(srv, phonehostv1.UnimplementedAppServiceServer{})
 	phonehostv1.RegisterDataServiceServer(srv, phonehostv1.UnimplementedDataServiceServer{})
 	phonehostv1.RegisterNetworkPolicyServiceServer(srv, phonehostv1.UnimplementedNetworkPolicyServiceServer{})
+	phonehostv1.RegisterAppListServiceServer(srv, phonehostv1.UnimplementedAppListServiceServer{})
 	phonehostv1.RegisterFileServiceServer(srv, phonehostv1.UnimplementedFileServiceServer{})
 	phonehostv1.RegisterEventServiceServer(srv, phonehostv1.UnimplementedEventServiceServer{})
 	healthpb.RegisterHealthServer(srv, health.NewServer())
@@ -236,6 +237,14 @@ func TestSensitiveRPCs(t *testing.T) {
 		"/phonehost.v1.NetworkPolicyService/ListFlows":     access.RoleOperator,
 		"/phonehost.v1.NetworkPolicyService/WatchFlows":    access.RoleOperator,
 		"/phonehost.v1.NetworkPolicyService/WatchDenials":  access.RoleViewer,
+
+		"/phonehost.v1.AppListService/PutAppList":      access.RoleOperator,
+		"/phonehost.v1.AppListService/ChangeAppList":   access.RoleOperator,
+		"/phonehost.v1.AppListService/DeleteAppLists":  access.RoleOperator,
+		"/phonehost.v1.AppListService/AssignAppList":   access.RoleOperator,
+		"/phonehost.v1.AppListService/UnassignAppList": access.RoleOperator,
+		"/phonehost.v1.AppListService/CheckApp":        access.RoleViewer,
+		"/phonehost.v1.AppListService/WatchAppDenials": access.RoleViewer,
 
 		"/phonehost.v1.AppService/UninstallApp":       access.RoleOperator,
 		"/phonehost.v1.AppService/ListApps":           access.RoleViewer,

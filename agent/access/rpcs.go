@@ -64,6 +64,17 @@ var required = map[string]Role{
 	"/phonehost.v1.NetworkPolicyService/AddForward":    RoleAdmin,
 	"/phonehost.v1.NetworkPolicyService/RemoveForward": RoleAdmin,
 
+	// Who runs the host decides which apps its phones may have; what a list says is no secret.
+	"/phonehost.v1.AppListService/GetAppList":      RoleViewer,
+	"/phonehost.v1.AppListService/ListAppLists":    RoleViewer,
+	"/phonehost.v1.AppListService/CheckApp":        RoleViewer,
+	"/phonehost.v1.AppListService/WatchAppDenials": RoleViewer,
+	"/phonehost.v1.AppListService/PutAppList":      RoleOperator,
+	"/phonehost.v1.AppListService/ChangeAppList":   RoleOperator,
+	"/phonehost.v1.AppListService/DeleteAppLists":  RoleOperator,
+	"/phonehost.v1.AppListService/AssignAppList":   RoleOperator,
+	"/phonehost.v1.AppListService/UnassignAppList": RoleOperator,
+
 	"/phonehost.v1.StreamService/Attach":     RoleOperator,
 	"/phonehost.v1.StreamService/Input":      RoleOperator,
 	"/phonehost.v1.StreamService/Screenshot": RoleOperator,

@@ -35,7 +35,7 @@ func specFromProto(m *phonehostv1.PhoneSpec) (phone.Spec, error) {
 		Properties: m.GetProperties(), Labels: m.GetLabels(),
 		RestartPolicy: phone.RestartPolicy(m.GetRestartPolicy()),
 		Lease:         phone.Lease{ExpiresAt: timeOf(m.GetLease().GetExpiresAt()), RetainUntil: timeOf(m.GetLease().GetRetainUntil())},
-		Network:       network,
+		Network:       network, AppList: m.GetAppList(),
 	}, nil
 }
 
@@ -71,7 +71,7 @@ func specToProto(s phone.Spec) *phonehostv1.PhoneSpec {
 			Width: s.Display.Width, Height: s.Display.Height, Dpi: s.Display.DPI, MaxFps: s.Display.MaxFPS,
 		},
 		Properties: s.Properties, Labels: s.Labels,
-		RestartPolicy: phonehostv1.RestartPolicy(s.RestartPolicy), Network: networkToProto(s.Network),
+		RestartPolicy: phonehostv1.RestartPolicy(s.RestartPolicy), Network: networkToProto(s.Network), AppList: s.AppList,
 	}
 	if l := s.Lease; !l.ExpiresAt.IsZero() || !l.RetainUntil.IsZero() {
 		m.Lease = &phonehostv1.Lease{ExpiresAt: timestamp(l.ExpiresAt), RetainUntil: timestamp(l.RetainUntil)}

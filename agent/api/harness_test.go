@@ -51,6 +51,8 @@ type server struct {
 	data    phonehostv1.DataServiceClient
 
 	networks phonehostv1.NetworkPolicyServiceClient
+	lists    phonehostv1.AppListServiceClient
+	guard    *guard
 
 	volumes *volumes
 	spool   string // directory of the archives
@@ -163,14 +165,17 @@ func startOver(t testing.TB, engine *wires) *server {
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 8 << 30}, HostBoot: "b", Logger: logger,
 	}
 	networks := engine.open(t, &cfg)
+	kernel := newGuard(w)
+	lists := kernel.open(t, &cfg)
 	sup, err := phone.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	lists.Start(t.Context(), sup)
 	if err := sup.Start(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup, volumes: vols, spool: spoolDir}
+	s := &server{world: w, guests: &guests{}, journal: journal, sup: sup, volumes: vols, spool: spoolDir, guard: kernel}
 	commands := &command.Runner{Guests: s.guests, Phones: sup}
 	jobs, err := job.New(job.Config{
 		DB: db, Operations: ops, Phones: sup, Logger: logger, Handlers: map[operation.Kind]job.Handler{operation.Command: commands.Handler()},
@@ -181,6 +186,7 @@ func startOver(t testing.TB, engine *wires) *server {
 	grpcServer := NewServer(access.Config{}, Services{
 		Phones: NewPhoneServer(PhoneConfig{
 			Phones: sup, Guests: s.guests, Displays: &screens{}, Viewers: func(string) int { return 2 },
+			AppLists: lists.State,
 		}),
 		Operations: NewOperationServer(ops),
 		Events:     NewEventServer(journal),
@@ -190,6 +196,7 @@ func startOver(t testing.TB, engine *wires) *server {
 		Commands:   NewCommandServer(CommandConfig{Commands: commands, Jobs: jobs}),
 		Data:       NewDataServer(DataConfig{Phones: sup, Volumes: vols, Spool: spool}),
 		Networks:   NewNetworkServer(NetworkConfig{Phones: sup, Network: networks}),
+		AppLists:   NewAppListServer(lists),
 		Files:      NewFileServer(&guestfile.Copier{Guests: s.guests, Phones: sup}),
 	})
 	s.api = grpcServer
@@ -210,6 +217,7 @@ func startOver(t testing.TB, engine *wires) *server {
 		}
 		jobs.Close()
 		sup.Close()
+		lists.Close()
 		if networks != nil {
 			networks.Close()
 		}
@@ -220,6 +228,7 @@ func startOver(t testing.TB, engine *wires) *server {
 	})
 	s.phones, s.ops, s.events = phonehostv1.NewPhoneServiceClient(s.conn), phonehostv1.NewOperationServiceClient(s.conn), phonehostv1.NewEventServiceClient(s.conn)
 	s.data, s.networks = phonehostv1.NewDataServiceClient(s.conn), phonehostv1.NewNetworkPolicyServiceClient(s.conn)
+	s.lists = phonehostv1.NewAppListServiceClient(s.conn)
 	return s
 }
 

@@ -8,13 +8,11 @@ import (
 	"io"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/containerd/errdefs"
 	"google.golang.org/grpc"
 
 	"github.com/phonehost/phonehost/agent/fault"
-	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/netpolicy"
@@ -176,14 +174,7 @@ func (s *networkServer) change(ctx context.Context, ids []string, c phone.Networ
 	if err := ctx.Err(); err != nil {
 		return nil, statusError(fmt.Errorf("change networks: %w", err))
 	}
-	results := make([]*phonehostv1.PhoneResult, len(ids))
-	for i, id := range ids {
-		results[i] = &phonehostv1.PhoneResult{PhoneId: id}
-		if refused[i] != nil {
-			results[i].Failure = failureToProto(job.Failure(0, refused[i], time.Now()))
-		}
-	}
-	return results, nil
+	return phoneResults(ids, refused), nil
 }
 
 func (s *networkServer) AssignPolicy(ctx context.Context, q *phonehostv1.AssignPolicyRequest) (*phonehostv1.AssignPolicyResponse, error) {

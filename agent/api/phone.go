@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/phonehost/phonehost/agent/access"
+	"github.com/phonehost/phonehost/agent/applist"
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -41,13 +42,16 @@ type DisplayStates interface {
 // does not answer in this time is shown as it was last known.
 const refreshTime = 300 * time.Millisecond
 
-// PhoneConfig is what PhoneService works with. All fields are required.
+// PhoneConfig is what PhoneService works with. All fields but AppLists are required.
 type PhoneConfig struct {
 	Phones   *phone.Supervisor
 	Guests   Guests
 	Displays DisplayStates
 	// Viewers returns how many viewers a phone has.
 	Viewers func(id string) int
+	// AppLists returns what became of the list of apps that a phone is on, and whether it is on one (applist.Manager.State); nil means that
+	// the host has no lists.
+	AppLists func(phone.Snapshot) (applist.State, bool)
 }
 
 // NewPhoneServer returns the service.
@@ -69,7 +73,7 @@ func caller(ctx context.Context) string {
 
 func (s *phoneServer) toProto(snap phone.Snapshot) *phonehostv1.Phone {
 	id := snap.Record.Spec.ID
-	return phoneToProto(snap, s.cfg.Displays.State(id), s.cfg.Viewers(id))
+	return s.appListState(phoneToProto(snap, s.cfg.Displays.State(id), s.cfg.Viewers(id)), snap)
 }
 
 func (s *phoneServer) CreatePhone(ctx context.Context, q *phonehostv1.CreatePhoneRequest) (*phonehostv1.CreatePhoneResponse, error) {

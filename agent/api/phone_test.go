@@ -185,7 +185,7 @@ func TestNumbersAreTheAPIs(t *testing.T) {
 		event.ViewerAttached: "VIEWER_ATTACHED", event.ViewerDetached: "VIEWER_DETACHED", event.OrphanRemoved: "ORPHAN_REMOVED",
 		event.PhoneFrozen: "PHONE_FROZEN", event.PhoneUnfrozen: "PHONE_UNFROZEN", event.PhoneUpdated: "PHONE_UPDATED",
 		event.DataChecked: "DATA_CHECKED", event.NetworkDenied: "NETWORK_DENIED", event.PolicyChanged: "NETWORK_POLICY_CHANGED",
-		event.NameServerExited: "NAME_SERVER_EXITED",
+		event.NameServerExited: "NAME_SERVER_EXITED", event.AppDenied: "APP_DENIED", event.AppListChanged: "APP_LIST_CHANGED",
 	}
 	if got := phonehostv1.EventKind(0).Descriptor().Values().Len() - 1; got != len(kinds) {
 		t.Errorf("the API knows %d kinds of events, this test %d", got, len(kinds))

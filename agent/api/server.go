@@ -15,7 +15,7 @@ import (
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 )
 
-// Services are the services of phonehost.v1. All are required.
+// Services are the services of phonehost.v1. All but AppLists are required; without that one the server does not offer it.
 type Services struct {
 	Phones     phonehostv1.PhoneServiceServer
 	Operations phonehostv1.OperationServiceServer
@@ -28,6 +28,7 @@ type Services struct {
 	Apps       phonehostv1.AppServiceServer
 	Data       phonehostv1.DataServiceServer
 	Networks   phonehostv1.NetworkPolicyServiceServer
+	AppLists   phonehostv1.AppListServiceServer
 }
 
 // Server is the one gRPC server that all doors share.
@@ -49,6 +50,7 @@ var endless = map[string]bool{
 
 	phonehostv1.NetworkPolicyService_WatchFlows_FullMethodName:   true,
 	phonehostv1.NetworkPolicyService_WatchDenials_FullMethodName: true,
+	phonehostv1.AppListService_WatchAppDenials_FullMethodName:    true,
 }
 
 // NewServer assembles the server. Who may call what is decided by the access interceptors before any handler; connections that came
@@ -69,6 +71,9 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterAppServiceServer(s, services.Apps)
 	phonehostv1.RegisterDataServiceServer(s, services.Data)
 	phonehostv1.RegisterNetworkPolicyServiceServer(s, services.Networks)
+	if services.AppLists != nil {
+		phonehostv1.RegisterAppListServiceServer(s, services.AppLists)
+	}
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s
