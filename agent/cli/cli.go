@@ -67,6 +67,7 @@ type commandLine struct {
 	App      appCmd      `cmd:"" group:"phones" help:"Install, list, start, stop and remove apps."`
 	Data     dataCmd     `cmd:"" group:"phones" help:"Look after data volumes: usage, growth, trim, archives."`
 	Net      netCmd      `cmd:"" group:"phones" help:"Decide what phones may reach, and see what they do."`
+	AppList  appListCmd  `cmd:"" name:"applist" group:"phones" help:"Decide which apps phones may install, start and let into the network."`
 	Push     pushCmd     `cmd:"" group:"phones" help:"Copy a file into a phone."`
 	Pull     pullCmd     `cmd:"" group:"phones" help:"Copy a file out of a phone."`
 	Logs     logsCmd     `cmd:"" group:"phones" help:"Print the output of a phone's guest or display."`

@@ -266,6 +266,8 @@ func TestFollowersEndWellWhenInterrupted(t *testing.T) {
 		{"follow flows", []string{"net", "flows", "cp-1", "-f"}, "closed"},
 		{"follow flows as JSON", []string{"net", "flows", "cp-1", "-f", "-o", "json"}, `"state":"FLOW_STATE_CLOSED"`},
 		{"follow denials", []string{"net", "denials", "-f"}, "169.254.169.254        80     protected    metadata  default  4"},
+		{"follow denials of apps", []string{"applist", "denials", "-f"}, "network  com.a                     10002    4"},
+		{"follow denials of apps as JSON", []string{"applist", "denials", "cp-1", "--follow", "-o", "json"}, `"kind":"APP_DENIAL_KIND_NETWORK"`},
 		{"follow denials as JSON", []string{"net", "denials", "cp-1", "--follow", "-o", "json"}, `"packets":"4"`},
 	}
 	for _, tt := range tests {

@@ -214,6 +214,8 @@ func (a *app) wanted(ctx context.Context, w words) []string {
 		return a.imageNames(ctx)
 	case w.flag != nil && w.flag.Name == "policy":
 		return a.policyNames(ctx)
+	case w.flag != nil && w.flag.Name == "app-list":
+		return a.appListNames(ctx)
 	case w.flag != nil:
 		return nil
 	case w.node.Path() == "ops show" || w.node.Path() == "ops wait":
@@ -222,6 +224,8 @@ func (a *app) wanted(ctx context.Context, w words) []string {
 		return a.imageNames(ctx)
 	case name == "policy":
 		return a.policyNames(ctx)
+	case name == "applist" && w.node.Name != "put":
+		return a.appListNames(ctx)
 	case name == "id" && w.node.Name != "create":
 		return a.phoneIDs(ctx)
 	}
@@ -272,6 +276,22 @@ func (a *app) policyNames(ctx context.Context) []string {
 	var names []string
 	for _, p := range answer.GetPolicies() {
 		names = append(names, p.GetName())
+	}
+	return names
+}
+
+func (a *app) appListNames(ctx context.Context) []string {
+	lists, err := a.appLists(ctx)
+	if err != nil {
+		return nil
+	}
+	answer, err := lists.ListAppLists(ctx, &phonehostv1.ListAppListsRequest{})
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for _, l := range answer.GetAppLists() {
+		names = append(names, l.GetName())
 	}
 	return names
 }

@@ -12,6 +12,9 @@ func TestCompletion(t *testing.T) {
 	if r := runWith(t.Context(), agent, nil, "create", "cp-2", "--image", "testphone"); r.code != exitDone {
 		t.Fatalf("%+v", r)
 	}
+	if r := runWith(t.Context(), agent, nil, "applist", "put", "games", "--deny", "com.a"); r.code != exitDone {
+		t.Fatalf("%+v", r)
+	}
 	tests := []struct {
 		line string // the last word is the one being typed
 		want string
@@ -40,6 +43,15 @@ func TestCompletion(t *testing.T) {
 		{"net forward add cp", "cp-1 cp-2"},
 		{"net limit cp-1 --u", "--up"},
 		{"create x --policy ", "allow-internet"},
+		{"applist ", "put add remove enable disable rm ls show export assign unassign denials check"},
+		{"applist show ", "games"},
+		{"applist rm games ", "games"},
+		{"applist put ", ""},
+		{"applist add games ", ""},
+		{"applist assign ", "games"},
+		{"applist assign games cp", "cp-1 cp-2"},
+		{"applist check cp", "cp-1 cp-2"},
+		{"create x --app-list ", "games"},
 		{"data ", "ls grow trim export import"},
 		{"data trim cp-1 cp", "cp-1 cp-2"},
 		{"data export cp", "cp-1 cp-2"},

@@ -24,6 +24,7 @@ type createCmd struct {
 	Property      map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Property that the guest's init sets; may be repeated."`
 	Label         map[string]string `mapsep:"none" placeholder:"NAME=VALUE" help:"Word of yours to keep with the phone; may be repeated."`
 	RestartPolicy *string           `enum:"always,on-guest-reboot,never" placeholder:"POLICY" help:"What follows when the guest ends by itself: always, on-guest-reboot or never. Default: always."`
+	AppList       string            `name:"app-list" placeholder:"LIST" help:"List of apps that it is on. Default: none."`
 	networking
 	leasing
 	NoWait bool `help:"With --clone-from: do not wait for the end of the copy."`
@@ -121,7 +122,7 @@ func (c *createCmd) spec(a *app) *phonehostv1.PhoneSpec {
 	spec := &phonehostv1.PhoneSpec{
 		Id: c.ID, Image: c.Image, Profile: c.Profile, Vcpus: c.VCPUs, CpuWeight: c.CPUWeight,
 		MemoryBytes: uint64(memory), DataBytes: uint64(c.Data), Display: c.Display.spec,
-		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()), Network: c.networking.spec(),
+		Properties: c.Property, Labels: c.Label, Lease: c.lease(a.now()), Network: c.networking.spec(), AppList: c.AppList,
 	}
 	if c.RestartPolicy != nil {
 		spec.RestartPolicy = restartPolicies[*c.RestartPolicy]

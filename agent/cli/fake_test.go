@@ -52,6 +52,7 @@ type fakeAgent struct {
 	findings []*phonehostv1.Finding
 	revision uint64
 	policies map[string]string // texts, by name
+	lists    map[string]*phonehostv1.AppList
 }
 
 // fakeOperation is an operation and what it was before, oldest first.
@@ -68,7 +69,7 @@ type fakeOperations struct {
 
 // newFakeAgent returns an agent without phones.
 func newFakeAgent() *fakeAgent {
-	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone), policies: make(map[string]string)}
+	f := &fakeAgent{phones: make(map[string]*phonehostv1.Phone), policies: make(map[string]string), lists: make(map[string]*phonehostv1.AppList)}
 	f.changed, f.hung = sync.NewCond(&f.mu), make(chan struct{}, 16)
 	f.images.agent = f
 	f.streams.agent = f
@@ -90,6 +91,7 @@ func (f *fakeAgent) serve(t testing.TB, listener net.Listener, options ...grpc.S
 	phonehostv1.RegisterEventServiceServer(server, &f.events)
 	phonehostv1.RegisterDataServiceServer(server, fakeData{agent: f})
 	phonehostv1.RegisterNetworkPolicyServiceServer(server, fakeNetworks{agent: f})
+	phonehostv1.RegisterAppListServiceServer(server, fakeAppLists{agent: f})
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
 	return func() {

@@ -207,6 +207,11 @@ func (f *fakeEvents) Watch(in *phonehostv1.EventServiceWatchRequest, stream grpc
 			Attributes: map[string]string{
 				"direction": "egress", "protocol": "tcp", "peer": "10.0.0.1", "port": "22", "reason": "PROTECTED", "class": "HOST", "rule": "-1", "packets": "12", "bytes": "720",
 			}},
+		{Seq: 6, Time: timestamppb.New(base), Kind: phonehostv1.EventKind_EVENT_KIND_APP_DENIED, PhoneId: "cp-1", Message: "com.a, com.b was not to start in cp-1 (3 times)",
+			Attributes: map[string]string{
+				"kind": "launch", "packages": "com.a,com.b", "uid": "10002", "count": "3", "app_list": "games",
+				"first": "2026-01-02T15:04:00.5Z", "last": "2026-01-02T15:04:05Z",
+			}},
 	}
 	if in.GetAfterSeq() == 1 {
 		return refuse(codes.OutOfRange, "JOURNAL_TRIMMED", map[string]string{"oldest_seq": "2"}, "events after 1 are no longer kept")

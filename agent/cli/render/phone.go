@@ -94,6 +94,7 @@ func Phone(w io.Writer, p *phonehostv1.Phone, now time.Time) error {
 	f.add("screen", screenState(p.GetDisplay()))
 	f.add("viewers", strconv.Itoa(int(p.GetViewers())))
 	f.add("network", networkLine(p))
+	f.add("app list", appListLine(p))
 	f.add("restart policy", Policy(spec.GetRestartPolicy()))
 	f.add("properties", pairs(spec.GetProperties()))
 	f.add("labels", pairs(spec.GetLabels()))
