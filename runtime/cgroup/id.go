@@ -13,18 +13,26 @@ import (
 // cgroup gets it while the host runs. The error is of class fs.ErrNotExist for a phone without cgroups, and errdefs.ErrNotImplemented
 // on a host without cgroup v2.
 func (t *Tree) GuestID(id string) (uint64, error) {
-	for _, h := range t.hierarchies {
-		if !h.v2 {
-			continue
-		}
-		var st unix.Stat_t
-		dir := filepath.Join(h.mount, t.root, id, "guest")
-		if err := unix.Stat(dir, &st); err != nil {
-			return 0, fmt.Errorf("id of cgroup %s: %w", dir, err)
-		}
-		return st.Ino, nil
+	dir, err := t.GuestDir(id)
+	if err != nil {
+		return 0, err
 	}
-	return 0, fmt.Errorf("id of the cgroup of %s: this host has no cgroup v2: %w", id, errdefs.ErrNotImplemented)
+	var st unix.Stat_t
+	if err := unix.Stat(dir, &st); err != nil {
+		return 0, fmt.Errorf("id of cgroup %s: %w", dir, err)
+	}
+	return st.Ino, nil
+}
+
+// GuestDir returns the directory of that cgroup, whether it is there or not. The error is of class errdefs.ErrNotImplemented on a host without
+// cgroup v2.
+func (t *Tree) GuestDir(id string) (string, error) {
+	for _, h := range t.hierarchies {
+		if h.v2 {
+			return filepath.Join(h.mount, t.root, id, "guest"), nil
+		}
+	}
+	return "", fmt.Errorf("cgroup of %s: this host has no cgroup v2: %w", id, errdefs.ErrNotImplemented)
 }
 
 // CheckGuestIDs returns an error of class errdefs.ErrNotImplemented on a host without cgroup v2, whose cgroups have no ids for GuestID.
