@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -247,6 +248,37 @@ func TestAppIDsAreUsedAgain(t *testing.T) {
 		l.still()
 		if h.k.sets != before {
 			t.Error("what is the same is set again")
+		}
+	})
+}
+
+// TestListAgain puts a phone on a list, on none, and on one again: what it has installed meanwhile is judged by what it is, and is not ended because
+// the table of then does not have it.
+func TestListAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		l := h.begin()
+		defer l.end()
+		l.create("p1", "")
+		h.installs("p1", launcher, "com.a 10002")
+		l.on("p1")
+		l.put("kids", applist.Allow, "com.b")
+		l.assign("kids", "p1")
+		l.still()
+		l.want("p1", "10002- 10003-")
+		if errs, err := l.Unassign(t.Context(), []string{"p1"}, "uid/0"); errors.Join(append(errs, err)...) != nil {
+			t.Fatal(errs, err)
+		}
+		h.installs("p1", launcher, "com.c 10002", "com.b 10003")
+		dir := h.cgroup("p1").Dir
+		h.k.edit(func() { h.k.runs[dir] = map[uint32]int{10001: 1, 10002: 1, 10003: 1} })
+		l.assign("kids", "p1")
+		if left := slices.Sorted(maps.Keys(h.k.runs[dir])); !slices.Equal(left, []uint32{10001, 10003}) {
+			t.Errorf("apps that run: %v", left)
+		}
+		l.still()
+		l.want("p1", "10001+ 10002- 10003+ 10004-")
+		if got := h.suspends("p1"); got != "com.c" {
+			t.Errorf("suspended: %q", got)
 		}
 	})
 }

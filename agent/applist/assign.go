@@ -86,8 +86,8 @@ func (m *Manager) setLists(ctx context.Context, ids []string, name string, move 
 // peekTime bounds how long the table of a phone is waited for that is to be put on its first list.
 const peekTime = 2 * time.Second
 
-// peek reads the tables of those phones that run and of which none is known, because they have not been on a list: what a list would do to them
-// is told before they are put on it. One that cannot be read in time is read by the phone's follower.
+// peek reads the tables of those phones that run and are on no list, so that nobody follows them: what a list would do to them is told before they
+// are put on it, and what they have had of an earlier list is not gone by. One that cannot be read in time is read by the phone's follower.
 func (m *Manager) peek(ctx context.Context, ids []string) {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
@@ -95,14 +95,7 @@ func (m *Manager) peek(ctx context.Context, ids []string) {
 	reading.SetLimit(atOnce)
 	for _, id := range ids {
 		snap, err := m.phones.Get(id)
-		if err != nil || snap.InitPID == 0 {
-			continue
-		}
-		m.mu.Lock()
-		w := m.wards[id]
-		known := w != nil && w.apps.fits(&snap.Record).table != nil
-		m.mu.Unlock()
-		if known {
+		if err != nil || snap.InitPID == 0 || snap.Record.Spec.AppList != "" {
 			continue
 		}
 		reading.Go(func() error {

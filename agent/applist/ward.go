@@ -176,12 +176,24 @@ func (m *Manager) enforce(ctx context.Context, w *ward, snap phone.Snapshot) (St
 	case listErr != nil:
 		return State{}, listErr // what the kernel has stays
 	case list == nil || !list.Enabled:
-		w.killed = nil
-		m.denies(w, nil)
-		m.drain(snap.Record.Slot, w.id)
-		return State{InForce: true, Complete: a.complete}, m.cfg.Enforcer.RemovePhone(cgroup.ID)
+		return m.release(w, snap, list, a, cgroup)
 	}
 	return m.set(ctx, w, snap, *list, a, cgroup)
+}
+
+// release has the kernel let go of a phone. What it has refused is read before, while it is known whose apps that were; the table of a phone that is on no
+// list is forgotten, for nobody follows it from here on.
+func (m *Manager) release(w *ward, snap phone.Snapshot, list *applist.List, a apps, cgroup Cgroup) (State, error) {
+	w.killed = nil
+	m.denies(w, nil)
+	m.drain(snap.Record.Slot, w.id)
+	if err := m.cfg.Enforcer.RemovePhone(cgroup.ID); err != nil {
+		return State{}, err
+	}
+	if list == nil {
+		a.table, a.complete = nil, false
+	}
+	return State{InForce: true, Complete: a.complete}, m.keep(w, a)
 }
 
 // refuse is for hosts whose kernel cannot know phones.
