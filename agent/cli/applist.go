@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/phonehost/phonehost/agent/cli/render"
-	"github.com/phonehost/phonehost/agent/fault"
-	"github.com/phonehost/phonehost/netpolicy/applist"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 )
 
@@ -70,11 +69,29 @@ func (e entries) read(a *app) ([]string, error) {
 	if len(text) > maxListFile {
 		return nil, usagef("--file %s: more than %d bytes are no list of packages", e.File, maxListFile)
 	}
-	some, err := applist.ParsePackages(text)
+	some, err := packageLines(string(text))
 	if err != nil {
-		return nil, usagef("--file %s: %s", e.File, fault.Words(err))
+		return nil, usagef("--file %s: %v", e.File, err)
 	}
 	return append(e.Packages[:len(e.Packages):len(e.Packages)], some...), nil
+}
+
+// packageLines reads packages, one a line (docs/app-lists.md). What is no package, the agent says.
+func packageLines(text string) ([]string, error) {
+	var some []string
+	n := 0
+	for line := range strings.Lines(strings.TrimPrefix(text, "\uFEFF")) {
+		n++
+		line, _, _ = strings.Cut(line, "#")
+		switch words := strings.Fields(line); len(words) {
+		case 0:
+		case 1:
+			some = append(some, words[0])
+		default:
+			return nil, fmt.Errorf("line %d: %q: want one package a line", n, render.Printable(strings.TrimSpace(line)))
+		}
+	}
+	return some, nil
 }
 
 // maxListFile bounds a file of packages, which has comments too.
@@ -309,8 +326,15 @@ func (c *appListExportCmd) Run(ctx context.Context, a *app) error {
 	}
 	return a.print(answer, func(w io.Writer) error {
 		l := answer.GetAppList()
-		_, err := fmt.Fprintf(w, "# %s (%s)\n%s", render.Printable(l.GetName()), render.AppListMode(l.GetMode()), applist.FormatPackages(l.GetPackages()))
-		return err
+		if _, err := fmt.Fprintf(w, "# %s (%s)\n", render.Printable(l.GetName()), render.AppListMode(l.GetMode())); err != nil {
+			return err
+		}
+		for _, entry := range l.GetPackages() {
+			if _, err := fmt.Fprintln(w, entry); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
