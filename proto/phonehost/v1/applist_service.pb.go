@@ -1260,7 +1260,7 @@ type AppDenial struct {
 	Uid uint32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
 	// How many refusals, or processes that were ended.
 	Count uint64 `protobuf:"varint,5,opt,name=count,proto3" json:"count,omitempty"`
-	// When the first was; absent where that was not kept.
+	// When the first was; when it was read, where that was not kept.
 	FirstTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
 	// When the last was.
 	LastTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=last_time,json=lastTime,proto3" json:"last_time,omitempty"`
