@@ -268,7 +268,7 @@ func TestListAgain(t *testing.T) {
 		if errs, err := l.Unassign(t.Context(), []string{"p1"}, "uid/0"); errors.Join(append(errs, err)...) != nil {
 			t.Fatal(errs, err)
 		}
-		h.installs("p1", launcher, "com.c 10002", "com.b 10003")
+		h.installs("p1", launcher, "com.c 10002", "com.b 10003", "com.a 10005")
 		dir := h.cgroup("p1").Dir
 		h.k.edit(func() { h.k.runs[dir] = map[uint32]int{10001: 1, 10002: 1, 10003: 1} })
 		l.assign("kids", "p1")
@@ -277,7 +277,7 @@ func TestListAgain(t *testing.T) {
 		}
 		l.still()
 		l.want("p1", "10001+ 10002- 10003+ 10004-")
-		if got := h.suspends("p1"); got != "com.c" {
+		if got := h.suspends("p1"); got != "com.a com.c" {
 			t.Errorf("suspended: %q", got)
 		}
 	})

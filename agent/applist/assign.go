@@ -3,12 +3,14 @@ package applist
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/phone"
+	"github.com/phonehost/phonehost/netpolicy/packages"
 )
 
 // Assign puts phones on a list, and returns an error for each, in their order, and what to know of it. Errors of a phone: those of
@@ -27,11 +29,11 @@ func (m *Manager) Assign(ctx context.Context, name string, ids []string, move, f
 	if err != nil {
 		return nil, nil, err
 	}
-	m.peek(ctx, ids[:min(len(ids), phone.MaxPhones)])
+	tables := m.peek(ctx, ids[:min(len(ids), phone.MaxPhones)])
 	notes := remarks{own: l.Remarks()}
 	errs, asked := make([]error, len(ids)), []string{}
 	for i, id := range ids {
-		apps, err := m.acceptOn(l.List, id, force)
+		apps, err := m.acceptOn(l.List, id, tables[id], force)
 		if errs[i] = err; err == nil {
 			asked = append(asked, id)
 			notes.add(id, apps.Warnings)
@@ -40,7 +42,7 @@ func (m *Manager) Assign(ctx context.Context, name string, ids []string, move, f
 	if len(asked) == 0 && len(ids) > 0 {
 		return errs, nil, nil
 	}
-	set, err := m.setLists(ctx, asked, name, move, by)
+	set, err := m.setLists(ctx, asked, name, move, by, tables)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -54,7 +56,7 @@ func (m *Manager) Assign(ctx context.Context, name string, ids []string, move, f
 
 // Unassign takes phones off their lists. The errors are those of Assign.
 func (m *Manager) Unassign(ctx context.Context, ids []string, by string) ([]error, error) {
-	set, err := m.setLists(ctx, ids, "", true, by)
+	set, err := m.setLists(ctx, ids, "", true, by, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -65,16 +67,20 @@ func (m *Manager) Unassign(ctx context.Context, ids []string, by string) ([]erro
 	return errs, nil
 }
 
-// setLists stores which list phones are on, and has them get what it says. The errors are by phone.
-func (m *Manager) setLists(ctx context.Context, ids []string, name string, move bool, by string) (map[string]error, error) {
+// setLists stores which list phones are on, and has them get what it says, by the tables that were peeked at. The errors are by phone.
+func (m *Manager) setLists(ctx context.Context, ids []string, name string, move bool, by string, tables map[string]*packages.Table) (map[string]error, error) {
 	refused, err := m.phones.SetAppLists(ids, name, move, by)
 	if err != nil {
 		return nil, err
 	}
 	set, done := make(map[string]error, len(ids)), []string{}
 	for i, id := range ids {
-		if set[id] = refused[i]; refused[i] == nil {
-			done = append(done, id)
+		if set[id] = refused[i]; refused[i] != nil {
+			continue
+		}
+		done = append(done, id)
+		if t := tables[id]; t != nil {
+			m.learn(ctx, m.ward(id), t, false) // unless its follower was quicker, and has a newer one
 		}
 	}
 	for i, err := range m.applyEach(ctx, done) {
@@ -87,10 +93,12 @@ func (m *Manager) setLists(ctx context.Context, ids []string, name string, move 
 const peekTime = 2 * time.Second
 
 // peek reads the tables of those phones that run and are on no list, so that nobody follows them: what a list would do to them is told before they
-// are put on it, and what they have had of an earlier list is not gone by. One that cannot be read in time is read by the phone's follower.
-func (m *Manager) peek(ctx context.Context, ids []string) {
+// are put on it. One that cannot be read in time is read by the phone's follower.
+func (m *Manager) peek(ctx context.Context, ids []string) map[string]*packages.Table {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
+	var mu sync.Mutex
+	tables := map[string]*packages.Table{}
 	var reading errgroup.Group
 	reading.SetLimit(atOnce)
 	for _, id := range ids {
@@ -105,11 +113,13 @@ func (m *Manager) peek(ctx context.Context, ids []string) {
 			}
 			following, end := context.WithCancel(ctx)
 			defer end()
-			if u := <-m.cfg.Packages.Follow(following, root); u.Table != nil {
-				m.learn(ctx, m.ward(id), u.Table)
-			}
+			u := <-m.cfg.Packages.Follow(following, root)
+			mu.Lock()
+			defer mu.Unlock()
+			tables[id] = u.Table
 			return nil
 		})
 	}
 	_ = reading.Wait() // none of them returns an error
+	return tables
 }

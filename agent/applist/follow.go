@@ -180,12 +180,12 @@ func (f *follower) learn(ctx context.Context, u packages.Update) {
 		f.m.cfg.Logger.Debug("packages of a phone not read", "phone_id", f.w.id, "error", fault.Readable(u.Err.Error()))
 	}
 	if u.Table != nil {
-		f.m.learn(ctx, f.w, u.Table)
+		f.m.learn(ctx, f.w, u.Table, true)
 	}
 }
 
-// learn takes in a table of a phone that runs.
-func (m *Manager) learn(ctx context.Context, w *ward, t *packages.Table) {
+// learn takes in a table of a phone that runs; without newest set only where none is known.
+func (m *Manager) learn(ctx context.Context, w *ward, t *packages.Table, newest bool) {
 	done, err := take(ctx, w.turn)
 	if err != nil {
 		return
@@ -196,6 +196,9 @@ func (m *Manager) learn(ctx context.Context, w *ward, t *packages.Table) {
 		return
 	}
 	a := m.known(w, &snap.Record)
+	if a.table != nil && !newest {
+		return
+	}
 	a.table = t
 	if err := m.keep(w, a); err != nil {
 		m.cfg.Logger.Warn("table of a phone's packages not stored", "phone_id", w.id, "error", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/netpolicy/applist"
+	"github.com/phonehost/phonehost/netpolicy/packages"
 )
 
 const (
@@ -319,7 +320,7 @@ func (m *Manager) accept(l applist.List, force bool) (remarks, error) {
 		return notes, err
 	}
 	for _, id := range m.users(l.Name) {
-		apps, err := m.acceptOn(l, id, force)
+		apps, err := m.acceptOn(l, id, nil, force)
 		if err != nil {
 			return notes, err
 		}
@@ -328,8 +329,8 @@ func (m *Manager) accept(l applist.List, force bool) (remarks, error) {
 	return notes, nil
 }
 
-// acceptOn is accept for one phone that is to be on the list.
-func (m *Manager) acceptOn(l applist.List, id string, force bool) (applist.Apps, error) {
+// acceptOn is accept for one phone that is to be on the list. peeked is its table where it was on none; nil for none that is known.
+func (m *Manager) acceptOn(l applist.List, id string, peeked *packages.Table, force bool) (applist.Apps, error) {
 	snap, err := m.phones.Get(id)
 	if err != nil {
 		return applist.Apps{}, nil // gone meanwhile, or refused by who assigns
@@ -340,7 +341,11 @@ func (m *Manager) acceptOn(l applist.List, id string, force bool) (applist.Apps,
 		a = w.apps
 	}
 	m.mu.Unlock()
-	v := m.judge(l, snap.Record.Slot, a.fits(&snap.Record))
+	a = a.fits(&snap.Record)
+	if peeked != nil {
+		a.table = peeked
+	}
+	v := m.judge(l, snap.Record.Slot, a)
 	if force {
 		return v.rules.Apps, nil
 	}
