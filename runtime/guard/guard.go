@@ -16,7 +16,7 @@ import (
 )
 
 // version names the pins of the programs. It grows with every change of what they do.
-const version = "2"
+const version = "3"
 
 // maxGuests is how many guests can be protected at once.
 const maxGuests = 4096
