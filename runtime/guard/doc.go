@@ -16,7 +16,7 @@
 //	               where it is in force
 //	inode_setattr  owners and modes of those files, which procfs keeps for the whole host, stay as they are
 //
-// The programs need Linux 5.7 (arm64: 6.4) with BTF and "bpf" among the security modules. Attaching succeeds also where nothing is
+// The programs need Linux 5.17 (arm64: 6.4) with BTF and "bpf" among the security modules. Attaching succeeds also where nothing is
 // enforced, so Open tries it out. Links and the map of guests are pinned: what was protected stays so when the agent ends or is killed, and
 // the next one finds it. A new version of the programs is attached before the old one goes.
 //

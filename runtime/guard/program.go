@@ -72,7 +72,6 @@ type builder struct {
 const (
 	stackKey  = -32 // a name, and other keys of maps
 	stackWord = -40 // what was read last
-	stackNext = -48 // where the next message begins
 )
 
 func (b *builder) add(code ...asm.Instruction) { b.code = append(b.code, code...) }
