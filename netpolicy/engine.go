@@ -37,8 +37,22 @@ type Config struct {
 	// NameServerState is the directory that the name server reads; NameServers are the upstreams it asks, empty: those of the host.
 	NameServerState string
 	NameServers     []netip.AddrPort
+	// Settings is a file that keeps what settings of the host's were before they were changed; empty: that is not kept.
+	Settings string
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
+}
+
+// wire and nat are the parts of the Config for the packages of these names.
+func (c Config) wire() wire.Config {
+	return wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Settings: c.Settings, Logger: c.Logger}
+}
+
+func (c Config) nat() nat.Config {
+	return nat.Config{
+		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
+		MaxFlows: c.MaxFlows, Logger: c.Logger,
+	}
 }
 
 // Engine is the networks of a host's phones.
@@ -86,7 +100,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*sync.Mutex{}, watch: watchers{joined: make(chan struct{}, 1)}}
-	if e.wire, err = wire.New(wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Logger: c.Logger}); err != nil {
+	if e.wire, err = wire.New(c.wire()); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -97,10 +111,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.wire.CheckPools(); err != nil {
 		return nil, err
 	}
-	if e.nat, err = nat.New(nat.Config{
-		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
-		MaxFlows: c.MaxFlows, Logger: c.Logger,
-	}); err != nil {
+	if e.nat, err = nat.New(c.nat()); err != nil {
 		return nil, err
 	}
 	e.data, err = datapath.Open(datapath.Config{

@@ -76,7 +76,9 @@ type agent struct {
 	networks  phone.Networks
 	netpolicy *netpolicy.Engine
 	network   *network.Manager
-	metrics   *metrics.Metrics
+	// former is the networks that an agent with networks enabled made, where they are disabled; nil where there are none.
+	former  *netpolicy.Retired
+	metrics *metrics.Metrics
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
@@ -96,7 +98,7 @@ func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agen
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt} {
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt, a.retireNetworks} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}

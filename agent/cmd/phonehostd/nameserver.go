@@ -19,18 +19,15 @@ import (
 
 // openNameServer keeps the phones' name server running, which goes on when the agent ends. Where phones have no network there is none.
 func (a *agent) openNameServer(ctx context.Context) error {
-	host, err := service.New(service.Config{
-		Client: a.engine.Client(), StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, LogDir: a.cfg.LogDir, CgroupRoot: a.cgroupRoot,
-		LogBinary: a.cfg.Runtime.LogBinary, Logger: a.logger,
-	})
+	host, err := a.services()
 	if err != nil {
 		return err
 	}
-	if !a.cfg.Network.Enabled {
+	if !a.cfg.Network.Enabled && a.former == nil {
 		return host.Remove(ctx, nameserver.Name)
 	}
 	if a.netpolicy == nil {
-		return nil // the reason is in the health registry
+		return nil // the reason is in the health registry, or phones run that the server answers until they stop
 	}
 	spec, err := a.nameServer()
 	if err != nil {
@@ -74,7 +71,7 @@ func (a *agent) nameServer() (service.Spec, error) {
 		return service.Spec{}, err
 	}
 	return nameserver.Spec(nameserver.Config{
-		Program: program, UID: uid, Gateways: a.netpolicy.Gateways(), Pins: pins, State: a.nameServerState(),
+		Program: program, UID: uid, Gateways: a.netpolicy.Gateways(), Pins: pins, State: nameServerState(a.cfg),
 	})
 }
 
