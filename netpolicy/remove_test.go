@@ -60,6 +60,9 @@ func TestRemove(t *testing.T) {
 		netlab.Host().Run(t, "sh", "-ec", command)
 	}
 	t.Cleanup(func() { _ = exec.Command("nft", "delete", "table", "inet", "other").Run() })
+	until(t, "an uplink whose addresses are settled", func() bool {
+		return !strings.Contains(netlab.Host().Run(t, "ip", "address"), "tentative")
+	})
 	before := w.traces()
 
 	w.open()

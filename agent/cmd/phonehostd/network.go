@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -66,12 +67,35 @@ func (a *agent) openNetworks(ctx context.Context) error {
 	a.networks, a.netpolicy = engine, engine
 	a.network, err = network.Open(ctx, network.Config{
 		DB: a.db, Journal: a.journal, Engine: engine, Parse: policy.Parse, Users: phone.PolicyUsers, Logger: a.logger,
+		OnProblems: a.onPolicies,
 	})
 	if err != nil {
 		return err
 	}
 	a.defers(func() error { a.network.Close(); return nil })
 	return nil
+}
+
+// maxNamedPolicies is how many policies a warning names.
+const maxNamedPolicies = 5
+
+// onPolicies keeps the warning about policies that are not in force as they are stored.
+func (a *agent) onPolicies(policies []network.Policy) {
+	if len(policies) == 0 {
+		a.health.Clear(warnPolicies)
+		return
+	}
+	text := "network policies are not in force as they are stored, and their phones keep the rules that they had: "
+	for i, p := range policies[:min(len(policies), maxNamedPolicies)] {
+		if i > 0 {
+			text += "; "
+		}
+		text += p.Name + " (" + p.Problem + ")"
+	}
+	if n := len(policies) - maxNamedPolicies; n > 0 {
+		text += fmt.Sprintf("; and %d more", n)
+	}
+	a.health.Set(warnPolicies, health.Warning, text+"; the kernel is asked again every minute at most; one that cannot be read has to be put anew (phonectl net policy put)")
 }
 
 // expectNetworks tells the engine of networks which it has made for phones before, and removes what was left half made.
