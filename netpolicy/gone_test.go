@@ -11,6 +11,7 @@ import (
 
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/policy"
+	"github.com/phonehost/phonehost/netpolicy/shape"
 	"github.com/phonehost/phonehost/netpolicy/wire"
 	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
@@ -83,10 +84,9 @@ func TestDeletedLinkComesBack(t *testing.T) {
 		if s, err := w.engine.Status(t.Context(), "p1"); err != nil || !s.Up {
 			t.Errorf("deletion %d: status %+v, %v", n, s, err)
 		}
-		for _, link := range []string{wire.LinkName("p1"), "ifb"} {
-			if qdiscs := host.Run(t, "sh", "-c", "tc qdisc; ip -o link show type ifb"); !strings.Contains(qdiscs, link) || strings.Count(qdiscs, "tbf") < 2 {
-				t.Errorf("deletion %d: p1 is not limited:\n%s", n, qdiscs)
-			}
+		link := wire.LinkName("p1")
+		if limits := host.Run(t, "tc", "qdisc") + host.Run(t, "tc", "filter", "show", "dev", link, "ingress"); strings.Count(limits, "qdisc tbf") != 2 || !strings.Contains(limits, "to device "+shape.UploadName("p1")) {
+			t.Errorf("deletion %d: p1 is not limited in both directions:\n%s", n, limits)
 		}
 	}
 	// The third within a moment has to wait.

@@ -79,7 +79,7 @@ func (w *Wire) kept() (map[string]former, error) {
 		err = json.Unmarshal(text, &all)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read what settings were: %w", err)
+		return nil, fmt.Errorf("read what settings were (%s, which may be removed): %w", w.config.Settings, err)
 	}
 	return all, nil
 }
