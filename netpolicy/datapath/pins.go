@@ -3,6 +3,7 @@ package datapath
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -129,6 +130,16 @@ func removePin(path string) error {
 		return err
 	}
 	return nil
+}
+
+// Lock keeps Datapaths from being opened in a directory, for whoever removes it, until the returned file is closed. fs.ErrNotExist: there is
+// no such directory; errdefs.ErrUnavailable: a Datapath is open.
+func Lock(dir string) (io.Closer, error) {
+	f, err := pins(filepath.Clean(dir)).lock()
+	if err != nil {
+		return nil, fmt.Errorf("datapath: %w", err)
+	}
+	return f, nil
 }
 
 // Remove removes all pins of a directory: links that were pinned there decide nothing any more. It is for a host from which phonehost is

@@ -207,7 +207,7 @@ func (n *NAT) Support() Support {
 	return n.support
 }
 
-// Remove deletes the table, and with it the times of live flows. A table that is not there is no error.
+// Remove deletes the table, and with it the times of live flows, and what a trial left that was killed. A table that is not there is no error.
 func (n *NAT) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -227,5 +227,5 @@ func (n *NAT) Remove(ctx context.Context) error {
 		return fmt.Errorf("delete table inet %s: %w", Table, err)
 	}
 	n.support = Support{}
-	return nil
+	return n.removeTrial()
 }

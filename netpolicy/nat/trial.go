@@ -198,6 +198,15 @@ func tableOfTrial(link string, probes []probe) error {
 
 // remove takes the link and the table away.
 func (t *trial) remove(link netlink.Link) error {
+	err := removeTrialTable()
+	if delErr := netlink.LinkDel(link); delErr != nil {
+		err = errors.Join(err, fmt.Errorf("remove the link of a trial: %w", delErr))
+	}
+	return err
+}
+
+// removeTrialTable takes the table of a trial away, if there is one.
+func removeTrialTable() error {
 	conn, err := open()
 	if err == nil {
 		table := &nftables.Table{Name: trialTable, Family: nftables.TableFamilyINet}
@@ -206,12 +215,21 @@ func (t *trial) remove(link netlink.Link) error {
 		err = errors.Join(conn.Flush(), conn.CloseLasting())
 	}
 	if err != nil {
-		err = fmt.Errorf("delete table inet %s: %w", trialTable, err)
+		return fmt.Errorf("delete table inet %s: %w", trialTable, err)
 	}
-	if delErr := netlink.LinkDel(link); delErr != nil {
-		err = errors.Join(err, fmt.Errorf("remove the link of a trial: %w", delErr))
+	return nil
+}
+
+// removeTrial takes away what a trial left that was killed.
+func (n *NAT) removeTrial() error {
+	link, err := netlink.LinkByName(n.cfg.LinkPrefix + "trial")
+	switch {
+	case err == nil:
+		return (&trial{}).remove(link)
+	case errors.As(err, new(netlink.LinkNotFoundError)):
+		return removeTrialTable()
 	}
-	return err
+	return fmt.Errorf("look for the link of a trial: %w", err)
 }
 
 // send sends a packet and tells what became of it.
