@@ -97,10 +97,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.wire.CheckPools(); err != nil {
 		return nil, err
 	}
-	if e.nat, err = nat.New(nat.Config{
-		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
-		MaxFlows: c.MaxFlows, Logger: c.Logger,
-	}); err != nil {
+	if e.nat, err = nat.New(c.nat()); err != nil {
 		return nil, err
 	}
 	e.data, err = datapath.Open(datapath.Config{
@@ -195,11 +192,15 @@ func (e *Engine) lock(id string) (unlock func()) {
 	return m.Unlock
 }
 
-// natTimeouts says the datapath's times in nat's words.
-func natTimeouts(t datapath.Timeouts) nat.Timeouts {
-	return nat.Timeouts{
-		TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
-		UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
+// nat is the Config of what translates, with the datapath's times.
+func (c Config) nat() nat.Config {
+	t := datapath.DefaultTimeouts
+	return nat.Config{
+		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, MaxFlows: c.MaxFlows, Logger: c.Logger,
+		Timeouts: nat.Timeouts{
+			TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
+			UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
+		},
 	}
 }
 

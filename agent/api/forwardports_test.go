@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc/codes"
 
@@ -22,7 +23,9 @@ import (
 func TestForwardsThatTheHostCannotTakeOn(t *testing.T) {
 	s := startOver(t, newWires())
 	s.create(t, "p1")
-	table, err := nat.New(nat.Config{Pool4: netip.MustParsePrefix("10.213.0.0/16")})
+	table, err := nat.New(nat.Config{Pool4: netip.MustParsePrefix("10.213.0.0/16"), Timeouts: nat.Timeouts{
+		TCPNew: time.Second, TCPEstablished: time.Hour, TCPClosing: time.Minute, TCPClosed: time.Second, UDPNew: time.Second, UDPEstablished: time.Minute,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

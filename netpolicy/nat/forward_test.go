@@ -17,7 +17,7 @@ func forward(protocol policy.Protocol, listen, to string) nat.Forward {
 }
 
 func TestValidate(t *testing.T) {
-	n, err := nat.New(nat.Config{Pool4: pool4, Pool6: pool6})
+	n, err := nat.New(nat.Config{Pool4: pool4, Pool6: pool6, Timeouts: times})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +79,7 @@ func TestConfigThatCannotBeIsRefused(t *testing.T) {
 		{"IPv6 without a pool", nat.Config{Pool4: pool4, Masquerade6: true}, "without an IPv6 pool"},
 		{"long prefix", nat.Config{Pool4: pool4, LinkPrefix: "phones-of-this-host-"}, "longer than"},
 		{"many flows", nat.Config{Pool4: pool4, MaxFlows: 1 << 31}, "more than"},
+		{"no times", nat.Config{Pool4: pool4}, "whole seconds"},
 		{"times", nat.Config{Pool4: pool4, Timeouts: nat.Timeouts{TCPNew: 1}}, "whole seconds"},
 	} {
 		if _, err := nat.New(test.cfg); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.says) {

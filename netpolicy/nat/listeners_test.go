@@ -103,7 +103,7 @@ func TestCheckNamesTheHostsAddresses(t *testing.T) {
 // Without a way out, and without any address but loopback, the answer is the same.
 func TestCheckOnAHostWithoutANetwork(t *testing.T) {
 	testenv.Root(t)
-	n, err := nat.New(nat.Config{Pool4: pool4})
+	n, err := nat.New(nat.Config{Pool4: pool4, Timeouts: times})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,12 +28,6 @@ type Timeouts struct {
 	UDPNew, UDPEstablished                        time.Duration
 }
 
-// DefaultTimeouts are the times of RFC 5382 (established) and RFC 4787, and short ones for what is no connection yet or any more.
-var DefaultTimeouts = Timeouts{
-	TCPNew: 20 * time.Second, TCPEstablished: 7440 * time.Second, TCPClosing: 60 * time.Second, TCPClosed: 10 * time.Second,
-	UDPNew: 30 * time.Second, UDPEstablished: 180 * time.Second,
-}
-
 // Config says for whom NAT is.
 type Config struct {
 	// Pool4 and Pool6 are the phones' addresses; the first of each is the gateway's. Pool6 may be the zero value.
@@ -41,7 +35,7 @@ type Config struct {
 	// Masquerade4 and Masquerade6 translate what phones send to others than phones to an address of the host; not where the world has
 	// routes to the pool.
 	Masquerade4, Masquerade6 bool
-	// Timeouts; the zero value is DefaultTimeouts.
+	// Timeouts of phones' flows, each of them.
 	Timeouts Timeouts
 	// MaxFlows is how many flows the datapath lets a phone have; 0 is DefaultMaxFlows.
 	MaxFlows uint32
@@ -93,9 +87,6 @@ func New(cfg Config) (*NAT, error) {
 	}
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = DefaultMaxFlows
-	}
-	if cfg.Timeouts == (Timeouts{}) {
-		cfg.Timeouts = DefaultTimeouts
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
