@@ -29,7 +29,7 @@ func TestTablesOfLesserKernels(t *testing.T) {
 		if err := n.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.commit(support, forwards); err != nil {
+		if err := n.commit(t.Context(), support, forwards); err != nil {
 			t.Errorf("%+v: %v", support, err)
 			continue
 		}

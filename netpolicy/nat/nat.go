@@ -140,7 +140,7 @@ func (n *NAT) Apply(ctx context.Context, forwards []Forward) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.replace(forwards); err != nil {
+	if err := n.replace(ctx, forwards); err != nil {
 		return err
 	}
 	return n.routeLoopback(forwards)
@@ -150,10 +150,10 @@ func (n *NAT) Apply(ctx context.Context, forwards []Forward) error {
 var variants = []Support{{Timeouts: true, Count: true}, {Count: true}, {Timeouts: true}, {}}
 
 // replace puts in place the best table that the kernel takes.
-func (n *NAT) replace(forwards []Forward) error {
+func (n *NAT) replace(ctx context.Context, forwards []Forward) error {
 	var last error
 	for _, support := range variants {
-		err := n.commit(support, forwards)
+		err := n.commit(ctx, support, forwards)
 		if err == nil {
 			if support != n.support {
 				n.support = support
@@ -171,8 +171,8 @@ func (n *NAT) replace(forwards []Forward) error {
 }
 
 // commit sends the table as one transaction.
-func (n *NAT) commit(support Support, forwards []Forward) error {
-	conn, err := open()
+func (n *NAT) commit(ctx context.Context, support Support, forwards []Forward) error {
+	conn, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (n *NAT) Support() Support {
 	return n.support
 }
 
-// Remove deletes the table, and with it the times of live flows. A table that is not there is no error.
+// Remove deletes the table, and with it the times of live flows. A table that is not there is no error, nor is a kernel without nftables.
 func (n *NAT) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -208,13 +208,16 @@ func (n *NAT) Remove(ctx context.Context) error {
 	if err := n.routeLoopback(nil); err != nil {
 		return err
 	}
-	conn, err := open()
+	conn, err := open(ctx)
+	if errors.Is(err, unix.EPROTONOSUPPORT) { // nfnetlink can be had no more than nftables
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.CloseLasting() }()
 	conn.DelTable(&nftables.Table{Name: Table, Family: nftables.TableFamilyINet})
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("delete table inet %s: %w", Table, err)
 	}
 	n.support = Support{}
