@@ -218,6 +218,48 @@ func TestVMRoots(t *testing.T) {
 	})
 }
 
+// TestVMAdditions builds, or finds, the root and the modules of each addition for this machine's architecture, and looks into them.
+func TestVMAdditions(t *testing.T) {
+	l := openLab(t)
+	for name, a := range l.file.Addition {
+		t.Run(name, func(t *testing.T) {
+			r, err := l.RootWith(t.Context(), runtime.GOARCH, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := readManifest(filepath.Join(filepath.Dir(r.Image), manifestFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkRoot(t, l, m, multiarch(runtime.GOARCH))
+			for _, unit := range a.Masked {
+				if m["etc/systemd/"+unit].target != "/dev/null" || m["usr/lib/systemd/"+unit].kind == 0 {
+					t.Errorf("%s is not there, or not masked", unit)
+				}
+			}
+			ordinary, err := l.Root(t.Context(), runtime.GOARCH)
+			if err != nil || ordinary.Image == r.Image {
+				t.Errorf("the ordinary root is %+v, %v; want another than %+v", ordinary, err, r)
+			}
+			k, err := l.Kernel(t.Context(), runtime.GOARCH, "6.1")
+			if err != nil {
+				t.Fatal(err)
+			}
+			more, err := l.KernelWith(t.Context(), k, name)
+			if err != nil || more.Image != k.Image || more.Modules == k.Modules || more.Key == k.Key {
+				t.Fatalf("with more modules it is %+v, %v; without %+v", more, err, k)
+			}
+			checkModulesOf(t, l, more)
+		})
+	}
+	if _, err := l.RootWith(t.Context(), runtime.GOARCH, "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("a root with what is not there: %v", err)
+	}
+	if _, err := l.KernelWith(t.Context(), Kernel{Arch: runtime.GOARCH, Series: "6.1"}, "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("modules that are not there: %v", err)
+	}
+}
+
 // checkRoot looks for what phonehostd, phone-display and tests need, and for what must not be there.
 func checkRoot(t *testing.T, l *Lab, m manifest, triplet string) {
 	t.Helper()
