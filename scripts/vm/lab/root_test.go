@@ -241,15 +241,11 @@ func TestVMAdditions(t *testing.T) {
 			if err != nil || ordinary.Image == r.Image {
 				t.Errorf("the ordinary root is %+v, %v; want another than %+v", ordinary, err, r)
 			}
-			k, err := l.Kernel(t.Context(), runtime.GOARCH, "6.1")
-			if err != nil {
-				t.Fatal(err)
+			for _, series := range l.Series() {
+				for _, arch := range l.Architectures() {
+					checkAddedModules(t, l, arch, series, name)
+				}
 			}
-			more, err := l.KernelWith(t.Context(), k, name)
-			if err != nil || more.Image != k.Image || more.Modules == k.Modules || more.Key == k.Key {
-				t.Fatalf("with more modules it is %+v, %v; without %+v", more, err, k)
-			}
-			checkModulesOf(t, l, more)
 		})
 	}
 	if _, err := l.RootWith(t.Context(), runtime.GOARCH, "none"); !errdefs.IsNotFound(err) {
@@ -257,6 +253,31 @@ func TestVMAdditions(t *testing.T) {
 	}
 	if _, err := l.KernelWith(t.Context(), Kernel{Arch: runtime.GOARCH, Series: "6.1"}, "none"); !errdefs.IsNotFound(err) {
 		t.Errorf("modules that are not there: %v", err)
+	}
+}
+
+// checkAddedModules looks for the modules of an addition beside those that all machines have.
+func checkAddedModules(t *testing.T, l *Lab, arch, series, addition string) {
+	t.Helper()
+	k, err := l.Kernel(t.Context(), arch, series)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := l.KernelWith(t.Context(), k, addition)
+	if err != nil || more.Image != k.Image || more.Modules == k.Modules || more.Key == k.Key {
+		t.Errorf("%s/%s with more modules is %+v, %v; without %+v", series, arch, more, err, k)
+		return
+	}
+	checkModulesOf(t, l, more)
+	a, err := l.file.addition(addition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := modulesIn(t, more)
+	for _, name := range a.Modules {
+		if !slices.Contains(have, name) {
+			t.Errorf("%s/%s: there is no module %s", series, arch, name)
+		}
 	}
 }
 
