@@ -311,7 +311,8 @@ func wantNothing(t testing.TB, at place, network string, to netip.AddrPort) {
 func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 // installed needs a program that takes charge of the machine that it is installed on: no package of scripts/deps has it, and no
-// PHONEHOST_TEST_REQUIRE promises it. Their packages may be unpacked anywhere on the PATH.
+// PHONEHOST_TEST_REQUIRE promises it. Their packages may be unpacked anywhere on the PATH; in the machines of TestVMBesideFirewalls of
+// scripts/vm/suite they are installed, and nothing is skipped.
 func installed(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {

@@ -23,6 +23,9 @@ func (f *File) addition(name string) (AdditionFile, error) {
 	return a, nil
 }
 
+// Additions are the names of what lab.toml has for machines that ask for more, in order.
+func (l *Lab) Additions() []string { return slices.Sorted(maps.Keys(l.file.Addition)) }
+
 // rootOf is the set of the root with an addition; "" is the ordinary one.
 func rootOf(addition string) string {
 	if addition == "" {
