@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/phonehost/phonehost/agent/fault"
+	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
@@ -103,5 +105,19 @@ func TestForwardsThatTheHostCannotTakeOn(t *testing.T) {
 	}
 	if err := create("p3", "127.0.0.3:"+port); err != nil {
 		t.Errorf("the same phone again: %v", err)
+	}
+}
+
+// TestForwardsOfAHostThatCannotHaveNetworks refuses forwards where networks are enabled and could not be opened: nobody can say whether a port is free.
+func TestForwardsOfAHostThatCannotHaveNetworks(t *testing.T) {
+	s := startOver(t, newWires())
+	s.create(t, "p1")
+	s.world.Lock()
+	s.world.CheckForward = network.Unavailable{Err: errors.New("the pool is taken")}.CheckForward
+	s.world.Unlock()
+	_, err := s.networks.AddForward(t.Context(), &phonehostv1.AddForwardRequest{PhoneId: "p1", Forward: &phonehostv1.Forward{Listen: "127.0.0.1:6001", Port: 5555}})
+	want := refusal{Code: codes.FailedPrecondition, Reason: fault.NetworkDisabled}
+	if got := readError(t, err); got != want || !strings.Contains(err.Error(), "the pool is taken") {
+		t.Errorf("%+v (%v), want %+v that says why", got, err, want)
 	}
 }
