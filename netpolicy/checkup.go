@@ -149,7 +149,7 @@ const tryID = "checkup"
 // Connections tells what bounds a phone's part of the kernel's table of connections: whether all does that should, and a sentence (nat.Support).
 func (c *Checkup) Connections(ctx context.Context) (all bool, text string, err error) {
 	err = aside(func() error {
-		n, err := nat.New(nat.Config{Pool4: c.cfg.Pool4, Pool6: c.cfg.Pool6, Masquerade4: c.cfg.Masquerade4, Masquerade6: c.cfg.Masquerade6})
+		n, err := nat.New(c.cfg.nat())
 		if err != nil {
 			return err
 		}

@@ -44,15 +44,19 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// wire and nat are the parts of the Config for the packages of these names.
+// wire and nat are the parts of the Config for the packages of these names. The kernel's table has the datapath's times.
 func (c Config) wire() wire.Config {
 	return wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Settings: c.Settings, Logger: c.Logger}
 }
 
 func (c Config) nat() nat.Config {
+	t := datapath.DefaultTimeouts
 	return nat.Config{
-		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
-		MaxFlows: c.MaxFlows, Logger: c.Logger,
+		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, MaxFlows: c.MaxFlows, Logger: c.Logger,
+		Timeouts: nat.Timeouts{
+			TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
+			UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
+		},
 	}
 }
 
@@ -220,14 +224,6 @@ func (e *Engine) lock(id string) (unlock func()) {
 		if t.users--; t.users == 0 {
 			delete(e.busy, id)
 		}
-	}
-}
-
-// natTimeouts says the datapath's times in nat's words.
-func natTimeouts(t datapath.Timeouts) nat.Timeouts {
-	return nat.Timeouts{
-		TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
-		UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
 	}
 }
 

@@ -85,6 +85,12 @@ func (e *Engine) ensure(ctx context.Context, p Phone) error {
 	return e.translate(ctx)
 }
 
+// CheckForward refuses a forward that would lead to nobody, or away from somebody, before it is taken on: nat.Check. What other forwards there are does not
+// matter here.
+func (e *Engine) CheckForward(ctx context.Context, f Forward) error {
+	return e.nat.Check(ctx, f.Protocol, f.Listen)
+}
+
 // connect makes the phone's link, and beside it the tables of its slot: the kernel has to be waited for in both.
 func (e *Engine) connect(ctx context.Context, p Phone) (link wire.Link, err error) {
 	var both errgroup.Group

@@ -2,6 +2,9 @@ package network
 
 import (
 	"context"
+	"fmt"
+
+	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/netpolicy"
 	"github.com/phonehost/phonehost/netpolicy/netns"
@@ -22,6 +25,11 @@ func (l Loopback) Ensure(ctx context.Context, p netpolicy.Phone) error {
 	}
 	_, err := l.Dir.Create(p.ID)
 	return err
+}
+
+// CheckForward refuses every forward: nothing leads to such phones.
+func (l Loopback) CheckForward(_ context.Context, f netpolicy.Forward) error {
+	return fmt.Errorf("forward from %s: phones of this host have loopback alone: %w", f.Listen, errdefs.ErrFailedPrecondition)
 }
 
 // Remove removes it; no error when it is not there.
