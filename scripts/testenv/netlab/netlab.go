@@ -21,6 +21,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"runtime"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -48,6 +49,9 @@ func Run(m *testing.M) int {
 	}
 	if os.Getenv(inside) == "" {
 		return again()
+	}
+	if slices.Contains(os.Args, "-test.fuzzworker") {
+		return m.Run() // it was started inside
 	}
 	if err := enter(); err != nil {
 		fmt.Fprintln(os.Stderr, "netlab:", err)
