@@ -1,0 +1,3 @@
+package appguard_test
+
+func agentMain([]string) int { return 2 }
