@@ -23,6 +23,8 @@ type Config struct {
 	Canary []string
 	// Scratch is a directory in which the canary makes some; default: that of temporary files.
 	Scratch string
+	// NoKill has refused launches fail and nothing else, to measure whether the refusal alone holds.
+	NoKill bool
 	// Mechanisms are those that may be used, the best first; default: all.
 	Mechanisms []Mechanism
 	// Logger is told what neither is an error nor an answer; default: nothing is logged.

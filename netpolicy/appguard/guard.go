@@ -121,11 +121,15 @@ func (g *Guard) openTables() error {
 	g.tries = &tries{
 		names: g.maps.names, digests: g.maps.digests, spec: tables.names, byDigest: map[digest]*trie{}, byIndex: map[uint32]*trie{}, leaving: map[uint32]bool{},
 	}
-	return g.set(0)
+	return g.set(g.config.NoKill)
 }
 
 // set writes the settings.
-func (g *Guard) set(flags bpfSettingFlag) error {
+func (g *Guard) set(noKill bool) error {
+	var flags bpfSettingFlag
+	if noKill {
+		flags = bpfSettingFlagSETTING_NO_KILL
+	}
 	if err := g.maps.settings.Put(uint32(0), bpfSettings{Level: uint32(g.config.Level), Flags: uint32(flags)}); err != nil {
 		return fmt.Errorf("map settings: %w", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -97,17 +98,22 @@ func guestSteps() map[string]func(args []string) error {
 		"setuid":    func(a []string) error { return syscallNumbers(unix.SYS_SETUID, a) },
 		"setfsuid":  setfsuid,
 		"thread":    inThread,
-		"exec":      func(a []string) error { return exec.Command(a[0], a[1:]...).Run() },
+		"exec":      func(a []string) error { return exec.Command(a[0], argGuest, strings.Join(a[1:], " ")).Run() },
+		"is":        is,
 		"mapped":    func(a []string) error { return mapped(a) },
 		"rename":    func(a []string) error { return rename(a, 0) },
 		"exchange":  func(a []string) error { return rename(a, unix.RENAME_EXCHANGE) },
 		"noreplace": func(a []string) error { return rename(a, unix.RENAME_NOREPLACE) },
 		"mkdir":     func(a []string) error { return unix.Mkdir(name(a[0]), 0o755) },
+		"chroot":    func(a []string) error { return unix.Chroot(a[0]) },
+		"bind":      bind,
 		"connect":   connectStep,
 		"send":      sendStep,
 		"ping":      pingStep,
 		"raw":       rawStep,
 		"owned":     ownedStep,
+		"often":     oftenStep,
+		"times":     timesStep,
 		"talk":      talkStep,
 		"hear":      hearStep,
 		"wait":      waitStep,
@@ -189,6 +195,26 @@ func name(path string) string {
 
 func rename(args []string, flags uint) error {
 	return unix.Renameat2(unix.AT_FDCWD, name(args[0]), unix.AT_FDCWD, name(args[1]), flags)
+}
+
+// is fails unless the effective uid is given.
+func is(args []string) error {
+	if uid := strconv.Itoa(os.Geteuid()); uid != args[0] {
+		fmt.Fprintln(os.Stderr, "the uid is", uid)
+		os.Exit(3)
+	}
+	return nil
+}
+
+// bind shows a directory elsewhere, in a mount namespace of this thread's own.
+func bind(args []string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	return unix.Mount(args[0], args[1], "", unix.MS_BIND, "")
 }
 
 // patience is how long a packet that nothing holds back may take.
@@ -277,6 +303,33 @@ func ownedStep(args []string) error {
 func waitStep([]string) error {
 	fmt.Println("waiting")
 	_, err := fmt.Scanln()
+	return err
+}
+
+// oftenStep does a step again and again until it is told a line, and each time has to meet the same.
+func oftenStep(args []string) error {
+	fmt.Println("done") // begun
+	var over atomic.Bool
+	go func() {
+		_, _ = fmt.Scanln()
+		over.Store(true)
+	}()
+	for n := 0; !over.Load(); n++ {
+		if met := word(guestSteps()[args[1]](args[2:])); met != args[0] {
+			return fmt.Errorf("time %d it meets %s", n, met)
+		}
+	}
+	return nil
+}
+
+// timesStep does a step a number of times, and each time has to meet the same.
+func timesStep(args []string) error {
+	times, err := strconv.Atoi(args[0])
+	for n := 0; n < times; n++ {
+		if met := word(guestSteps()[args[2]](args[3:])); met != args[1] {
+			return fmt.Errorf("time %d it meets %s", n, met)
+		}
+	}
 	return err
 }
 

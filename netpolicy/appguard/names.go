@@ -181,8 +181,11 @@ func (t *tries) put(tr *trie, names []Name) error {
 	return nil
 }
 
-// release gives a trie back, and takes it away with its last user; no program may be using it on this one's account.
+// release gives a trie back (nil is none), and takes it away with its last user; no program may be using it on this one's account.
 func (t *tries) release(tr *trie) error {
+	if tr == nil {
+		return nil
+	}
 	t.mu.Lock()
 	tr.users--
 	last := tr.users == 0

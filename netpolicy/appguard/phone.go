@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
@@ -214,13 +215,14 @@ func (g *Guard) prepare(slot uint32, was, now phone, table *ebpf.Map) error {
 	return nil
 }
 
-// drop takes away what a phone referred to, when no program uses it.
+// drop takes away what a phone referred to, when no program uses it. Both wait for the same grace period.
 func (g *Guard) drop(was phone) error {
+	var released error
+	var releasing sync.WaitGroup
+	releasing.Go(func() { released = g.tries.release(was.trie) })
 	err := pinned.DeleteKey(g.maps.uids, was.value.Uids)
-	if was.trie != nil {
-		err = errors.Join(err, g.tries.release(was.trie))
-	}
-	return err
+	releasing.Wait()
+	return errors.Join(err, released)
 }
 
 // newTable makes a table of uids.
