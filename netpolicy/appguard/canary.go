@@ -33,6 +33,8 @@ const (
 	saidAll     = "tried"
 )
 
+var errSilent = errors.New("it ended as if it had")
+
 // setCanary makes the canary's cgroup a phone's.
 func (g *Guard) setCanary() error {
 	id, err := cgroupID(g.canary)
@@ -69,7 +71,7 @@ func (g *Guard) show(ctx context.Context) (Shown, error) {
 	var exit *exec.ExitError
 	killed := errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL
 	if !slices.Contains(lines, saidAll) || err != nil && !killed {
-		return Shown{}, fmt.Errorf("canary: %s: %w", cmp.Or(strings.TrimSpace(complaint.String()), "it said nothing of use"), err)
+		return Shown{}, fmt.Errorf("canary: %s: %w", cmp.Or(strings.TrimSpace(complaint.String()), "it has not tried all"), cmp.Or(err, errSilent))
 	}
 	s := Shown{Launch: killed || slices.Contains(lines, saidLaunch), Install: slices.Contains(lines, saidInstall), Network: slices.Contains(lines, saidNetwork)}
 	return s, g.forgetCanary()

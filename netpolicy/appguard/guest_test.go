@@ -112,11 +112,16 @@ func guestSteps() map[string]func(args []string) error {
 		"ping":      pingStep,
 		"raw":       rawStep,
 		"owned":     ownedStep,
+		"given":     givenStep,
+		"packet":    packetStep,
+		"unix":      unixStep,
+		"deeper":    deeperStep,
 		"often":     oftenStep,
 		"times":     timesStep,
 		"talk":      talkStep,
 		"hear":      hearStep,
 		"wait":      waitStep,
+		"breed":     breed,
 	}
 }
 
@@ -304,6 +309,78 @@ func waitStep([]string) error {
 	fmt.Println("waiting")
 	_, err := fmt.Scanln()
 	return err
+}
+
+// givenStep sends by a socket of one uid that root has given to another.
+func givenStep(args []string) error {
+	if err := syscallNumbers(unix.SYS_SETRESUID, []string{args[0], args[0], "0"}); err != nil {
+		return err
+	}
+	return socketStep(unix.SOCK_DGRAM, args[2:], func(fd int, to unix.Sockaddr) error {
+		uid, err := strconv.Atoi(args[1])
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(syscallNumbers(unix.SYS_SETRESUID, []string{"0", "0", "0"}), unix.Fchown(fd, uid, -1)); err != nil {
+			return err
+		}
+		return unix.Sendto(fd, []byte("hello"), 0, to)
+	})
+}
+
+// packetStep sends a frame on loopback by a packet socket of root's that was given to a uid.
+func packetStep(args []string) error {
+	uid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := net.InterfaceByName("lo")
+	if err != nil {
+		return err
+	}
+	const protocol = 0xb588 // ETH_P_802_EX1 in network order, which nobody speaks
+	return errors.Join(unix.Fchown(fd, uid, -1), unix.Sendto(fd, []byte("hello"), 0, &unix.SockaddrLinklayer{Protocol: protocol, Ifindex: lo.Index, Halen: 6}))
+}
+
+// unixStep talks to itself by a pair of sockets, as processes of a phone do.
+func unixStep([]string) error {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(pair[1])
+	defer unix.Close(pair[0])
+	_, err = unix.Write(pair[0], []byte("hello"))
+	return err
+}
+
+// deeperStep makes a cgroup where the process is alone, as it sees cgroups, and goes there. Nothing else is in sight.
+func deeperStep([]string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP); err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "cgroup")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount("cgroup2", dir, "cgroup2", 0, ""); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	deeper := filepath.Join(dir, "deeper")
+	if err := os.Mkdir(deeper, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(deeper, "cgroup.procs"), []byte("0"), 0)
 }
 
 // oftenStep does a step again and again until it is told a line, and each time has to meet the same.

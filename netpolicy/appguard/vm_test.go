@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/phonehost/phonehost/netpolicy/appguard"
 	"github.com/phonehost/phonehost/scripts/testenv/vm"
@@ -35,7 +36,11 @@ func TestVMTierA(t *testing.T) {
 		t.Run("launch", func(t *testing.T) { testLaunches(t, g) })
 		t.Run("refusal", func(t *testing.T) { testRefusal(t, g, "EPERM") })
 		t.Run("install", func(t *testing.T) { testInstalls(t, g) })
+		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
 		t.Run("verifier", func(t *testing.T) { testVerifier(t, g) })
+		t.Run("try", func(t *testing.T) { testTry(t, g) })
+		g.Close()
+		t.Run("killed", func(t *testing.T) { testKilled(t, 6) })
 	})
 }
 
@@ -45,6 +50,10 @@ func TestVMTierB(t *testing.T) {
 		t.Run("launch", func(t *testing.T) { testLaunches(t, g) })
 		t.Run("refusal", func(t *testing.T) { testRefusal(t, g, "EPERM") })
 		t.Run("install", func(t *testing.T) { testInstalls(t, g) })
+		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
+		t.Run("try", func(t *testing.T) { testTry(t, g) })
+		g.Close()
+		t.Run("killed", func(t *testing.T) { testKilled(t, 6) })
 	})
 }
 
@@ -63,6 +72,7 @@ func TestVMTierC(t *testing.T) {
 				t.Errorf("an installation meets %v", met)
 			}
 		})
+		t.Run("try", func(t *testing.T) { testTry(t, g) })
 	})
 }
 
@@ -78,4 +88,9 @@ func testVerifier(t *testing.T, g *appguard.Guard) {
 			t.Errorf("%s: the verifier looked at %d instructions", name, n)
 		}
 	}
+}
+
+// TestVMAppguard runs this package's other tests on other kernels.
+func TestVMAppguard(t *testing.T) {
+	vm.Package(t, vm.On("6.1", "6.12", "7.3").Nightly(), "netpolicy/appguard", vm.Require("root"), vm.Timeout(15*time.Minute))
 }
