@@ -20,18 +20,18 @@ import (
 
 // agentMain is an agent whose programs are a version of its own. It takes over what there is, and changes the rules of the phone that it is told of, and of
 // others that come and go, until it is killed. It prints a line when it is open and for each round. Its arguments: version, root of cgroups, id of the phone's
-// cgroup.
+// cgroup, and whether launches are to be refused alone.
 func agentMain(args []string) int {
-	if err := agent(args[0], args[1], args[2]); err != nil {
+	if err := agent(args[0], args[1], args[2], args[3] == "true"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
 }
 
-func agent(version, root, id string) error {
+func agent(version, root, id string, noKill bool) error {
 	c := config()
-	c.CgroupRoot, c.NoKill = root, true
+	c.CgroupRoot, c.NoKill = root, noKill
 	fmt.Println("begun")
 	g, err := appguard.OpenAs(context.Background(), c, version)
 	if err != nil {
@@ -56,9 +56,9 @@ func agent(version, root, id string) error {
 }
 
 // kill runs an agent and kills it a moment after it has said something.
-func kill(t *testing.T, version string, p phone, said string, after time.Duration) {
+func kill(t *testing.T, version string, p phone, noKill bool, said string, after time.Duration) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", argAgent, version, cgroupRoot(), strconv.FormatUint(p.id, 10))
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", argAgent, version, cgroupRoot(), strconv.FormatUint(p.id, 10), strconv.FormatBool(noKill))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -82,22 +82,26 @@ func kill(t *testing.T, version string, p phone, said string, after time.Duratio
 
 // testKilled kills agents, each of another version, while they open and while rules change. What is refused by the old and the new rules stays refused
 // throughout, what is allowed by both stays allowed, and what is left each time is something that the next takes over, and can take away to the last.
-func testKilled(t *testing.T, kills int) {
+func testKilled(t *testing.T, tier appguard.Tier, kills int) {
 	testenv.Root(t)
 	p := makePhone(t, "p1")
-	g := reopen(t, func(c *appguard.Config) { c.NoKill = true })
-	tier := g.Status().Tier
+	refuses := tier == appguard.TierA || tier == appguard.TierB
+	change := func(c *appguard.Config) { c.NoKill = refuses }
+	g := reopen(t, change)
+	if now := g.Status(); now.Tier != tier {
+		t.Fatalf("opened again it is %s, was tier %s: %q", now, tier, now.Why)
+	}
 	p.set(t, g, switching[0])
 	g.Close()
 	ends := []func(){p.watch(t)}
-	if tier == appguard.TierA || tier == appguard.TierB {
+	if refuses {
 		ends = append(ends, p.watchLaunches(t), p.watchInstalls(t))
 	}
 	for i := range kills {
 		said := []string{"begun", "open"}[i%2]
-		kill(t, fmt.Sprintf("v%d", i), p, said, time.Duration(rand.Int64N(int64(200*time.Millisecond))))
+		kill(t, fmt.Sprintf("v%d", i), p, refuses, said, time.Duration(rand.Int64N(int64(200*time.Millisecond))))
 		if i%3 == 2 { // else the next agent takes over what is there
-			g := reopen(t, func(c *appguard.Config) { c.NoKill = true })
+			g := reopen(t, change)
 			if now := g.Status().Tier; now != tier {
 				t.Errorf("after a kill it is tier %s, was %s", now, tier)
 			}
@@ -109,6 +113,9 @@ func testKilled(t *testing.T, kills int) {
 		end()
 	}
 	g = reopen(t)
+	if now := g.Status(); now.Tier != tier {
+		t.Errorf("in the end it is %s: %q", now, now.Why)
+	}
 	for cgroup := range g.Phones() {
 		if err := g.RemovePhone(cgroup); err != nil {
 			t.Error(err)
@@ -183,10 +190,11 @@ func (p phone) watchInstalls(t *testing.T) (end func()) {
 
 func TestKilled(t *testing.T) {
 	g := open(t)
+	tier := g.Status().Tier
 	g.Close()
 	kills := 24
 	if few() {
 		kills = 6
 	}
-	testKilled(t, kills)
+	testKilled(t, tier, kills)
 }

@@ -83,9 +83,21 @@ func (g *Guard) forgetCanary() error {
 }
 
 // choose finds the best mechanism that is obeyed. The caller has the lock, or is alone.
+//
+// Where another version of a mechanism is in force, better ones are not tried: the canary would be refused by what is in force, and a kernel does not
+// learn to obey before it is started again, when there are no pins.
 func (g *Guard) choose(ctx context.Context) error {
+	former, err := g.former()
+	if err != nil {
+		return err
+	}
 	var why []string
 	for _, m := range g.config.Mechanisms {
+		if former != "" && m != former {
+			why = append(why, string(m)+": an earlier process of this boot had it not obeyed")
+			continue
+		}
+		former = ""
 		shown, reason, err := g.take(ctx, m)
 		if err != nil {
 			return err

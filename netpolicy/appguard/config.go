@@ -23,7 +23,7 @@ type Config struct {
 	Canary []string
 	// Scratch is a directory in which the canary makes some; default: that of temporary files.
 	Scratch string
-	// NoKill has refused launches fail and nothing else, to measure whether the refusal alone holds.
+	// NoKill has refused launches fail and nothing else, to measure whether the refusal alone holds. MechanismKill is not obeyed then.
 	NoKill bool
 	// Mechanisms are those that may be used, the best first; default: all.
 	Mechanisms []Mechanism

@@ -97,7 +97,7 @@ func (g *Guard) open(ctx context.Context) (err error) {
 	if err := g.choose(ctx); err != nil {
 		return err
 	}
-	return g.removeOthers()
+	return g.removeOthers(ctx)
 }
 
 // openTables opens the maps and writes the settings.
@@ -290,6 +290,22 @@ func Remove(dir, cgroupRoot string) error {
 	for _, cgroup := range []string{canaryCgroup(cgroupRoot), filepath.Dir(canaryCgroup(cgroupRoot))} {
 		if err := pinned.Unpin(cgroup); err != nil { // a cgroup goes by rmdir(2), as pins do
 			return fmt.Errorf("appguard: %w", err)
+		}
+	}
+	return nil
+}
+
+// DropFormer ends what was pinned by agents of another LAYOUT, and is in force beside this one's until then: when SetPhone has told all phones.
+func (g *Guard) DropFormer() error {
+	entries, err := os.ReadDir(string(g.pins))
+	if err != nil {
+		return fmt.Errorf("appguard: %w", err)
+	}
+	for _, e := range entries {
+		if path := filepath.Join(string(g.pins), e.Name()); path != g.pins.dir() {
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("appguard: %w", err)
+			}
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package appguard
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -38,6 +40,8 @@ var kill = []program{
 	{bpfProgKillSetuid, onProbe("security_task_fix_setuid")},
 	{bpfProgKillExec, onProbe("security_bprm_creds_from_file")},
 }
+
+var killNames = []string{bpfProgKillSetuid, bpfProgKillExec}
 
 // mechanismPrograms are the programs of each mechanism, in the order in which they are attached.
 var mechanismPrograms = map[Mechanism][]program{
@@ -158,8 +162,52 @@ func (g *Guard) detach(links map[string]link.Link) error {
 	return err
 }
 
-// removeOthers ends programs of other versions, and of other mechanisms of this one, now that others hold.
-func (g *Guard) removeOthers() error {
+// former returns the best mechanism of which links are pinned, of any version; "" for none.
+func (g *Guard) former() (Mechanism, error) {
+	versions, err := os.ReadDir(g.pins.links(""))
+	if err != nil {
+		return "", err
+	}
+	for _, m := range g.config.Mechanisms {
+		for _, v := range versions {
+			for _, p := range mechanismPrograms[m] {
+				if m == MechanismModify && slices.Contains(killNames, p.name) { // both mechanisms have it
+					continue
+				}
+				_, err := os.Stat(filepath.Join(g.pins.links(v.Name()), p.name))
+				if err == nil {
+					return m, nil
+				}
+				if !errors.Is(err, fs.ErrNotExist) {
+					return "", err
+				}
+			}
+		}
+	}
+	return "", nil
+}
+
+// removeOthers ends programs of other versions, and of other mechanisms of this one, now that these hold, and makes sure that they do.
+func (g *Guard) removeOthers(ctx context.Context) error {
+	versions, err := os.ReadDir(g.pins.links(""))
+	if err != nil {
+		return err
+	}
+	if err := g.unpinOthers(); err != nil || len(versions) < 2 {
+		return err
+	}
+	shown, err := g.show(ctx)
+	if err != nil {
+		return err
+	}
+	if now := g.Status(); !shown.keeps(promised(now.Mechanism)) {
+		g.log.Warn("the programs of another version were obeyed, and these are not: all is attached anew", "missing", shown.missing(promised(now.Mechanism)))
+		return g.again(ctx)
+	}
+	return nil
+}
+
+func (g *Guard) unpinOthers() error {
 	for _, dir := range []string{g.pins.links(""), g.pins.programs("")} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {

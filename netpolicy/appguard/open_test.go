@@ -109,3 +109,28 @@ func BenchmarkAdopt(b *testing.B) {
 		g.Close()
 	}
 }
+
+// Pins of another layout stay until they are dropped.
+func TestDropFormer(t *testing.T) {
+	g := open(t)
+	p := makePhone(t, "p1")
+	p.set(t, g, appguard.Phone{Apps: apps})
+	g.Close()
+	former := filepath.Join(dir, "v0")
+	if err := os.Rename(filepath.Join(dir, "v1"), former); err != nil {
+		t.Fatal(err)
+	}
+	g = reopen(t)
+	if met := p.guest(t, as(appOffline)...); met[1] != "EPERM" {
+		t.Errorf("by the former layout it meets %v", met)
+	}
+	if err := g.DropFormer(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(former); !os.IsNotExist(err) {
+		t.Errorf("the former pins: %v", err)
+	}
+	if met := p.guest(t, as(appOffline)...); met[1] == "EPERM" {
+		t.Errorf("when they are gone it meets %v", met)
+	}
+}

@@ -40,7 +40,7 @@ func TestVMTierA(t *testing.T) {
 		t.Run("verifier", func(t *testing.T) { testVerifier(t, g) })
 		t.Run("try", func(t *testing.T) { testTry(t, g) })
 		g.Close()
-		t.Run("killed", func(t *testing.T) { testKilled(t, 6) })
+		t.Run("killed", func(t *testing.T) { testKilled(t, appguard.TierA, 6) })
 	})
 }
 
@@ -53,7 +53,7 @@ func TestVMTierB(t *testing.T) {
 		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
 		t.Run("try", func(t *testing.T) { testTry(t, g) })
 		g.Close()
-		t.Run("killed", func(t *testing.T) { testKilled(t, 6) })
+		t.Run("killed", func(t *testing.T) { testKilled(t, appguard.TierB, 6) })
 	})
 }
 
@@ -73,6 +73,8 @@ func TestVMTierC(t *testing.T) {
 			}
 		})
 		t.Run("try", func(t *testing.T) { testTry(t, g) })
+		g.Close()
+		t.Run("killed", func(t *testing.T) { testKilled(t, appguard.TierC, 6) })
 	})
 }
 
