@@ -198,3 +198,43 @@ func TestKilled(t *testing.T) {
 	}
 	testKilled(t, tier, kills)
 }
+
+// testBypass has threads of a phone try to become a denied app, which is refused and not killed, while programs are replaced and agents are killed. Not
+// one is let.
+func testBypass(t *testing.T, upgrades, kills int, least uint64) {
+	p := makePhone(t, "p1")
+	change := func(c *appguard.Config) { c.NoKill = true }
+	g := reopen(t, change)
+	p.set(t, g, switching[0])
+	g.Close()
+	storm := p.begin(t, fmt.Sprintf("storm %d", appDenied))
+	if met := storm.line(t); met != "done" {
+		t.Fatal(met)
+	}
+	for i := range upgrades {
+		c := config()
+		c.NoKill = true
+		g, err := appguard.OpenAs(t.Context(), c, fmt.Sprintf("u%d", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := g.Status(); s.Tier != appguard.TierA {
+			t.Errorf("upgrade %d: it is %s: %q", i, s, s.Why)
+		}
+		g.Close()
+		if i*kills/upgrades != (i+1)*kills/upgrades {
+			kill(t, fmt.Sprintf("k%d", i), p, true, []string{"begun", "open"}[i%2], time.Duration(rand.Int64N(int64(500*time.Millisecond))))
+		}
+	}
+	var tries, let uint64
+	if _, err := fmt.Fprintln(storm.in); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fmt.Sscan(storm.line(t), &tries, &let); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d tries, %d upgrades, %d agents killed", tries, upgrades, kills)
+	if let > 0 || tries < least {
+		t.Errorf("%d of %d tries were let; want none of %d or more", let, tries, least)
+	}
+}

@@ -195,6 +195,13 @@ func (g *Guard) clearOrphans() error {
 			}
 		}
 	}
+	ownerless := func(slot uint32) bool { return g.owners[slot].cgroup == 0 }
+	if err := pinned.DeleteIf(g.maps.states, func(slot uint32, _ state) bool { return ownerless(slot) }); err != nil {
+		return err
+	}
+	if err := pinned.DeleteIf(g.maps.reported, func(slot uint32, _ reported) bool { return ownerless(slot) }); err != nil {
+		return err
+	}
 	return g.clearDraining()
 }
 

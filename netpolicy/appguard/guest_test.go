@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -118,6 +119,7 @@ func guestSteps() map[string]func(args []string) error {
 		"deeper":    deeperStep,
 		"often":     oftenStep,
 		"times":     timesStep,
+		"storm":     stormStep,
 		"talk":      talkStep,
 		"hear":      hearStep,
 		"wait":      waitStep,
@@ -397,6 +399,40 @@ func oftenStep(args []string) error {
 		}
 	}
 	return nil
+}
+
+// stormThreads is how many threads try at once, on however few processors: what one is in the middle of is interrupted by another.
+const stormThreads = 12
+
+// stormStep has threads try to become an app without a pause until it is told a line, and says how often they have tried and how often they
+// were let.
+func stormStep(args []string) error {
+	uid, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(2 * stormThreads) // else Go lets one thread at a time try
+	var over atomic.Bool
+	var tries, let atomic.Uint64
+	var all sync.WaitGroup
+	for range stormThreads {
+		all.Go(func() {
+			runtime.LockOSThread()
+			for !over.Load() {
+				if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != unix.EPERM {
+					let.Add(1)
+					_, _, _ = unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), 0, ^uintptr(0))
+				}
+				tries.Add(1)
+			}
+		})
+	}
+	fmt.Println("done") // begun
+	_, err = fmt.Scanln()
+	over.Store(true)
+	all.Wait()
+	fmt.Println(tries.Load(), let.Load())
+	return err
 }
 
 // timesStep does a step a number of times, and each time has to meet the same.

@@ -96,3 +96,11 @@ func testVerifier(t *testing.T, g *appguard.Guard) {
 func TestVMAppguard(t *testing.T) {
 	vm.Package(t, vm.On("6.1", "6.12", "7.3").Nightly(), "netpolicy/appguard", vm.Require("root"), vm.Timeout(15*time.Minute))
 }
+
+// TestVMBypass: on a fully preemptible kernel no launch slips through, whatever is replaced meanwhile.
+func TestVMBypass(t *testing.T) {
+	vm.Run(t, vm.On("6.12").Arch("amd64").With(vm.PreemptFull).Nightly(), func(t *testing.T) {
+		open(t).Close()
+		testBypass(t, 100, 20, 1e6)
+	}, vm.Require("all"), vm.Timeout(20*time.Minute))
+}
