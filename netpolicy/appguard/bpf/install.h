@@ -40,36 +40,41 @@ inline enum place place_of(const struct dentry *entry)
 	return is_app(parent) ? PLACE_APP : PLACE_OTHER;
 }
 
-struct cutting {
-	__u8 *name;
-	bool found;
+struct end {
+	const __u8 *name;
+	__u32 at;
+	bool dash;
 };
 
-/* Clears a name from its first "-" on, a character a call. */
-static long cut_one(__u32 i, struct cutting *c)
+/*
+ * Looks for the end of a package, a character a call. Nothing that a call leaves is read by the next: verifiers before Linux 6.7 look at one call alone,
+ * and take what it begins with for what all begin with.
+ */
+static long find_end(__u32 i, struct end *end)
 {
-	__u8 *at;
+	__u8 c;
 
 	if (i >= NAME_SIZE)
 		return 1;
-	at = c->name + i;
-	if (!*at)
-		return 1;
-	if (*at == '-')
-		c->found = true;
-	if (c->found)
-		*at = 0;
-	return 0;
+	c = end->name[i];
+	if (c && c != '-')
+		return 0;
+	end->at = i;
+	end->dash = c == '-';
+	return 1;
 }
 
-/* Reads the package that an entry of a directory is named after. Returns whether there was a "-". */
+/* Reads the package that an entry of a directory is named after, padded with zeros. Returns whether there was a "-". */
 inline bool read_package(const struct dentry *entry, struct denial_key *key)
 {
-	struct cutting c = { .name = key->name };
+	const unsigned char *name = entry->d_name.name;
+	struct end end = { .name = key->name };
 
-	bpf_probe_read_kernel_str(key->name, NAME_SIZE, entry->d_name.name);
-	bpf_loop(NAME_SIZE, cut_one, &c, 0);
-	return c.found;
+	bpf_probe_read_kernel_str(key->name, NAME_SIZE, name);
+	bpf_loop(NAME_SIZE, find_end, &end, 0);
+	__builtin_memset(key->name, 0, NAME_SIZE);
+	bpf_probe_read_kernel(key->name, end.at & (NAME_SIZE - 1), name);
+	return end.dash;
 }
 
 /* Looks a package up, whose name key has. */
