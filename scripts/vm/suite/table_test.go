@@ -124,6 +124,7 @@ var table = []entry{
 var elsewhere = map[string]string{
 	"agent/nameserver":                    "needs phonehostd in a container and the datapath; netpolicy's tests in machines have the kernel's part",
 	"netpolicy":                           "TestVMNetworks runs it in machines",
+	"netpolicy/appguard":                  "TestVMTierA and others run it in machines",
 	"netpolicy/datapath":                  "TestVMDatapath runs it in machines",
 	"netpolicy/nat":                       "TestVMBesideFirewallsEverywhere runs it in machines that have Docker, firewalld and ufw, TestVMNAT a part of it in others",
 	"netpolicy/resolver":                  "asks with dig, which the machine has not; what it needs of the kernel netpolicy/datapath tests there",
