@@ -87,7 +87,9 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "encoder/wayland/internal/generate", Skipped: why(noScanner, "TestCommittedTablesAreUpToDate")}},
 	{Suite: vm.Suite{Package: "encoder/wayland/wire"}},
 
+	{Suite: vm.Suite{Package: "netpolicy/applist"}},
 	{Suite: vm.Suite{Package: "netpolicy/netns"}, daily: true},
+	{Suite: vm.Suite{Package: "netpolicy/packages"}},
 	{Suite: vm.Suite{Package: "netpolicy/policy", Options: files("netpolicy/datapath/bpf/layout.h", "docs/netpolicy.md")}},
 
 	{Suite: vm.Suite{Package: "runtime/binder"}, daily: true},
