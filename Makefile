@@ -13,8 +13,8 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 BUF     := $(GO) tool -modfile=../scripts/tools/go.mod buf
 
 # The packages whose go:generate lines make committed files, and where these are.
-GENERATED    := ./proto ./encoder/wayland/... ./netpolicy/datapath
-GENERATED_IN := proto encoder/wayland netpolicy/datapath
+GENERATED    := ./proto ./encoder/wayland/... ./netpolicy/datapath ./netpolicy/appguard
+GENERATED_IN := proto encoder/wayland netpolicy/datapath netpolicy/appguard
 
 # The binaries that need no C, with their packages.
 PURE := phonehostd=./agent/cmd/phonehostd phonectl=./agent/cmd/phonectl phone-log=./runtime/cmd/phone-log

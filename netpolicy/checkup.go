@@ -21,7 +21,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 	"github.com/phonehost/phonehost/netpolicy/shape"
@@ -48,10 +47,7 @@ type Checkup struct {
 
 // NewCheckup checks a Config as Open does, and touches nothing. errdefs.ErrInvalidArgument for one that cannot be.
 func NewCheckup(c Config) (*Checkup, error) {
-	translate, err := nat.New(nat.Config{
-		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
-		MaxFlows: c.MaxFlows, Logger: c.Logger,
-	})
+	translate, err := nat.New(c.nat())
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +96,7 @@ func (c *Checkup) Uplinks() ([]Uplink, error) {
 }
 
 func (c *Checkup) wire() (*wire.Wire, error) {
-	return wire.New(wire.Config{NetNS: c.cfg.NetNS, Pool4: c.cfg.Pool4, Pool6: c.cfg.Pool6, Uplink: c.cfg.Uplink, Logger: c.cfg.Logger})
+	return wire.New(c.cfg.wire())
 }
 
 // IPv6 tells whether phones have IPv6.
@@ -153,7 +149,7 @@ const tryID = "checkup"
 // Connections tells what bounds a phone's part of the kernel's table of connections: whether all does that should, and a sentence (nat.Support).
 func (c *Checkup) Connections(ctx context.Context) (all bool, text string, err error) {
 	err = aside(func() error {
-		n, err := nat.New(nat.Config{Pool4: c.cfg.Pool4, Pool6: c.cfg.Pool6, Masquerade4: c.cfg.Masquerade4, Masquerade6: c.cfg.Masquerade6})
+		n, err := nat.New(c.cfg.nat())
 		if err != nil {
 			return err
 		}

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/time/rate"
 
 	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/nat"
@@ -37,8 +38,26 @@ type Config struct {
 	// NameServerState is the directory that the name server reads; NameServers are the upstreams it asks, empty: those of the host.
 	NameServerState string
 	NameServers     []netip.AddrPort
+	// Settings is a file that keeps what settings of the host's were before they were changed; empty: that is not kept.
+	Settings string
 	// Logger gets what is neither an error nor an answer; default: nothing is logged.
 	Logger *slog.Logger
+}
+
+// wire and nat are the parts of the Config for the packages of these names. The kernel's table has the datapath's times.
+func (c Config) wire() wire.Config {
+	return wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Settings: c.Settings, Logger: c.Logger}
+}
+
+func (c Config) nat() nat.Config {
+	t := datapath.DefaultTimeouts
+	return nat.Config{
+		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, MaxFlows: c.MaxFlows, Logger: c.Logger,
+		Timeouts: nat.Timeouts{
+			TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
+			UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
+		},
+	}
 }
 
 // Engine is the networks of a host's phones.
@@ -59,17 +78,24 @@ type Engine struct {
 	translated []translation
 
 	mu       sync.Mutex
-	phones   map[string]attached    // whose networks are up
-	expected map[string]Phone       // whose networks an earlier Engine made, and this one has not looked at yet
-	policies map[string]loaded      // by name
-	classes  []policy.AddressClass  // what is protected
-	busy     map[string]*sync.Mutex // by phone: held while its link is worked on
+	phones   map[string]attached   // whose networks are up
+	expected map[string]Phone      // whose networks an earlier Engine made, and this one has not looked at yet
+	policies map[string]loaded     // by name
+	classes  []policy.AddressClass // what is protected
+	busy     map[string]*turn      // by phone, while its link is worked on
+}
+
+// turn is whose turn it is to work on a phone's link.
+type turn struct {
+	sync.Mutex
+	users int // who have it or wait for it; guarded by Engine.mu
 }
 
 // attached is a phone whose network is up.
 type attached struct {
 	Phone
-	link wire.Link
+	link  wire.Link
+	mends *rate.Limiter // how often the link is made anew
 }
 
 // Open finds what an earlier Engine left in the kernel, and goes on with it. What the host's networks are is read, and the phones'
@@ -85,8 +111,8 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*sync.Mutex{}, watch: watchers{joined: make(chan struct{}, 1)}}
-	if e.wire, err = wire.New(wire.Config{NetNS: c.NetNS, Pool4: c.Pool4, Pool6: c.Pool6, Uplink: c.Uplink, Logger: c.Logger}); err != nil {
+	e := &Engine{cfg: c, log: c.Logger, phones: map[string]attached{}, expected: map[string]Phone{}, policies: map[string]loaded{}, busy: map[string]*turn{}, watch: watchers{joined: make(chan struct{}, 1)}}
+	if e.wire, err = wire.New(c.wire()); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -97,10 +123,7 @@ func Open(ctx context.Context, c Config) (_ *Engine, err error) {
 	if err := e.wire.CheckPools(); err != nil {
 		return nil, err
 	}
-	if e.nat, err = nat.New(nat.Config{
-		Pool4: c.Pool4, Pool6: c.Pool6, Masquerade4: c.Masquerade4, Masquerade6: c.Masquerade6, Timeouts: natTimeouts(datapath.DefaultTimeouts),
-		MaxFlows: c.MaxFlows, Logger: c.Logger,
-	}); err != nil {
+	if e.nat, err = nat.New(c.nat()); err != nil {
 		return nil, err
 	}
 	e.data, err = datapath.Open(datapath.Config{
@@ -129,6 +152,7 @@ func (e *Engine) begin(ctx context.Context) error {
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	e.stop = stop
 	e.tasks.Go(func() { e.followHost(running) })
+	e.tasks.Go(func() { e.followLinks(running) })
 	dropped := make(chan uint32, 64)
 	e.tasks.Go(func() { e.readEvents(running, dropped) })
 	e.tasks.Go(func() { e.reportDenials(running, dropped) })
@@ -185,21 +209,21 @@ func (e *Engine) phone(id string) (attached, error) {
 // lock keeps others from a phone's link until the function that it returns is called.
 func (e *Engine) lock(id string) (unlock func()) {
 	e.mu.Lock()
-	m := e.busy[id]
-	if m == nil {
-		m = new(sync.Mutex)
-		e.busy[id] = m
+	t := e.busy[id]
+	if t == nil {
+		t = new(turn)
+		e.busy[id] = t
 	}
+	t.users++
 	e.mu.Unlock()
-	m.Lock()
-	return m.Unlock
-}
-
-// natTimeouts says the datapath's times in nat's words.
-func natTimeouts(t datapath.Timeouts) nat.Timeouts {
-	return nat.Timeouts{
-		TCPNew: t.TCPNew, TCPEstablished: t.TCPEstablished, TCPClosing: t.TCPClosing, TCPClosed: t.TCPClosed,
-		UDPNew: t.UDPNew, UDPEstablished: t.UDPEstablished,
+	t.Lock()
+	return func() {
+		t.Unlock()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if t.users--; t.users == 0 {
+			delete(e.busy, id)
+		}
 	}
 }
 

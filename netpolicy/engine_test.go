@@ -53,6 +53,12 @@ func newWorld(t testing.TB) *world {
 	}
 	w.open()
 	t.Cleanup(func() {
+		if w.engine == nil {
+			if _, err := netpolicy.Remove(context.Background(), w.cfg); err != nil {
+				t.Error(err)
+			}
+			return
+		}
 		ids, err := w.engine.List()
 		if err != nil {
 			t.Error(err)
@@ -72,16 +78,24 @@ func newWorld(t testing.TB) *world {
 // open begins with an engine, or goes on with another.
 func (w *world) open() {
 	w.t.Helper()
-	if w.engine != nil {
-		if err := w.engine.Close(); err != nil {
-			w.t.Fatal(err)
-		}
-	}
+	w.close()
 	engine, err := netpolicy.Open(w.t.Context(), w.cfg)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	w.engine = engine
+}
+
+// close ends the engine, and leaves what it has made.
+func (w *world) close() {
+	w.t.Helper()
+	if w.engine == nil {
+		return
+	}
+	if err := w.engine.Close(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.engine = nil
 }
 
 func phone(slot uint32) netpolicy.Phone {

@@ -28,6 +28,22 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 		return fmt.Errorf("network of %s: slot %d of %d: %w", p.ID, p.Slot, e.cfg.MaxPhones, errdefs.ErrInvalidArgument)
 	}
 	defer e.lock(p.ID)()
+	if err := e.ensure(ctx, p); err != nil {
+		return err
+	}
+	e.leftPolicy()
+	return nil
+}
+
+// leftPolicy is called when a phone may have been the last with a policy that only the kernel has.
+func (e *Engine) leftPolicy() {
+	if err := e.forgetUnnamed(); err != nil {
+		e.log.Warn("a policy that no phone has any more stays in the kernel", "error", err)
+	}
+}
+
+// ensure is Ensure for a phone that is locked.
+func (e *Engine) ensure(ctx context.Context, p Phone) error {
 	e.mu.Lock()
 	rules, found := e.policies[p.Policy]
 	former, up := e.phones[p.ID]
@@ -52,7 +68,10 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 	if err := shape.Set(ctx, link.Index, p.ID, p.UpBits, p.DownBits); err != nil {
 		return err
 	}
-	now := attached{Phone: p, link: link}
+	now := attached{Phone: p, link: link, mends: former.mends}
+	if !up {
+		now.mends = newMends()
+	}
 	if err := e.admit(now, rules.slot); err != nil {
 		return err
 	}
@@ -64,6 +83,12 @@ func (e *Engine) Ensure(ctx context.Context, p Phone) error {
 		return err
 	}
 	return e.translate(ctx)
+}
+
+// CheckForward refuses a forward that would lead to nobody, or away from somebody, before it is taken on: nat.Check. What other forwards there are does not
+// matter here.
+func (e *Engine) CheckForward(ctx context.Context, f Forward) error {
+	return e.nat.Check(ctx, f.Protocol, f.Listen)
 }
 
 // connect makes the phone's link, and beside it the tables of its slot: the kernel has to be waited for in both.
@@ -159,6 +184,7 @@ func (e *Engine) Remove(ctx context.Context, id string) error {
 	if err := errors.Join(e.translate(ctx), shape.Clear(ctx, id), e.disconnect(ctx, id, links[id]), e.data.Detach(id), e.cfg.NetNS.Delete(id)); err != nil {
 		return fmt.Errorf("remove the network of %s: %w", id, err)
 	}
+	e.leftPolicy()
 	return nil
 }
 
@@ -175,9 +201,10 @@ func (e *Engine) disconnect(ctx context.Context, id string, index int) error {
 	return errors.Join(link, slot)
 }
 
-// Sweep removes what belongs to no phone of those in keep and is called by none's name: what a crash left half made.
+// Sweep removes what belongs to no phone of those in keep and is called by none's name: what a crash left half made. Policies that the kernel
+// has, that no SetPolicy has named by now and that no phone has, lose their slots.
 func (e *Engine) Sweep(ctx context.Context, keep []string) error {
-	return errors.Join(shape.Prune(ctx, keep), e.wire.Sweep(ctx, keep))
+	return errors.Join(shape.Prune(ctx, keep), e.wire.Sweep(ctx, keep), e.forgetUnnamed())
 }
 
 // List returns the phones of whose networks anything exists, in order.
@@ -256,12 +283,16 @@ func (e *Engine) follow(ctx context.Context, id string) error {
 	if err != nil {
 		return nil // removed meanwhile
 	}
+	index, err := e.wire.Index(id)
+	if err != nil || index != p.link.Index {
+		return err // it is gone, and followLinks makes it anew
+	}
 	link, err := e.wire.Ensure(ctx, wired(p.Phone))
 	if err != nil {
 		return err
 	}
-	if link.Index != p.link.Index {
-		return fmt.Errorf("the link was gone and is made anew, down, until the phone's next start: %w", errdefs.ErrAborted)
+	if link.Index != p.link.Index { // it has just gone, or the guest has moved its end elsewhere: the new one is down
+		return e.ensure(ctx, p.Phone)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()

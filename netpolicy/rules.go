@@ -140,6 +140,49 @@ func (e *Engine) DropPolicy(_ context.Context, name string) error {
 	return e.tell()
 }
 
+// forgetUnnamed takes policies out of the kernel that no SetPolicy has named and that no phone has: those that went from the store while there
+// was no Engine, or that their last phone kept until now.
+func (e *Engine) forgetUnnamed() error {
+	if len(e.unnamed()) == 0 {
+		return nil
+	}
+	e.changing.Lock() // from here on none of them gets a name
+	defer e.changing.Unlock()
+	phones, err := e.data.Phones()
+	if err != nil {
+		return err
+	}
+	used := map[uint32]bool{}
+	for _, p := range phones {
+		used[p.Policy] = true
+	}
+	for called, slot := range e.unnamed() {
+		if used[slot] {
+			continue
+		}
+		if err := e.data.UnloadPolicy(slot); err != nil {
+			return err
+		}
+		e.mu.Lock()
+		delete(e.policies, called)
+		e.mu.Unlock()
+	}
+	return nil
+}
+
+// unnamed returns the slots of policies that only the kernel knows.
+func (e *Engine) unnamed() map[string]uint32 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	slots := map[string]uint32{}
+	for called, p := range e.policies {
+		if !p.known {
+			slots[called] = p.slot
+		}
+	}
+	return slots
+}
+
 // use returns a policy, the zero value if there is none, and a phone that has it.
 func (e *Engine) use(name string) (p loaded, user string) {
 	e.mu.Lock()

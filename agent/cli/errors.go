@@ -177,6 +177,7 @@ var remedies = map[string]string{
 	fault.AddressTaken:    "leave the choice to the agent: without --ipv4 and --ipv6 it takes one that is free",
 	fault.NoFreeAddress:   "delete phones: `phonectl rm ID`; or give the host a larger pool, in [network] of /etc/phonehost/phonehostd.toml",
 	fault.ForwardTaken:    "see who has it: `phonectl net forward ls`",
+	fault.PortTaken:       "take another port; see which ports processes of the host have: `ss -tulnp`",
 	fault.NoSuchForward:   "see which there are: `phonectl net forward ls {phone}`",
 	"POLICY_IN_USE":       "give its phones another one: `phonectl net assign allow-internet ID`",
 	"BAD_POLICY":          "see how one is written: `phonectl net policy put --help`",

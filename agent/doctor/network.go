@@ -166,7 +166,7 @@ func checkFirewall(ctx context.Context, h *Host) Finding {
 func checkPort53(_ context.Context, h *Host) Finding {
 	found, err := h.Networks.Squatters()
 	if err != nil {
-		return warn("modprobe tcp_diag udp_diag (CONFIG_INET_DIAG, CONFIG_INET_UDP_DIAG)", "what listens on port 53 is not known: %v", err)
+		return warn("run it as root, where /proc is mounted", "what listens on port 53 is not known: %v", err)
 	}
 	if len(found) > 0 {
 		return bad("have it listen on addresses of its own (dnsmasq: bind-interfaces and except-interface=ph-*; named: listen-on and listen-on-v6; unbound: interface)",

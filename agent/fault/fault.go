@@ -82,6 +82,8 @@ const (
 	NoFreeAddress = "NO_FREE_ADDRESS"
 	// ForwardTaken means that another forward listens there.
 	ForwardTaken = "FORWARD_TAKEN"
+	// PortTaken means that a process of the host listens there.
+	PortTaken = "PORT_TAKEN"
 	// NoSuchForward means that the phone has no such forward.
 	NoSuchForward = "NO_SUCH_FORWARD"
 	// NoSuchAppList means that no list of apps has the name.
@@ -154,6 +156,7 @@ func Words(err error) string {
 	for _, class := range []error{
 		errdefs.ErrNotFound, errdefs.ErrUnavailable, errdefs.ErrPermissionDenied, errdefs.ErrInvalidArgument, errdefs.ErrAborted,
 		errdefs.ErrAlreadyExists, errdefs.ErrFailedPrecondition, errdefs.ErrUnauthenticated, errdefs.ErrResourceExhausted,
+		errdefs.ErrConflict,
 	} {
 		if errors.Is(err, class) {
 			text = strings.TrimSuffix(text, ": "+class.Error())

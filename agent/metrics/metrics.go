@@ -24,6 +24,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/nameserver"
 	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/stream"
@@ -48,6 +49,8 @@ type Config struct {
 	// Network adds up what the phones sent, received and were refused; zero where they have no network. Where it fails its series are left out
 	// of the scrape.
 	Network func() (network.Totals, error)
+	// NameServer returns what the phones' name servers counted; zero where there is none.
+	NameServer func() nameserver.Totals
 	// Streams returns what the hub counted.
 	Streams func() stream.Totals
 	// DisplaysConnected counts the connected displays.
@@ -105,7 +108,7 @@ func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.Stri
 
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
-	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Network == nil || config.Streams == nil ||
+	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Network == nil || config.NameServer == nil || config.Streams == nil ||
 		config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
 		return nil, fmt.Errorf("metrics: every source is required: %w", errdefs.ErrInvalidArgument)
 	}

@@ -23,8 +23,10 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/nameserver"
 	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/stream"
+	"github.com/phonehost/phonehost/netpolicy/resolver"
 	"github.com/phonehost/phonehost/runtime/container"
 )
 
@@ -48,6 +50,12 @@ func fixed(t *testing.T) *Metrics {
 		},
 		Network: func() (network.Totals, error) {
 			return network.Totals{Packets: [2]uint64{1, 2}, Bytes: [2]uint64{3, 4}, Dropped: map[string]uint64{"RULE": 5}, Flows: 6}, nil
+		},
+		NameServer: func() nameserver.Totals {
+			return nameserver.Totals{Up: true, Counters: resolver.Counters{
+				Queries: 100, Answered: 60, Refused: 11, Rebinding: 2, Unsupported: 3, Unknown: 4, Failed: 20, Limited: 5, Hits: 40, Upstream: 50,
+				UpstreamErrors: 25, Opened: 70, Protected: 6,
+			}}
 		},
 		Streams: func() stream.Totals {
 			return stream.Totals{Viewers: 7, Levels: 2, Packets: 100, Bytes: 2000, Skipped: 3, KeyFrames: 4, InputEvents: 9}
@@ -88,6 +96,35 @@ phonehost_data_promised_bytes 400
 # TYPE phonehost_health_warnings gauge
 phonehost_health_warnings{severity="error"} 1
 phonehost_health_warnings{severity="warning"} 1
+# HELP phonehost_name_server_addresses_opened_total Addresses that were opened for a phone, by each name.
+# TYPE phonehost_name_server_addresses_opened_total counter
+phonehost_name_server_addresses_opened_total 70
+# HELP phonehost_name_server_addresses_removed_total Protected addresses that were taken out of answers.
+# TYPE phonehost_name_server_addresses_removed_total counter
+phonehost_name_server_addresses_removed_total 6
+# HELP phonehost_name_server_cache_hits_total Questions that the name server's cache answered.
+# TYPE phonehost_name_server_cache_hits_total counter
+phonehost_name_server_cache_hits_total 40
+# HELP phonehost_name_server_limited_total Questions, packets and connections beyond a phone's rate or share.
+# TYPE phonehost_name_server_limited_total counter
+phonehost_name_server_limited_total 5
+# HELP phonehost_name_server_queries_total Questions of phones to the name server, by result.
+# TYPE phonehost_name_server_queries_total counter
+phonehost_name_server_queries_total{result="answered"} 60
+phonehost_name_server_queries_total{result="failed"} 20
+phonehost_name_server_queries_total{result="rebinding"} 2
+phonehost_name_server_queries_total{result="refused"} 11
+phonehost_name_server_queries_total{result="unknown_phone"} 4
+phonehost_name_server_queries_total{result="unsupported"} 3
+# HELP phonehost_name_server_up Whether the phones' name server runs: 1 or 0. Without networks there is none.
+# TYPE phonehost_name_server_up gauge
+phonehost_name_server_up 1
+# HELP phonehost_name_server_upstream_failures_total Questions that an upstream name server did not answer.
+# TYPE phonehost_name_server_upstream_failures_total counter
+phonehost_name_server_upstream_failures_total 25
+# HELP phonehost_name_server_upstream_queries_total Questions that were put to upstream name servers.
+# TYPE phonehost_name_server_upstream_queries_total counter
+phonehost_name_server_upstream_queries_total 50
 # HELP phonehost_network_bytes_total Bytes that passed between phones and the network, by direction.
 # TYPE phonehost_network_bytes_total counter
 phonehost_network_bytes_total{direction="received"} 4
@@ -117,7 +154,9 @@ phonehost_tunnel_sessions{door="dial",kind="media"} 0
 phonehost_tunnel_sessions{door="listen",kind="control"} 0
 phonehost_tunnel_sessions{door="listen",kind="media"} 0
 `
-	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), "phonehost_agent_start_time_seconds", "phonehost_containerd_up",
+	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), "phonehost_name_server_up", "phonehost_name_server_queries_total", "phonehost_name_server_limited_total",
+		"phonehost_name_server_cache_hits_total", "phonehost_name_server_upstream_queries_total", "phonehost_name_server_upstream_failures_total",
+		"phonehost_name_server_addresses_opened_total", "phonehost_name_server_addresses_removed_total", "phonehost_agent_start_time_seconds", "phonehost_containerd_up",
 		"phonehost_data_allocated_bytes", "phonehost_data_promised_bytes", "phonehost_health_warnings", "phonehost_network_bytes_total", "phonehost_network_flows", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
 		"phonehost_tunnel_sessions"); err != nil {
 		t.Error(err)

@@ -19,6 +19,8 @@ type reader struct {
 	frozen, booting, queued                                  *prometheus.Desc
 	volumes, promised, allocated, diskBytes, diskFree        *prometheus.Desc
 	netPackets, netBytes, netDropped, netFlows               *prometheus.Desc
+	names, queries, limited, hits, asked, unanswered         *prometheus.Desc
+	opened, removed                                          *prometheus.Desc
 }
 
 func newReader(config Config) *reader {
@@ -41,6 +43,14 @@ func newReader(config Config) *reader {
 		netBytes:   desc("network_bytes_total", "Bytes that passed between phones and the network, by direction.", "direction"),
 		netDropped: desc("network_dropped_packets_total", "Packets of and to phones that were dropped, by reason.", "reason"),
 		netFlows:   desc("network_flows", "Live flows of phones."),
+		names:      desc("name_server_up", "Whether the phones' name server runs: 1 or 0. Without networks there is none."),
+		queries:    desc("name_server_queries_total", "Questions of phones to the name server, by result.", "result"),
+		limited:    desc("name_server_limited_total", "Questions, packets and connections beyond a phone's rate or share."),
+		hits:       desc("name_server_cache_hits_total", "Questions that the name server's cache answered."),
+		asked:      desc("name_server_upstream_queries_total", "Questions that were put to upstream name servers."),
+		unanswered: desc("name_server_upstream_failures_total", "Questions that an upstream name server did not answer."),
+		opened:     desc("name_server_addresses_opened_total", "Addresses that were opened for a phone, by each name."),
+		removed:    desc("name_server_addresses_removed_total", "Protected addresses that were taken out of answers."),
 		viewers:    desc("viewers", "Attached viewers."),
 		levels:     desc("stream_levels", "Open encoders."),
 		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
@@ -61,6 +71,7 @@ func (r *reader) Describe(out chan<- *prometheus.Desc) {
 		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
 		r.warnings, r.serves, r.frozen, r.booting, r.queued,
 		r.volumes, r.promised, r.allocated, r.diskBytes, r.diskFree, r.netPackets, r.netBytes, r.netDropped, r.netFlows,
+		r.names, r.queries, r.limited, r.hits, r.asked, r.unanswered, r.opened, r.removed,
 	} {
 		out <- d
 	}
@@ -99,6 +110,7 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 		}
 		gauge(r.netFlows, float64(n.Flows))
 	}
+	r.collectNames(gauge, counter)
 	t := r.config.Streams()
 	gauge(r.viewers, float64(t.Viewers))
 	gauge(r.levels, float64(t.Levels))
@@ -117,6 +129,24 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 		gauge(r.warnings, float64(count[s]), s.String())
 	}
 	gauge(r.serves, truth(r.config.Health.Serving()))
+}
+
+// collectNames reads what the name server has counted.
+func (r *reader) collectNames(gauge func(*prometheus.Desc, float64, ...string), counter func(*prometheus.Desc, uint64, ...string)) {
+	n := r.config.NameServer()
+	gauge(r.names, truth(n.Up))
+	c := n.Counters
+	for result, count := range map[string]uint64{
+		"answered": c.Answered, "refused": c.Refused, "rebinding": c.Rebinding, "unsupported": c.Unsupported, "unknown_phone": c.Unknown, "failed": c.Failed,
+	} {
+		counter(r.queries, count, result)
+	}
+	counter(r.limited, c.Limited)
+	counter(r.hits, c.Hits)
+	counter(r.asked, c.Upstream)
+	counter(r.unanswered, c.UpstreamErrors)
+	counter(r.opened, c.Opened)
+	counter(r.removed, c.Protected)
 }
 
 func truth(yes bool) float64 {

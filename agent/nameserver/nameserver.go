@@ -34,7 +34,7 @@ type Config struct {
 	Gateways []netip.Addr
 	// Pins is the directory of the datapath's pins, and State that of resolver.WriteState, which must be there.
 	Pins, State string
-	// ResolvConf is the host's, default /etc/resolv.conf.
+	// ResolvConf is the host's, default DefaultResolvConf.
 	ResolvConf string
 }
 
@@ -55,13 +55,13 @@ const (
 	hostDir     = ocispec.ServiceBindDir + "/host"
 )
 
-// Spec returns the service. It depends on where the host's resolv.conf leads to: whoever has it run asks again when that may have changed.
+// Spec returns the service. It depends on where the host's resolv.conf leads to: whoever has it run asks again when that has changed (WatchResolvConf).
 //
 // Of the host it sees the directory that resolv.conf is in, read-only, with what anybody may read there: the file is replaced by rename,
 // so it cannot be bound alone.
 func Spec(c Config) (service.Spec, error) {
 	if c.ResolvConf == "" {
-		c.ResolvConf = "/etc/resolv.conf"
+		c.ResolvConf = DefaultResolvConf
 	}
 	conf, err := filepath.EvalSymlinks(c.ResolvConf)
 	if err != nil {

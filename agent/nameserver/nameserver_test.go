@@ -211,6 +211,13 @@ func TestInItsContainer(t *testing.T) {
 	if err != nil || status.Counters.Opened != 1 || fmt.Sprint(status.Upstreams) != "[127.0.0.53:53]" {
 		t.Errorf("status: %+v, %v", status, err)
 	}
+	tally := nameserver.NewTally(time.Unix(0, 0))
+	tally.Use(&first)
+	for range 2 {
+		if now := tally.Read(t.Context()); !now.Up || now.Counters.Queries != 2 || now.Counters.Answered != 1 || now.Counters.Refused != 1 {
+			t.Errorf("counted: %+v", now)
+		}
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", first.PID))
 	if err != nil {
 		t.Fatal(err)
@@ -262,8 +269,17 @@ func TestInItsContainer(t *testing.T) {
 	if answer, err := h.ask("udp", "www.example.com."); err == nil {
 		t.Errorf("without a name server there is an answer: %v", answer)
 	}
-	if again := h.ensure(); again.ID == before.ID {
+	tally.Use(&before)
+	if now := tally.Read(t.Context()); now.Up || now.Counters.Queries != 2 {
+		t.Errorf("of a server that was killed: %+v", now)
+	}
+	again := h.ensure()
+	if again.ID == before.ID {
 		t.Error("the one that was killed is said to run")
 	}
 	h.check("www.example.com.", dns.RcodeSuccess)
+	tally.Use(&again)
+	if now := tally.Read(t.Context()); !now.Up || now.Counters.Queries != 3 || now.Counters.Answered != 2 {
+		t.Errorf("counted over the restarts: %+v", now)
+	}
 }

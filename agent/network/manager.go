@@ -28,7 +28,7 @@ const (
 	TooManyPolicies = "TOO_MANY_POLICIES"
 )
 
-// Config is what a Manager works with. All fields but Now are required.
+// Config is what a Manager works with. All fields but Now and OnProblems are required.
 type Config struct {
 	// DB and Journal are open; the Manager closes neither.
 	DB      *store.DB
@@ -43,6 +43,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Now is the host's wall clock; nil means time.Now.
 	Now func() time.Time
+	// OnProblems is called with the policies that are stored and not in force as they are, in the order of their names and with their Problem,
+	// when these may have changed: one call at a time. It must not call the Manager.
+	OnProblems func([]Policy)
 }
 
 func (c Config) now() time.Time {
@@ -67,6 +70,8 @@ type Manager struct {
 	flows   feed.Feed[netpolicy.Flow]
 	totals  totals
 
+	telling sync.Mutex // held while OnProblems is called; taken before mu
+
 	mu sync.Mutex
 	// policies holds what is stored, by name.
 	policies map[string]*known
@@ -84,6 +89,7 @@ func Open(ctx context.Context, cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m.setAll(ctx, say)
+	m.tellProblems() // those that cannot be read, too
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	m.cancel = cancel
 	denials, flows := cfg.Engine.Denials(running), cfg.Engine.WatchFlows(running)

@@ -339,7 +339,18 @@ func (m *Manager) drop(ctx context.Context, name string) error {
 		m.settled(name, err)
 		return failed(name, err)
 	}
+	m.tellProblems()
 	return nil
+}
+
+// tellProblems tells which policies are not in force as they are stored.
+func (m *Manager) tellProblems() {
+	if m.cfg.OnProblems == nil {
+		return
+	}
+	m.telling.Lock()
+	defer m.telling.Unlock()
+	m.cfg.OnProblems(slices.DeleteFunc(m.List(), func(p Policy) bool { return p.Problem == "" }))
 }
 
 // failed is the error of what is stored and not in the kernel.
@@ -347,8 +358,13 @@ func failed(name string, err error) error {
 	return fault.New(errdefs.ErrUnavailable, fault.NetworkFailed, "policy %s: stored, and tried again since the kernel could not be given it yet: %s", name, fault.Readable(fault.Words(err)))
 }
 
-// settled keeps how a call of the engine went, and has it tried again.
+// settled keeps how a call of the engine went, tells of it, and has it tried again.
 func (m *Manager) settled(name string, err error) {
+	m.settle(name, err)
+	m.tellProblems()
+}
+
+func (m *Manager) settle(name string, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	k := m.policies[name]

@@ -153,6 +153,16 @@ type life struct {
 	journal *event.Journal
 	// users has phones by the policy that they have.
 	users map[string][]string
+	// problems is what OnProblems was called with last: "name: problem".
+	mu       sync.Mutex
+	problems []string
+}
+
+// told is what OnProblems was called with last.
+func (l *life) told() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.problems
 }
 
 func begin(t *testing.T, k *kernel, path string) *life {
@@ -170,6 +180,14 @@ func begin(t *testing.T, k *kernel, path string) *life {
 	l.Manager, err = Open(t.Context(), Config{
 		DB: db, Journal: journal, Engine: k, Parse: lines, Logger: logger,
 		Users: func(_ *store.Tx, name string) []string { return l.users[name] },
+		OnProblems: func(policies []Policy) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			l.problems = nil
+			for _, p := range policies {
+				l.problems = append(l.problems, p.Name+": "+p.Problem)
+			}
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -340,6 +358,9 @@ func TestPolicyThatTheKernelRefuses(t *testing.T) {
 		if k.names() != "school:1" {
 			t.Errorf("the kernel has %s", k.names())
 		}
+		if want := []string{"school: map: no memory"}; !slices.Equal(l.told(), want) {
+			t.Errorf("told problems %q, want %q", l.told(), want)
+		}
 		time.Sleep(10 * time.Minute)
 		var n int
 		k.set(func() { n = len(k.calls) })
@@ -351,15 +372,24 @@ func TestPolicyThatTheKernelRefuses(t *testing.T) {
 		if p := l.List()[1]; k.names() != "school:2" || p.Problem != "" {
 			t.Errorf("with memory again the kernel has %s (%+v)", k.names(), p)
 		}
+		if len(l.told()) != 0 {
+			t.Errorf("told problems %q of policies that are in force", l.told())
+		}
 		k.set(func() { k.fail = errors.New("no") })
 		if err := l.Delete(t.Context(), "school", "uid/0"); fault.Reason(err) != fault.NetworkFailed || l.has("school") {
 			t.Errorf("delete: %v", err)
+		}
+		if want := []string{"school: no"}; !slices.Equal(l.told(), want) {
+			t.Errorf("told problems %q, want %q", l.told(), want)
 		}
 		l.end()
 		k.set(func() { k.fail = nil })
 		l = begin(t, k, path)
 		if k.names() != "" || len(l.List()) != 1 {
 			t.Errorf("the next agent leaves %s in the kernel, and lists %+v", k.names(), l.List())
+		}
+		if len(l.told()) != 0 {
+			t.Errorf("told problems %q of policies that are gone", l.told())
 		}
 	})
 }
@@ -410,8 +440,14 @@ func TestPolicyThatCannotBeRead(t *testing.T) {
 		if want := []string{"broken", "odd"}; !slices.Equal(problems, want) || k.names() != "school:1" {
 			t.Errorf("problems %v, want %v; the kernel has %s", problems, want, k.names())
 		}
+		if len(l.told()) != 2 || !strings.HasPrefix(l.told()[0], "broken: cannot be read: ") || !strings.HasPrefix(l.told()[1], "odd: cannot be read: ") {
+			t.Errorf("told problems %q, want those of broken and odd", l.told())
+		}
 		if p := l.put("broken", "b"); p.Problem != "" {
 			t.Errorf("put in its place: %+v", p)
+		}
+		if len(l.told()) != 1 || !strings.HasPrefix(l.told()[0], "odd: ") {
+			t.Errorf("told problems %q, want that of odd alone", l.told())
 		}
 	})
 }

@@ -22,6 +22,11 @@ func (u Unavailable) Ensure(_ context.Context, p netpolicy.Phone) error {
 	return fmt.Errorf("network of %s: this host cannot have networks of phones: %v: %w", p.ID, u.Err, errdefs.ErrFailedPrecondition)
 }
 
+// CheckForward fails as Ensure does.
+func (u Unavailable) CheckForward(_ context.Context, f netpolicy.Forward) error {
+	return fmt.Errorf("forward from %s: this host cannot have networks of phones: %v: %w", f.Listen, u.Err, errdefs.ErrFailedPrecondition)
+}
+
 // Remove removes the phone's namespace, and its link with it; no error when there is none.
 func (u Unavailable) Remove(_ context.Context, id string) error { return u.Dir.Delete(id) }
 

@@ -16,8 +16,8 @@ import (
 )
 
 // Create stores a new phone; it does not start it. Fields left at zero get their defaults. The same spec again returns the phone
-// that is there. Errors: ErrInvalidArgument names the field; ErrNotFound when the host does not have the image; ErrAlreadyExists;
-// ErrResourceExhausted when the disk is low.
+// that is there. Errors: ErrInvalidArgument names the field; ErrNotFound when the host does not have the image; ErrAlreadyExists,
+// also with reason PORT_TAKEN for a forward where a process of the host listens; ErrResourceExhausted when the disk is low.
 func (s *Supervisor) Create(ctx context.Context, spec Spec) (Snapshot, error) {
 	snap, _, err := s.make(ctx, creation{spec: spec})
 	return snap, err
@@ -65,6 +65,9 @@ func (s *Supervisor) make(ctx context.Context, n creation) (Snapshot, *operation
 		img.Digest, img.AndroidVersion = n.digest, n.android
 	}
 	if err := s.checkPools(n.spec.Network); err != nil {
+		return Snapshot{}, nil, err
+	}
+	if err := s.checkAllFree(ctx, n.spec); err != nil {
 		return Snapshot{}, nil, err
 	}
 	n.spec.Image = img.Name
@@ -138,6 +141,19 @@ func (s *Supervisor) CheckDisk() error {
 	if free < s.cfg.DiskReserve {
 		return fault.New(errdefs.ErrResourceExhausted, fault.DiskLow, "the host's disk has %d MiB free, below its reserve of %d MiB",
 			free>>20, s.cfg.DiskReserve>>20)
+	}
+	return nil
+}
+
+// checkAllFree refuses a new phone whose forwards cannot be taken on: see checkFree. Those of a phone that is there already are its own.
+func (s *Supervisor) checkAllFree(ctx context.Context, spec Spec) error {
+	if _, err := s.Get(spec.ID); err == nil {
+		return nil
+	}
+	for i, f := range spec.Network.Forwards {
+		if err := s.checkFree(ctx, fmt.Sprintf("spec.network.forwards[%d].listen", i), f); err != nil {
+			return err
+		}
 	}
 	return nil
 }

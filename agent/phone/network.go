@@ -139,8 +139,8 @@ func (f Forward) check(field string) error {
 	switch {
 	case !f.Listen.IsValid() || f.Listen.Port() == 0 || a.Zone() != "" || a.Is4In6():
 		return fault.Field(field+".listen", "must be ADDRESS:PORT with a port of 1..65535, such as 127.0.0.1:6001 or [2001:db8::1]:6001")
-	case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		return fault.Field(field+".listen", "%s must be an address of the host", a)
+	case a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || a.IsLinkLocalUnicast():
+		return fault.Field(field+".listen", "%s must be an address of the host that routers know", a)
 	case a.Is6() && a.IsLoopback():
 		return fault.Field(field+".listen", "%s leads nowhere: the kernel forwards nothing from IPv6 loopback; listen at 127.0.0.1", a)
 	case f.Protocol != policy.TCP && f.Protocol != policy.UDP:

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -113,7 +114,8 @@ func (c NetworkChange) apply(r *Record) (fields []string) {
 }
 
 // AddForward has a port of the host lead to a phone; the same forward again changes nothing. It stores the wish and brings it about, as
-// ChangeNetworks does. Errors: those of ChangeNetworks; ErrAlreadyExists with reason FORWARD_TAKEN.
+// ChangeNetworks does. Errors: those of ChangeNetworks; ErrInvalidArgument for an address that is none of the host's; ErrAlreadyExists with reason
+// FORWARD_TAKEN, or PORT_TAKEN where a process of the host listens.
 func (s *Supervisor) AddForward(ctx context.Context, id string, f Forward, requestedBy string) (Forward, error) {
 	if err := s.CheckNetworks(); err != nil {
 		return f, err
@@ -124,6 +126,15 @@ func (s *Supervisor) AddForward(ctx context.Context, id string, f Forward, reque
 	}
 	if err := s.checkListen("forward.listen", f); err != nil {
 		return f, err
+	}
+	snap, err := s.Get(id)
+	if err != nil {
+		return f, err
+	}
+	if !slices.Contains(snap.Record.Spec.Network.Forwards, f) { // its own stay its own, whoever listens there by now
+		if err := s.checkFree(ctx, "forward.listen", f); err != nil {
+			return f, err
+		}
 	}
 	return f, s.editForwards(ctx, id, requestedBy, func(tx *store.Tx, r *Record) ([]Forward, error) {
 		have := r.Spec.Network.Forwards
@@ -138,6 +149,24 @@ func (s *Supervisor) AddForward(ctx context.Context, id string, f Forward, reque
 		}
 		return append(slices.Clone(have), f), nil
 	})
+}
+
+// checkFree refuses a forward at an address that is none of the host's, and on a port where one of its processes listens. field is where the request has
+// the address.
+func (s *Supervisor) checkFree(ctx context.Context, field string, f Forward) error {
+	err := s.cfg.Networks.CheckForward(ctx, netpolicy.Forward{Listen: f.Listen, Protocol: f.Protocol, Port: f.Port})
+	words := fault.Readable(fault.Words(err))
+	switch {
+	case err == nil:
+		return nil
+	case errdefs.IsConflict(err):
+		return fault.New(errdefs.ErrAlreadyExists, fault.PortTaken, "%s", words)
+	case errdefs.IsInvalidArgument(err):
+		return fault.Field(field, "%s", words)
+	case errdefs.IsFailedPrecondition(err):
+		return fault.New(errdefs.ErrFailedPrecondition, fault.NetworkDisabled, "%s", words)
+	}
+	return fmt.Errorf("see whether %s can be listened on: %w", f.Listen, err)
 }
 
 // RemoveForward ends the forward that listens somewhere. Errors: those of ChangeNetworks; ErrNotFound with reason NO_SUCH_FORWARD.

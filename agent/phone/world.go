@@ -129,6 +129,9 @@ type Networks interface {
 	Remove(ctx context.Context, id string) error
 	// List names the phones of which anything is there.
 	List() ([]string, error)
+	// CheckForward refuses a forward that cannot be taken on: errdefs.ErrInvalidArgument where it listens at an address that is none of the host's,
+	// errdefs.ErrConflict where a process of the host listens. It changes nothing, and may be called beside other calls.
+	CheckForward(ctx context.Context, f netpolicy.Forward) error
 }
 
 // AppLists is what the controllers need of whoever keeps the lists of apps (applist.Manager). Calls for one phone are never made at the same

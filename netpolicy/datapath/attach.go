@@ -10,6 +10,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // side is one direction of a link, with the program that judges it.
@@ -46,7 +48,7 @@ func (d *Datapath) Attach(id string, ifindex int) error {
 	d.attach.Lock()
 	defer d.attach.Unlock()
 	if err := d.attachSides(id, ifindex); err != nil {
-		return fmt.Errorf("attach %s to link %d: %w", id, ifindex, classed(err))
+		return fmt.Errorf("attach %s to link %d: %w", id, ifindex, pinned.Classed(err))
 	}
 	if err := d.pins.removeOthers(); err != nil {
 		return fmt.Errorf("remove pins of another layout: %w", err)
@@ -89,7 +91,7 @@ func (d *Datapath) Attached() (map[string]int, error) {
 	defer d.attach.Unlock()
 	all, err := d.attached()
 	if err != nil {
-		return nil, fmt.Errorf("list attached phones: %w", classed(err))
+		return nil, fmt.Errorf("list attached phones: %w", pinned.Classed(err))
 	}
 	return all, nil
 }
@@ -117,7 +119,7 @@ func (d *Datapath) Detach(id string) error {
 	d.attach.Lock()
 	defer d.attach.Unlock()
 	if err := d.detach(id); err != nil {
-		return fmt.Errorf("detach %s: %w", id, classed(err))
+		return fmt.Errorf("detach %s: %w", id, pinned.Classed(err))
 	}
 	return nil
 }

@@ -116,7 +116,9 @@ func TestLifeOfOtherFlows(t *testing.T) {
 		{"a request of the peer's with the same number", policy.Ingress, in(peer4, ping4(7)), "NO_FLOW"},
 	})
 	check("echo", 1, s.Icmp)
-	l.age(11 * time.Second)
+	l.age(29 * time.Second)
+	l.run([]step{{"a reply in time", policy.Ingress, in(peer4, pong4(7)), "pass"}})
+	l.age(31 * time.Second)
 	l.run([]step{{"a late reply", policy.Ingress, in(peer4, pong4(7)), "NO_FLOW"}})
 	l.limit(16)
 	l.run([]step{

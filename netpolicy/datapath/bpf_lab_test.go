@@ -56,7 +56,7 @@ func newLab(t testing.TB, text string) *lab {
 	}
 	t.Cleanup(func() { l.Close() })
 	l.settings = bpfSettings{
-		TcpNew: sec(20), TcpEstablished: sec(7440), TcpClosing: sec(60), TcpClosed: sec(10), UdpNew: sec(30), UdpEstablished: sec(180), Icmp: sec(10), Fragment: sec(5),
+		TcpNew: sec(20), TcpEstablished: sec(7440), TcpClosing: sec(60), TcpClosed: sec(10), UdpNew: sec(30), UdpEstablished: sec(180), Icmp: sec(30), Fragment: sec(5),
 	}
 	l.put(l.Settings, uint32(0), l.settings)
 	l.phone(func(*bpfPhone) {})

@@ -33,16 +33,17 @@ type Timeouts struct {
 	TCPNew, TCPEstablished, TCPClosing, TCPClosed time.Duration
 	// UDPNew is for packets of one side alone, UDPEstablished for those of both.
 	UDPNew, UDPEstablished time.Duration
-	// ICMP is for echo requests.
+	// ICMP is for echo requests. NAT is not told of it (package nat says why): the kernel's own is to be the same.
 	ICMP time.Duration
 	// Fragment is how long the rest of a fragmented packet may take.
 	Fragment time.Duration
 }
 
-// DefaultTimeouts has TCP's established connections as RFC 5382, REQ-5, has them at the least.
+// DefaultTimeouts has TCP's established connections as RFC 5382, REQ-5, has them at the least, UDP as RFC 4787 would have it, ICMP as the kernel
+// does (nf_conntrack_icmp_timeout), and short times for what is no connection yet or any more.
 var DefaultTimeouts = Timeouts{
 	TCPNew: 20 * time.Second, TCPEstablished: 7440 * time.Second, TCPClosing: 60 * time.Second, TCPClosed: 10 * time.Second,
-	UDPNew: 30 * time.Second, UDPEstablished: 180 * time.Second, ICMP: 10 * time.Second, Fragment: 5 * time.Second,
+	UDPNew: 30 * time.Second, UDPEstablished: 180 * time.Second, ICMP: 30 * time.Second, Fragment: 5 * time.Second,
 }
 
 // maxPolicies is MAX_POLICIES of layout.h.

@@ -5,6 +5,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // maxReasons is MAX_REASONS of layout.h.
@@ -29,7 +31,7 @@ func (d *Datapath) Counters(slot uint32) (Counters, error) {
 	}
 	var each []bpfCounters
 	if err := d.maps.counters.Lookup(slot, &each); err != nil {
-		return Counters{}, fmt.Errorf("counters of slot %d: %w", slot, classed(err))
+		return Counters{}, fmt.Errorf("counters of slot %d: %w", slot, pinned.Classed(err))
 	}
 	var sum Counters
 	for _, c := range each {

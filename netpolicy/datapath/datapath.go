@@ -15,6 +15,8 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // Datapath is the programs, loaded, and their maps.
@@ -31,8 +33,8 @@ type Datapath struct {
 	pinned    map[string]*ebpf.Map // all of maps and those that programs alone use
 	mapIDs    []ebpf.MapID
 	programs  programs
-	reading   atomic.Bool // Events has a reader
-	slots     keyed       // held while what a slot has is changed
+	reading   atomic.Bool  // Events has a reader
+	slots     pinned.Locks // held while what a slot has is changed
 
 	attach  sync.Mutex // held while links are looked at or changed
 	filters bool       // attach by clsact
@@ -54,7 +56,7 @@ func Open(c Config) (_ *Datapath, err error) {
 	}
 	d, err := openAs(c, programVersion())
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("datapath: %w", classed(err)), d.Close())
+		return nil, errors.Join(fmt.Errorf("datapath: %w", pinned.Classed(err)), d.Close())
 	}
 	return d, nil
 }
@@ -72,7 +74,7 @@ func (d *Datapath) open(c Config) (err error) {
 	if err := d.pins.make(); err != nil {
 		return err
 	}
-	if d.owned, err = d.pins.lock(); err != nil {
+	if d.owned, err = pinned.Own(string(d.pins)); err != nil {
 		return err
 	}
 	if d.netlink, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
@@ -129,7 +131,7 @@ func (d *Datapath) Version() string { return d.version }
 // Close gives the handles up. What is attached and loaded stays in force. Events must have ended.
 func (d *Datapath) Close() error {
 	closePrograms(d.programs.byName)
-	closeMaps(d.pinned)
+	pinned.CloseMaps(d.pinned)
 	if d.netlink != nil {
 		d.netlink.Close()
 	}
@@ -142,16 +144,16 @@ func (d *Datapath) Close() error {
 // restore learns which slots have links, and clears what no phone has.
 func (d *Datapath) restore() error {
 	gone := map[uint32]bool{}
-	for e, err := range elements[uint32, bpfPhone](d.maps.phones) {
+	for e, err := range pinned.Elements[uint32, bpfPhone](d.maps.phones) {
 		if err != nil {
 			return err
 		}
-		there, err := d.exists(int(e.key))
+		there, err := d.exists(int(e.Key))
 		if err != nil {
 			return err
 		}
-		d.owners[e.value.Slot] = e.key
-		gone[e.key] = !there
+		d.owners[e.Value.Slot] = e.Key
+		gone[e.Key] = !there
 	}
 	for ifindex, gone := range gone {
 		if gone {
@@ -165,11 +167,11 @@ func (d *Datapath) restore() error {
 
 // clearOrphans empties what no phone has: slots, addresses, forwards, names.
 func (d *Datapath) clearOrphans() error {
-	flows, err := occupied(d.maps.flows)
+	flows, err := pinned.Occupied(d.maps.flows)
 	if err != nil {
 		return err
 	}
-	denials, err := occupied(d.maps.denials)
+	denials, err := pinned.Occupied(d.maps.denials)
 	if err != nil {
 		return err
 	}
@@ -184,16 +186,16 @@ func (d *Datapath) clearOrphans() error {
 		}
 	}
 	orphan := func(slot uint32) bool { _, owned := d.owner(slot); return !owned }
-	if err := deleteIf(d.maps.clients, func(_ bpfClientKey, c bpfClient) bool {
+	if err := pinned.DeleteIf(d.maps.clients, func(_ bpfClientKey, c bpfClient) bool {
 		owner, owned := d.owner(c.Slot)
 		return !owned || owner != c.Ifindex
 	}); err != nil {
 		return err
 	}
-	if err := deleteIf(d.maps.forwards, func(f bpfForward, _ uint8) bool { return orphan(f.Slot) }); err != nil {
+	if err := pinned.DeleteIf(d.maps.forwards, func(f bpfForward, _ uint8) bool { return orphan(f.Slot) }); err != nil {
 		return err
 	}
-	if err := deleteIf(d.maps.names, func(k bpfNameKey, _ bpfNameValue) bool { return orphan(k.Slot) }); err != nil {
+	if err := pinned.DeleteIf(d.maps.names, func(k bpfNameKey, _ bpfNameValue) bool { return orphan(k.Slot) }); err != nil {
 		return err
 	}
 	return d.clearDraining(orphan)
@@ -208,7 +210,7 @@ func (d *Datapath) clearDraining(orphan func(uint32) bool) error {
 	for _, e := range entries {
 		slot, err := strconv.ParseUint(e.Name(), 10, 32)
 		if err != nil || orphan(uint32(slot)) {
-			if err := removePin(filepath.Join(filepath.Dir(d.pins.draining(0)), e.Name())); err != nil {
+			if err := pinned.Unpin(filepath.Join(filepath.Dir(d.pins.draining(0)), e.Name())); err != nil {
 				return err
 			}
 		}

@@ -3,13 +3,12 @@ package datapath
 import (
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
-	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -41,20 +40,20 @@ func (d *Datapath) Denials(slot uint32) ([]Denial, error) {
 	defer m.Close()
 	list, err := denialsIn(m)
 	if err != nil {
-		return nil, fmt.Errorf("denials of slot %d: %w", slot, classed(err))
+		return nil, fmt.Errorf("denials of slot %d: %w", slot, pinned.Classed(err))
 	}
 	return list, nil
 }
 
 func denialsIn(m *ebpf.Map) ([]Denial, error) {
 	var all []Denial
-	at := now()
-	for e, err := range elements[bpfDenialKey, bpfDenial](m) {
+	at := pinned.Now()
+	for e, err := range pinned.Elements[bpfDenialKey, bpfDenial](m) {
 		if err != nil {
 			return nil, err
 		}
-		denial := denialOf(e.key)
-		denial.Count, denial.Bytes, denial.First, denial.Last = e.value.Count, e.value.Bytes, at.time(e.value.First), at.time(e.value.Last)
+		denial := denialOf(e.Key)
+		denial.Count, denial.Bytes, denial.First, denial.Last = e.Value.Count, e.Value.Bytes, at.Time(e.Value.First), at.Time(e.Value.Last)
 		all = append(all, denial)
 	}
 	return all, nil
@@ -74,16 +73,16 @@ func denialOf(k bpfDenialKey) Denial {
 // uses it any more (a grace period of RCU). What was taken stays pinned until report returns without an error: else, or when the process is killed
 // before, the next call reports it, so that a reader that was killed between may see the same once more.
 func (d *Datapath) DrainDenials(slot uint32, report func([]Denial) error) error {
-	defer d.slots.lock(slot)()
+	defer d.slots.Lock(slot)()
 	taken, err := d.takeDenials(slot)
 	if err != nil {
-		return fmt.Errorf("drain denials of slot %d: %w", slot, classed(err))
+		return fmt.Errorf("drain denials of slot %d: %w", slot, pinned.Classed(err))
 	}
 	var list []Denial
 	if taken != nil {
 		defer taken.Close()
 		if list, err = denialsIn(taken); err != nil {
-			return fmt.Errorf("drain denials of slot %d: %w", slot, classed(err))
+			return fmt.Errorf("drain denials of slot %d: %w", slot, pinned.Classed(err))
 		}
 	}
 	counters, err := d.Counters(slot)
@@ -92,7 +91,7 @@ func (d *Datapath) DrainDenials(slot uint32, report func([]Denial) error) error 
 	}
 	var reported uint64
 	if err := d.maps.reported.Lookup(slot, &reported); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		return fmt.Errorf("drain denials of slot %d: %w", slot, classed(err))
+		return fmt.Errorf("drain denials of slot %d: %w", slot, pinned.Classed(err))
 	}
 	if counters.Unlisted > reported {
 		list = append(list, Denial{Reason: ReasonOther, Rule: RuleNone, Count: counters.Unlisted - reported})
@@ -104,80 +103,19 @@ func (d *Datapath) DrainDenials(slot uint32, report func([]Denial) error) error 
 	}
 	if counters.Unlisted > reported {
 		if err := d.maps.reported.Put(slot, counters.Unlisted); err != nil {
-			return fmt.Errorf("drain denials of slot %d: %w", slot, classed(err))
+			return fmt.Errorf("drain denials of slot %d: %w", slot, pinned.Classed(err))
 		}
 	}
-	if err := removePin(d.pins.draining(slot)); err != nil {
+	if err := pinned.Unpin(d.pins.draining(slot)); err != nil {
 		return fmt.Errorf("drain denials of slot %d: %w", slot, err)
 	}
 	return nil
 }
 
 // takeDenials returns a table that no program uses any more, nil when there are no denials. The slot is locked.
-func (d *Datapath) takeDenials(slot uint32) (_ *ebpf.Map, err error) {
-	current, err := d.table(d.maps.denials, slot)
-	if current == nil || err != nil {
-		return nil, err
+func (d *Datapath) takeDenials(slot uint32) (*ebpf.Map, error) {
+	if slot >= d.maxPhones {
+		return nil, noSlot(slot, d.maxPhones)
 	}
-	defer func() {
-		if err != nil {
-			current.Close()
-		}
-	}()
-	path := d.pins.draining(slot)
-	former, err := ebpf.LoadPinnedMap(path, nil)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if former != nil {
-		same, err := sameMap(former, current)
-		if !same || err != nil { // taken before, and not reported
-			current.Close()
-			return former, err
-		}
-		former.Close()
-	} else {
-		if empty, err := isEmpty(current); empty || err != nil {
-			current.Close()
-			return nil, err
-		}
-		if err := current.Pin(path); err != nil {
-			return nil, err
-		}
-	}
-	if err := putTable(d.maps.denials, d.specs.denials, slot); err != nil {
-		return nil, errors.Join(err, os.Remove(path))
-	}
-	return current, nil
-}
-
-// sameMap tells whether two handles are of one map.
-func sameMap(a, b *ebpf.Map) (bool, error) {
-	x, err := mapID(a)
-	if err != nil {
-		return false, err
-	}
-	y, err := mapID(b)
-	return x == y, err
-}
-
-func mapID(m *ebpf.Map) (ebpf.MapID, error) {
-	info, err := m.Info()
-	if err != nil {
-		return 0, err
-	}
-	id, ok := info.ID()
-	if !ok {
-		return 0, &UnsupportedError{Feature: "ids of maps", Since: "Linux 4.13", Err: ebpf.ErrNotSupported}
-	}
-	return id, nil
-}
-
-func isEmpty(m *ebpf.Map) (bool, error) {
-	var key bpfDenialKey
-	err := m.NextKey(nil, &key)
-	if errors.Is(err, ebpf.ErrKeyNotExist) {
-		return true, nil
-	}
-	return false, err
+	return pinned.Take(d.maps.denials, d.specs.denials, slot, d.pins.draining(slot))
 }

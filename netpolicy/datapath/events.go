@@ -12,6 +12,8 @@ import (
 
 	"github.com/cilium/ebpf/ringbuf"
 	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // EventKind is what an Event tells. The numbers are those of enum event_kind.
@@ -51,7 +53,7 @@ func (d *Datapath) Events(ctx context.Context) iter.Seq2[Event, error] {
 		defer d.reading.Store(false)
 		reader, err := ringbuf.NewReader(d.maps.events)
 		if err != nil {
-			yield(Event{}, fmt.Errorf("events: %w", classed(err)))
+			yield(Event{}, fmt.Errorf("events: %w", pinned.Classed(err)))
 			return
 		}
 		stop := context.AfterFunc(ctx, func() { reader.Close() })
@@ -80,8 +82,8 @@ func (d *Datapath) nextEvent(reader *ringbuf.Reader) (Event, error) {
 	if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &raw); err != nil {
 		return Event{}, fmt.Errorf("an event of %d bytes: %w", len(record.RawSample), err)
 	}
-	at := now()
-	e := Event{Kind: EventKind(raw.Kind), Slot: raw.Slot, Time: at.time(raw.Time)}
+	at := pinned.Now()
+	e := Event{Kind: EventKind(raw.Kind), Slot: raw.Slot, Time: at.Time(raw.Time)}
 	if e.Kind == EventDenial {
 		e.Denial = denialOf(raw.Denial)
 	} else {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -26,7 +27,7 @@ func (d *Datapath) ProgramIDs() map[string]uint32 { return d.programs.ids }
 func (d *Datapath) MapIDs() map[string]ebpf.MapID {
 	all := map[string]ebpf.MapID{}
 	for name, m := range d.pinned {
-		all[name], _ = mapID(m)
+		all[name], _ = pinned.ID(m)
 	}
 	return all
 }
@@ -50,7 +51,7 @@ func count(m *ebpf.Map) (n int, err error) {
 	switch m.Type() {
 	case ebpf.ArrayOfMaps:
 		for slot := range m.MaxEntries() {
-			there, err := hasInner(m, slot)
+			there, err := pinned.HasInner(m, slot)
 			if err != nil {
 				return 0, err
 			}
@@ -69,26 +70,26 @@ func count(m *ebpf.Map) (n int, err error) {
 
 // Deny writes a denial as a program would.
 func (d *Datapath) Deny(slot uint32, port uint16, count uint64) error {
-	m, err := inner(d.maps.denials, slot)
+	m, err := pinned.Inner(d.maps.denials, slot)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
 	key := bpfDenialKey{Peer: [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: 2, 15: 1}, Rule: RuleDefault, Port: port, Protocol: 6, Reason: uint8(ReasonDefault)}
-	at := now()
-	return m.Put(key, bpfDenial{Count: count, Bytes: 60 * count, First: at.kernel - 1e9, Last: at.kernel})
+	at := pinned.Now()
+	return m.Put(key, bpfDenial{Count: count, Bytes: 60 * count, First: at.Kernel - 1e9, Last: at.Kernel})
 }
 
 // Track writes a flow as a program would.
 func (d *Datapath) Track(slot uint32, port uint16, expires int64) error {
-	m, err := inner(d.maps.flows, slot)
+	m, err := pinned.Inner(d.maps.flows, slot)
 	if err != nil {
 		return err
 	}
 	defer m.Close()
-	at := now()
+	at := pinned.Now()
 	key := bpfFlowKey{Peer: [16]byte{10: 0xff, 11: 0xff, 12: 192, 14: 2, 15: 1}, PeerPort: 443, PhonePort: port, Protocol: 6}
-	return m.Put(key, bpfFlow{Started: at.kernel - 100, Expires: uint64(int64(at.kernel) + expires), Generation: 7, Rule: 3, State: 1, Packets: [2]uint64{2, 1}, Bytes: [2]uint64{100, 50}})
+	return m.Put(key, bpfFlow{Started: at.Kernel - 100, Expires: uint64(int64(at.Kernel) + expires), Generation: 7, Rule: 3, State: 1, Packets: [2]uint64{2, 1}, Bytes: [2]uint64{100, 50}})
 }
 
 // Unlist counts dropped packets that found no room, as a program would on the first processor.
@@ -112,7 +113,7 @@ func (d *Datapath) Cells(slot uint32) ([]policy.Cell, error) { return cells(d.ma
 func (d *Datapath) ProtectedCells() ([]policy.Cell, error) { return cells(d.maps.protected, 0) }
 
 func cells(outer *ebpf.Map, slot uint32) ([]policy.Cell, error) {
-	m, err := inner(outer, slot)
+	m, err := pinned.Inner(outer, slot)
 	if err != nil {
 		return nil, err
 	}
@@ -128,7 +129,7 @@ func cells(outer *ebpf.Map, slot uint32) ([]policy.Cell, error) {
 
 // WriteCell tries to change an object that is in force.
 func (d *Datapath) WriteCell(slot uint32) error {
-	m, err := inner(d.maps.policies, slot)
+	m, err := pinned.Inner(d.maps.policies, slot)
 	if err != nil {
 		return err
 	}
@@ -142,11 +143,11 @@ func (d *Datapath) NamesOf(slot uint32, address netip.Addr) map[uint64]time.Time
 	if err := d.maps.names.Lookup(bpfNameKey{Slot: slot, Address: bytes16(address)}, &v); err != nil {
 		return nil
 	}
-	at := now()
+	at := pinned.Now()
 	all := map[uint64]time.Time{}
 	for _, l := range v.Lease {
 		if l.Id != 0 {
-			all[l.Id] = at.time(l.Until)
+			all[l.Id] = at.Time(l.Until)
 		}
 	}
 	return all
@@ -154,7 +155,7 @@ func (d *Datapath) NamesOf(slot uint32, address netip.Addr) map[uint64]time.Time
 
 // FlowElements counts the elements of a phone's table of flows, expired or not.
 func (d *Datapath) FlowElements(slot uint32) (int, error) {
-	m, err := inner(d.maps.flows, slot)
+	m, err := pinned.Inner(d.maps.flows, slot)
 	if err != nil {
 		return 0, err
 	}
@@ -191,9 +192,9 @@ func (d *Datapath) Clear() error {
 		err = errors.Join(err, d.Detach(id))
 	}
 	for slot := range uint32(maxPolicies) {
-		if there, err2 := hasInner(d.maps.policies, slot); there {
+		if there, err2 := pinned.HasInner(d.maps.policies, slot); there {
 			err = errors.Join(err, err2, d.UnloadPolicy(slot))
 		}
 	}
-	return errors.Join(err, d.clearOrphans(), deleteKey(d.maps.protected, uint32(0)))
+	return errors.Join(err, d.clearOrphans(), pinned.DeleteKey(d.maps.protected, uint32(0)))
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -43,13 +44,13 @@ func (d *Datapath) Flows(slot uint32) ([]Flow, error) {
 	}
 	defer m.Close()
 	var all []Flow
-	at := now()
-	for e, err := range elements[bpfFlowKey, bpfFlow](m) {
+	at := pinned.Now()
+	for e, err := range pinned.Elements[bpfFlowKey, bpfFlow](m) {
 		if err != nil {
-			return nil, fmt.Errorf("flows of slot %d: %w", slot, classed(err))
+			return nil, fmt.Errorf("flows of slot %d: %w", slot, pinned.Classed(err))
 		}
-		if e.key.Fragment == 0 && e.value.Expires > at.kernel {
-			all = append(all, d.flowOf(at, e.key, e.value))
+		if e.Key.Fragment == 0 && e.Value.Expires > at.Kernel {
+			all = append(all, d.flowOf(at, e.Key, e.Value))
 		}
 	}
 	return all, nil
@@ -58,16 +59,20 @@ func (d *Datapath) Flows(slot uint32) ([]Flow, error) {
 // table opens the table of a slot, nil for one without a phone.
 func (d *Datapath) table(outer *ebpf.Map, slot uint32) (*ebpf.Map, error) {
 	if slot >= d.maxPhones {
-		return nil, fmt.Errorf("slot %d: slots are below %d: %w", slot, d.maxPhones, errdefs.ErrInvalidArgument)
+		return nil, noSlot(slot, d.maxPhones)
 	}
-	m, err := inner(outer, slot)
-	return m, classed(err)
+	m, err := pinned.Inner(outer, slot)
+	return m, pinned.Classed(err)
 }
 
-func (d *Datapath) flowOf(at moment, k bpfFlowKey, f bpfFlow) Flow {
+func noSlot(slot, slots uint32) error {
+	return fmt.Errorf("slot %d: slots are below %d: %w", slot, slots, errdefs.ErrInvalidArgument)
+}
+
+func (d *Datapath) flowOf(at pinned.Moment, k bpfFlowKey, f bpfFlow) Flow {
 	flow := Flow{
 		Direction: policy.Direction(f.Direction), Protocol: protocolOf(k.Protocol), Peer: netip.AddrPortFrom(addrOf(k.Peer), k.PeerPort), Port: k.PhonePort,
-		State: State(f.State), Rule: f.Rule, Name: f.Name, Generation: f.Generation, Started: at.time(f.Started), Expires: at.time(f.Expires),
+		State: State(f.State), Rule: f.Rule, Name: f.Name, Generation: f.Generation, Started: at.Time(f.Started), Expires: at.Time(f.Expires),
 		Packets: f.Packets, Bytes: f.Bytes,
 	}
 	flow.Seen = flow.Expires.Add(-d.timeouts.of(flow.Protocol, flow.State))
@@ -109,29 +114,29 @@ func (d *Datapath) Sweep(slot uint32) error {
 		return err
 	}
 	defer m.Close()
-	at := now()
-	for e, err := range elements[bpfFlowKey, bpfFlow](m) {
+	at := pinned.Now()
+	for e, err := range pinned.Elements[bpfFlowKey, bpfFlow](m) {
 		if err != nil {
-			return fmt.Errorf("sweep slot %d: %w", slot, classed(err))
+			return fmt.Errorf("sweep slot %d: %w", slot, pinned.Classed(err))
 		}
-		if e.value.Expires > at.kernel {
+		if e.Value.Expires > at.Kernel {
 			continue
 		}
-		if err := sweepFlow(m, e.key, at); err != nil {
-			return fmt.Errorf("sweep slot %d: %w", slot, classed(err))
+		if err := sweepFlow(m, e.Key, at); err != nil {
+			return fmt.Errorf("sweep slot %d: %w", slot, pinned.Classed(err))
 		}
 	}
 	return nil
 }
 
 // sweepFlow removes a flow that has expired. One that a packet has revived since it was read is put back.
-func sweepFlow(m *ebpf.Map, key bpfFlowKey, at moment) error {
+func sweepFlow(m *ebpf.Map, key bpfFlowKey, at pinned.Moment) error {
 	var f bpfFlow
 	err := m.LookupAndDelete(key, &f)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
 		return nil
 	}
-	if err != nil || f.Expires <= at.kernel {
+	if err != nil || f.Expires <= at.Kernel {
 		return err
 	}
 	if err := m.Update(key, f, ebpf.UpdateNoExist); err != nil && !errors.Is(err, ebpf.ErrKeyExist) {

@@ -7,6 +7,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -48,7 +49,7 @@ func (d *Datapath) Judge(ifindex int, direction policy.Direction, packet []byte)
 	in := testContext{Mark: uint32(direction), Ifindex: uint32(ifindex)}
 	var out testContext
 	if _, err := d.programs.byName["judge"].Run(&ebpf.RunOptions{Data: packet, Context: in, ContextOut: &out}); err != nil {
-		return Verdict{}, fmt.Errorf("judge a packet on link %d: %w", ifindex, classed(err))
+		return Verdict{}, fmt.Errorf("judge a packet on link %d: %w", ifindex, pinned.Classed(err))
 	}
 	v := *(*bpfVerdict)(unsafe.Pointer(&out.CB))
 	return Verdict{

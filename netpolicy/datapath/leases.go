@@ -13,6 +13,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // namesPerPhone is how many addresses may be open by name for a phone at once.
@@ -58,13 +60,13 @@ func OpenLeases(dir string) (_ *Leases, err error) {
 		}
 	}()
 	if l.clients, err = ebpf.LoadPinnedMap(filepath.Join(l.dir, "clients"), &ebpf.LoadPinOptions{ReadOnly: true}); err != nil {
-		return nil, fmt.Errorf("open map clients: %w", classed(err))
+		return nil, fmt.Errorf("open map clients: %w", pinned.Classed(err))
 	}
 	if l.names, err = ebpf.LoadPinnedMap(filepath.Join(l.dir, "names"), nil); err != nil {
-		return nil, fmt.Errorf("open map names: %w", classed(err))
+		return nil, fmt.Errorf("open map names: %w", pinned.Classed(err))
 	}
 	if l.inode, err = os.Stat(filepath.Join(l.dir, "names")); err != nil {
-		return nil, fmt.Errorf("open map names: %w", classed(err))
+		return nil, fmt.Errorf("open map names: %w", pinned.Classed(err))
 	}
 	if err := l.Expire(); err != nil {
 		return nil, err
@@ -97,7 +99,7 @@ func (l *Leases) Client(address netip.Addr) (c Client, ok bool, err error) {
 		return Client{}, false, nil
 	}
 	if err != nil {
-		return Client{}, false, fmt.Errorf("phone of %s: %w", address, classed(err))
+		return Client{}, false, fmt.Errorf("phone of %s: %w", address, pinned.Classed(err))
 	}
 	return Client{Address: address.Unmap(), Slot: in.Slot, Policy: in.Policy, Cut: in.Flags&flagCut != 0, ifindex: in.Ifindex}, true, nil
 }
@@ -113,13 +115,13 @@ func (l *Leases) Open(c Client, address netip.Addr, name uint64, until time.Time
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err := l.openLocked(c, address, name, until); err != nil {
-		return fmt.Errorf("open %s for the phone in slot %d: %w", address, c.Slot, classed(err))
+		return fmt.Errorf("open %s for the phone in slot %d: %w", address, c.Slot, pinned.Classed(err))
 	}
 	return nil
 }
 
 func (l *Leases) openLocked(c Client, address netip.Addr, name uint64, until time.Time) error {
-	at := now()
+	at := pinned.Now()
 	key := bpfNameKey{Slot: c.Slot, Address: bytes16(address)}
 	var v bpfNameValue
 	if err := l.names.Lookup(key, &v); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -128,7 +130,7 @@ func (l *Leases) openLocked(c Client, address netip.Addr, name uint64, until tim
 	if err := l.makeRoom(c.Slot, address); err != nil {
 		return err
 	}
-	lease(&v, name, at.kernelTime(until))
+	lease(&v, name, at.KernelTime(until))
 	if err := l.names.Put(key, v); err != nil {
 		return err
 	}
@@ -185,7 +187,7 @@ func (l *Leases) makeRoom(slot uint32, address netip.Addr) error {
 // shut closes an address for a phone. mu is held.
 func (l *Leases) shut(slot uint32, address netip.Addr) error {
 	delete(l.open[slot], address)
-	return deleteKey(l.names, bpfNameKey{Slot: slot, Address: bytes16(address)})
+	return pinned.DeleteKey(l.names, bpfNameKey{Slot: slot, Address: bytes16(address)})
 }
 
 // remember notes until when an address is open. mu is held.
@@ -203,22 +205,22 @@ func (l *Leases) remember(slot uint32, address netip.Addr, until uint64) {
 func (l *Leases) Expire() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	at := now()
+	at := pinned.Now()
 	l.open = nil
 	var ended []bpfNameKey
-	for e, err := range elements[bpfNameKey, bpfNameValue](l.names) {
+	for e, err := range pinned.Elements[bpfNameKey, bpfNameValue](l.names) {
 		if err != nil {
-			return classed(err)
+			return pinned.Classed(err)
 		}
-		if until := last(&e.value); until > at.kernel {
-			l.remember(e.key.Slot, addrOf(e.key.Address), until)
+		if until := last(&e.Value); until > at.Kernel {
+			l.remember(e.Key.Slot, addrOf(e.Key.Address), until)
 		} else {
-			ended = append(ended, e.key)
+			ended = append(ended, e.Key)
 		}
 	}
 	for _, key := range ended { // nobody else opens addresses, and mu is held
-		if err := deleteKey(l.names, key); err != nil {
-			return classed(err)
+		if err := pinned.DeleteKey(l.names, key); err != nil {
+			return pinned.Classed(err)
 		}
 	}
 	return nil

@@ -1,13 +1,13 @@
 package datapath
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 
 	"github.com/cilium/ebpf"
 	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // maps are the pinned maps, as layout.h tells, and one of Go's own.
@@ -27,7 +27,7 @@ const mapReported = "reported"
 // mapSpecs says what maps a Config wants, and adapts the object's.
 func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, tables) {
 	all := map[string]*ebpf.MapSpec{
-		mapReported: {Name: mapReported, Type: ebpf.Hash, KeySize: 4, ValueSize: 8, MaxEntries: c.MaxPhones, Flags: noPrealloc},
+		mapReported: {Name: mapReported, Type: ebpf.Hash, KeySize: 4, ValueSize: 8, MaxEntries: c.MaxPhones, Flags: pinned.NoPrealloc},
 	}
 	for name, s := range spec.Maps {
 		all[name] = s
@@ -41,38 +41,27 @@ func mapSpecs(c Config, spec *ebpf.CollectionSpec) (map[string]*ebpf.MapSpec, ta
 	all[bpfMapPolicies].InnerMap.Flags |= mmapable
 	all[bpfMapProtected].InnerMap.Flags |= mmapable
 	for _, outer := range []string{bpfMapFlows, bpfMapDenials, bpfMapPolicies, bpfMapProtected} {
-		all[outer].InnerMap = plain(all[outer])
+		all[outer].InnerMap = pinned.Plain(all[outer])
 	}
 	return all, tables{
 		flows: all[bpfMapFlows].InnerMap, denials: all[bpfMapDenials].InnerMap, policies: all[bpfMapPolicies].InnerMap, protected: all[bpfMapProtected].InnerMap,
 	}
 }
 
-// Flags of maps (linux/bpf.h).
-const (
-	noPrealloc = 1 << 0  // BPF_F_NO_PREALLOC
-	mmapable   = 1 << 10 // BPF_F_MMAPABLE
-)
-
-// plain is the spec of an inner map without type information, of which each map would bring a copy of its own. The one that an outer map is
-// made with must have none either: Linux 6.1 takes no map for its like that has none where the other does (timer_off of bpf_map_meta_equal).
-func plain(outer *ebpf.MapSpec) *ebpf.MapSpec {
-	s := outer.InnerMap.Copy()
-	s.Name, s.Key, s.Value = outer.Name, nil, nil
-	return s
-}
+// mmapable is BPF_F_MMAPABLE (linux/bpf.h).
+const mmapable = 1 << 10
 
 // openMaps finds the maps pinned, or makes and pins them. The error wraps ebpf.ErrMapIncompatible for one that is there and is another.
 func (d *Datapath) openMaps(specs map[string]*ebpf.MapSpec) error {
 	d.pinned = map[string]*ebpf.Map{}
 	d.mapIDs = nil
 	for name, spec := range specs {
-		m, err := openMap(d.pins.mapPin(name), spec)
+		m, err := pinned.OpenMap(d.pins.mapPin(name), spec)
 		if err != nil {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
 		d.pinned[name] = m
-		id, err := mapID(m)
+		id, err := pinned.ID(m)
 		if err != nil {
 			return fmt.Errorf("map %s: %w", name, err)
 		}
@@ -86,37 +75,6 @@ func (d *Datapath) openMaps(specs map[string]*ebpf.MapSpec) error {
 	return nil
 }
 
-func openMap(path string, spec *ebpf.MapSpec) (*ebpf.Map, error) {
-	m, err := ebpf.LoadPinnedMap(path, nil)
-	if err == nil {
-		if err := compatible(spec, m); err != nil {
-			m.Close()
-			return nil, err
-		}
-		return m, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("pinned at %s: %w", path, err)
-	}
-	if m, err = ebpf.NewMap(spec); err != nil {
-		return nil, err
-	}
-	if err := m.Pin(path); err != nil {
-		m.Close()
-		return nil, err
-	}
-	return m, nil
-}
-
-// compatible compares a map with what is wanted. One with more room serves.
-func compatible(spec *ebpf.MapSpec, m *ebpf.Map) error {
-	if m.MaxEntries() > spec.MaxEntries {
-		spec = spec.Copy()
-		spec.MaxEntries = m.MaxEntries()
-	}
-	return spec.Compatible(m)
-}
-
 // replaceMaps takes away the maps that do not serve, with all that works on them, if no phone would notice.
 func (d *Datapath) replaceMaps(cause error) error {
 	attached, err := d.attached()
@@ -128,15 +86,9 @@ func (d *Datapath) replaceMaps(cause error) error {
 			cause, len(attached), errdefs.ErrFailedPrecondition)
 	}
 	d.log.Info("pinned maps are made anew", "cause", cause)
-	closeMaps(d.pinned)
+	pinned.CloseMaps(d.pinned)
 	if err := os.RemoveAll(d.pins.dir()); err != nil {
 		return err
 	}
 	return d.pins.make()
-}
-
-func closeMaps(all map[string]*ebpf.Map) {
-	for _, m := range all {
-		m.Close()
-	}
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -109,9 +110,9 @@ func (d *Datapath) SetPhone(ifindex int, p Phone) error {
 	if ifindex < 1 {
 		return fmt.Errorf("phone in slot %d: no link has the index %d: %w", p.Slot, ifindex, errdefs.ErrInvalidArgument)
 	}
-	defer d.slots.lock(p.Slot)()
+	defer d.slots.Lock(p.Slot)()
 	if err := d.setPhone(uint32(ifindex), p.inMap()); err != nil {
-		return fmt.Errorf("phone in slot %d on link %d: %w", p.Slot, ifindex, classed(err))
+		return fmt.Errorf("phone in slot %d on link %d: %w", p.Slot, ifindex, pinned.Classed(err))
 	}
 	return nil
 }
@@ -196,7 +197,7 @@ func (d *Datapath) forget(ifindex uint32) error {
 	if err := d.dropClients(p); err != nil {
 		return err
 	}
-	if err := deleteKey(d.maps.phones, ifindex); err != nil {
+	if err := pinned.DeleteKey(d.maps.phones, ifindex); err != nil {
 		return err
 	}
 	d.disown(p.Slot, ifindex)
@@ -219,7 +220,7 @@ func (d *Datapath) exists(ifindex int) (bool, error) {
 // RemovePhone makes a link no phone's: nothing passes it any more, and what the phone's slot had is cleared. That it was none is no error.
 func (d *Datapath) RemovePhone(ifindex int) error {
 	if err := d.removePhone(uint32(ifindex)); err != nil {
-		return fmt.Errorf("remove the phone on link %d: %w", ifindex, classed(err))
+		return fmt.Errorf("remove the phone on link %d: %w", ifindex, pinned.Classed(err))
 	}
 	return nil
 }
@@ -229,7 +230,7 @@ func (d *Datapath) removePhone(ifindex uint32) error {
 	if !found || err != nil {
 		return err
 	}
-	defer d.slots.lock(p.Slot)()
+	defer d.slots.Lock(p.Slot)()
 	if owner, _ := d.owner(p.Slot); owner != ifindex { // SetPhone gave the slot to another link meanwhile
 		return d.forget(ifindex)
 	}
@@ -244,7 +245,7 @@ func (d *Datapath) removePhone(ifindex uint32) error {
 	if err := d.emptySlot(p.Slot); err != nil {
 		return err
 	}
-	if err := deleteKey(d.maps.phones, ifindex); err != nil {
+	if err := pinned.DeleteKey(d.maps.phones, ifindex); err != nil {
 		return err
 	}
 	d.disown(p.Slot, ifindex)
@@ -271,17 +272,17 @@ func (d *Datapath) dropClient(address [16]byte, slot uint32) error {
 	if err != nil {
 		return fmt.Errorf("map clients: %w", err)
 	}
-	return deleteKey(d.maps.clients, bpfClientKey{Address: address})
+	return pinned.DeleteKey(d.maps.clients, bpfClientKey{Address: address})
 }
 
 // makeTables makes the tables of a slot that are missing.
 func (d *Datapath) makeTables(slot uint32) error {
 	return d.eachTable(func(outer *ebpf.Map, spec *ebpf.MapSpec) error {
-		there, err := hasInner(outer, slot)
+		there, err := pinned.HasInner(outer, slot)
 		if there || err != nil {
 			return err
 		}
-		return putTable(outer, spec, slot)
+		return pinned.PutTable(outer, spec, slot)
 	})
 }
 
@@ -293,22 +294,9 @@ func (d *Datapath) eachTable(do func(outer *ebpf.Map, spec *ebpf.MapSpec) error)
 	return g.Wait()
 }
 
-// putTable puts a new table in a slot. When it returns no program uses the former one.
-func putTable(outer *ebpf.Map, spec *ebpf.MapSpec, slot uint32) error {
-	m, err := ebpf.NewMap(spec)
-	if err != nil {
-		return fmt.Errorf("make a table for slot %d of map %s: %w", slot, outer, err)
-	}
-	defer m.Close()
-	if err := outer.Put(slot, m); err != nil {
-		return fmt.Errorf("slot %d of map %s: %w", slot, outer, err)
-	}
-	return nil
-}
-
 // freshSlot gives a slot empty tables, and clears what else is in it but forwards, which may be set before the phone is.
 func (d *Datapath) freshSlot(slot uint32) error {
-	err := d.eachTable(func(outer *ebpf.Map, spec *ebpf.MapSpec) error { return putTable(outer, spec, slot) })
+	err := d.eachTable(func(outer *ebpf.Map, spec *ebpf.MapSpec) error { return pinned.PutTable(outer, spec, slot) })
 	if err != nil {
 		return err
 	}
@@ -317,15 +305,15 @@ func (d *Datapath) freshSlot(slot uint32) error {
 
 // emptySlot takes all that a slot has.
 func (d *Datapath) emptySlot(slot uint32) error {
-	if err := deleteIf(d.maps.forwards, func(k bpfForward, _ uint8) bool { return k.Slot == slot }); err != nil {
+	if err := pinned.DeleteIf(d.maps.forwards, func(k bpfForward, _ uint8) bool { return k.Slot == slot }); err != nil {
 		return err
 	}
 	err := d.eachTable(func(outer *ebpf.Map, _ *ebpf.MapSpec) error {
-		there, err := hasInner(outer, slot)
+		there, err := pinned.HasInner(outer, slot)
 		if !there || err != nil {
 			return err
 		}
-		return deleteKey(outer, slot)
+		return pinned.DeleteKey(outer, slot)
 	})
 	if err != nil {
 		return err
@@ -335,13 +323,13 @@ func (d *Datapath) emptySlot(slot uint32) error {
 
 // clearSlot clears what a slot has but tables and forwards.
 func (d *Datapath) clearSlot(slot uint32) error {
-	if err := removePin(d.pins.draining(slot)); err != nil {
+	if err := pinned.Unpin(d.pins.draining(slot)); err != nil {
 		return err
 	}
-	if err := deleteKey(d.maps.reported, slot); err != nil {
+	if err := pinned.DeleteKey(d.maps.reported, slot); err != nil {
 		return err
 	}
-	if err := deleteIf(d.maps.names, func(k bpfNameKey, _ bpfNameValue) bool { return k.Slot == slot }); err != nil {
+	if err := pinned.DeleteIf(d.maps.names, func(k bpfNameKey, _ bpfNameValue) bool { return k.Slot == slot }); err != nil {
 		return err
 	}
 	return d.zeroCounters(slot)
@@ -353,7 +341,7 @@ func (d *Datapath) Reserve(slot uint32) error {
 	if slot >= d.maxPhones {
 		return fmt.Errorf("reserve slot %d: slots are below %d: %w", slot, d.maxPhones, errdefs.ErrInvalidArgument)
 	}
-	defer d.slots.lock(slot)()
+	defer d.slots.Lock(slot)()
 	d.mu.Lock()
 	_, owned := d.owners[slot]
 	done := owned || d.reserved[slot]
@@ -362,7 +350,7 @@ func (d *Datapath) Reserve(slot uint32) error {
 		return nil
 	}
 	if err := d.freshSlot(slot); err != nil {
-		return fmt.Errorf("reserve slot %d: %w", slot, classed(err))
+		return fmt.Errorf("reserve slot %d: %w", slot, pinned.Classed(err))
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -382,11 +370,11 @@ func (d *Datapath) takeReserved(slot uint32) bool {
 // Phones returns the phones and their links.
 func (d *Datapath) Phones() (map[int]Phone, error) {
 	all := map[int]Phone{}
-	for e, err := range elements[uint32, bpfPhone](d.maps.phones) {
+	for e, err := range pinned.Elements[uint32, bpfPhone](d.maps.phones) {
 		if err != nil {
-			return nil, classed(err)
+			return nil, pinned.Classed(err)
 		}
-		all[int(e.key)] = phoneOf(e.value)
+		all[int(e.Key)] = phoneOf(e.Value)
 	}
 	return all, nil
 }
@@ -413,15 +401,15 @@ func (d *Datapath) SetForwards(slot uint32, forwards []Forward) error {
 		}
 		want[bpfForward{Slot: slot, Port: f.Port, Protocol: number}] = true
 	}
-	defer d.slots.lock(slot)()
+	defer d.slots.Lock(slot)()
 	for f := range want {
 		if err := d.maps.forwards.Put(f, uint8(1)); err != nil {
-			return fmt.Errorf("forwards of slot %d: %w", slot, classed(err))
+			return fmt.Errorf("forwards of slot %d: %w", slot, pinned.Classed(err))
 		}
 	}
-	err := deleteIf(d.maps.forwards, func(f bpfForward, _ uint8) bool { return f.Slot == slot && !want[f] })
+	err := pinned.DeleteIf(d.maps.forwards, func(f bpfForward, _ uint8) bool { return f.Slot == slot && !want[f] })
 	if err != nil {
-		return fmt.Errorf("forwards of slot %d: %w", slot, classed(err))
+		return fmt.Errorf("forwards of slot %d: %w", slot, pinned.Classed(err))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
@@ -31,7 +32,7 @@ func (d *Datapath) LoadPolicy(slot uint32, o *policy.Object) error {
 		return fmt.Errorf("load policy %d: an object has two cells and more, not %d: %w", slot, len(o.Cells), errdefs.ErrInvalidArgument)
 	}
 	if err := putCells(d.maps.policies, d.specs.policies, slot, o.Cells); err != nil {
-		return fmt.Errorf("load policy %d of %d cells: %w", slot, len(o.Cells), classed(err))
+		return fmt.Errorf("load policy %d of %d cells: %w", slot, len(o.Cells), pinned.Classed(err))
 	}
 	return nil
 }
@@ -41,23 +42,23 @@ func (d *Datapath) UnloadPolicy(slot uint32) error {
 	if slot >= maxPolicies {
 		return fmt.Errorf("policy %d: slots of policies are below %d: %w", slot, maxPolicies, errdefs.ErrInvalidArgument)
 	}
-	if err := deleteKey(d.maps.policies, slot); err != nil {
-		return fmt.Errorf("unload policy %d: %w", slot, classed(err))
+	if err := pinned.DeleteKey(d.maps.policies, slot); err != nil {
+		return fmt.Errorf("unload policy %d: %w", slot, pinned.Classed(err))
 	}
 	return nil
 }
 
 // LoadedPolicies returns the policies that are in force, by slot.
 func (d *Datapath) LoadedPolicies() (map[uint32]LoadedPolicy, error) {
-	slots, err := occupied(d.maps.policies)
+	slots, err := pinned.Occupied(d.maps.policies)
 	if err != nil {
-		return nil, classed(err)
+		return nil, pinned.Classed(err)
 	}
 	all := map[uint32]LoadedPolicy{}
 	for _, slot := range slots {
-		m, err := inner(d.maps.policies, slot)
+		m, err := pinned.Inner(d.maps.policies, slot)
 		if err != nil {
-			return nil, classed(err)
+			return nil, pinned.Classed(err)
 		}
 		if m == nil {
 			continue
@@ -65,7 +66,7 @@ func (d *Datapath) LoadedPolicies() (map[uint32]LoadedPolicy, error) {
 		p, err := header(m)
 		m.Close()
 		if err != nil {
-			return nil, fmt.Errorf("policy %d: %w", slot, classed(err))
+			return nil, fmt.Errorf("policy %d: %w", slot, pinned.Classed(err))
 		}
 		all[slot] = p
 	}
@@ -89,7 +90,7 @@ func (d *Datapath) SetProtected(cells []policy.Cell) error {
 		return fmt.Errorf("set protected addresses: none, not even ::, which is the first: %w", errdefs.ErrInvalidArgument)
 	}
 	if err := putCells(d.maps.protected, d.specs.protected, 0, cells); err != nil {
-		return fmt.Errorf("set %d protected addresses: %w", len(cells), classed(err))
+		return fmt.Errorf("set %d protected addresses: %w", len(cells), pinned.Classed(err))
 	}
 	return nil
 }

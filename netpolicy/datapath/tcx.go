@@ -12,6 +12,8 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
 
 // attachLinks attaches by TCX. The error wraps ebpf.ErrNotSupported where the kernel has none.
@@ -62,7 +64,7 @@ func (d *Datapath) adoptLink(id string, s side, ifindex int) (adopted bool, err 
 	case err != nil:
 		return false, err
 	case at == 0:
-		return false, removePin(path)
+		return false, pinned.Unpin(path)
 	case at != ifindex:
 		return false, fmt.Errorf("the phone's program is on link %d, which is still there: %w", at, errdefs.ErrFailedPrecondition)
 	}
@@ -197,5 +199,5 @@ func removeLink(path string) error {
 	if err := l.Detach(); err != nil && !errors.Is(err, unix.ENOLINK) {
 		return fmt.Errorf("detach %s: %w", path, err)
 	}
-	return removePin(path)
+	return pinned.Unpin(path)
 }

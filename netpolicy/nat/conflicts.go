@@ -50,17 +50,17 @@ func (n *NAT) Conflicts(ctx context.Context) (found []Conflict, err error) {
 	if len(probes) == 0 {
 		return nil, nil
 	}
-	t, err := n.newTrial(probes)
+	t, err := n.newTrial(ctx, probes)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, t.remove(t.link)) }()
+	defer func() { err = errors.Join(err, t.remove(ctx, t.link)) }()
 	for _, p := range probes {
 		o, err := t.send(ctx, p)
 		if err != nil {
 			return found, err
 		}
-		conflict, err := n.judge(p, o)
+		conflict, err := n.judge(ctx, p, o)
 		if err != nil {
 			return found, err
 		}
@@ -129,14 +129,14 @@ func hasRoute(a netip.Addr) bool {
 }
 
 // judge makes a conflict of what became of a packet; nil if it passed.
-func (n *NAT) judge(p probe, o outcome) (*Conflict, error) {
+func (n *NAT) judge(ctx context.Context, p probe, o outcome) (*Conflict, error) {
 	var c *Conflict
 	switch {
 	case o.passed:
 		return nil, nil
 	case o.dropped:
 		var err error
-		if c, err = blame(o.drop, p.names()); err != nil {
+		if c, err = blame(ctx, o.drop, p.names()); err != nil {
 			return nil, err
 		}
 	case legacyFilter(p.six()):
@@ -172,8 +172,8 @@ func legacyFilter(six bool) bool {
 }
 
 // blame finds out who made the chain that dropped a packet. What Docker and others write with iptables is in the same tables.
-func blame(drop step, names bool) (*Conflict, error) {
-	conn, err := open()
+func blame(ctx context.Context, drop step, names bool) (*Conflict, error) {
+	conn, err := open(ctx)
 	if err != nil {
 		return nil, err
 	}

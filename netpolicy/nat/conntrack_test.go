@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
@@ -127,6 +128,11 @@ func TestTimesOfPhonesFlows(t *testing.T) {
 	dns, portDNS := connect(p, "udp", addrPort(gateway4, 53))
 	say(dns, true)
 	wantTime(t, "UDP to the gateway", "ipv4", 20, 180, "udp", portDNS)
+	for family, server := range map[string]netip.Addr{"ipv4": server4, "ipv6": server6} {
+		p.Run(t, "ping", "-c", "1", "-W", "5", server.String())
+		most := int(datapath.DefaultTimeouts.ICMP / time.Second) // no object has it: the kernel's own is the same
+		wantTime(t, "echo over "+family, family, most-10, most, map[string]string{"ipv4": "icmp", "ipv6": "icmpv6"}[family], "dst="+server.String())
+	}
 	_, portIn := connect(l.server, "tcp", addrPort(host4, 6002))
 	wantTime(t, "a forward from outside", "ipv4", 7400, 7440, "ESTABLISHED", portIn)
 	own, portOwn := connect(onHost{}, "tcp", netip.MustParseAddrPort("127.0.0.1:6001"))

@@ -48,7 +48,7 @@
 //     established, as conntrack does that picks it up in the middle. Flows that are INVALID or untracked have no entry. No helper is attached, so there are no expectations.
 //   - fragments are held by the kernel's reassembly, which has a limit of its own, and not in the table.
 //   - ICMP has no object of times: nft cannot load what it would list of one, and a host's saved rules would fail to load as a whole.
-//     The host's own time holds, net.netfilter.nf_conntrack_icmp_timeout (30 s), and the count.
+//     The host's own time holds, net.netfilter.nf_conntrack_icmp_timeout, and the count. The datapath's is the kernel's default of it, 30 s.
 //
 // # Loopback
 //

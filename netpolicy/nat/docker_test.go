@@ -44,11 +44,10 @@ func TestDocker(t *testing.T) {
 			startDockerd(t)
 			before := others(t)
 			n := newNAT(t, nil)
-			apply(t, n, adb(p, 6001), nat.Forward{Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555})
+			forwards := []nat.Forward{adb(p, 6001), {Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555}}
+			apply(t, n, forwards...)
 			found := conflicts(t, n)
-			if now := others(t); now != before {
-				t.Errorf("the other tables are\n%s\nand were\n%s", now, before)
-			}
+			wantOthers(t, "a trial", before)
 			if len(found) != test.conflicts {
 				t.Errorf("%v; want %d conflicts", found, test.conflicts)
 			}
@@ -68,6 +67,7 @@ func TestDocker(t *testing.T) {
 			wantSeenAs(t, p, "tcp", addrPort(server4, 80), host4)
 			wantSeenAs(t, l.server, "tcp", addrPort(host4, 6002), server4)
 			wantSeenAs(t, onHost{}, "tcp", addrPort(loopback4, 6001), gateway4)
+			wantKept(t, n, p, forwards...)
 		})
 	}
 }

@@ -81,9 +81,12 @@ func TestFirewalld(t *testing.T) {
 	serveTCP(t, p, addrPort(p.IPv4, 5555))
 	serveUDP(t, onHost{}, addrPort(gateway4, 53))
 	n := newNAT(t, nil)
-	apply(t, n, adb(p, 6001), nat.Forward{Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555})
+	forwards := []nat.Forward{adb(p, 6001), {Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555}}
+	apply(t, n, forwards...)
 	startFirewalld(t)
+	before := others(t)
 	found := conflicts(t, n)
+	wantOthers(t, "a trial", before)
 	for _, c := range found {
 		t.Log(c)
 		if c.Owner != "firewalld" {
@@ -106,6 +109,7 @@ func TestFirewalld(t *testing.T) {
 		wantSeenAs(t, l.server, "tcp", addrPort(host4, 6002), server4)
 		wantSeenAs(t, onHost{}, "tcp", addrPort(loopback4, 6001), gateway4)
 		wantSeenAs(t, p, "udp", addrPort(gateway4, 53), p.IPv4)
+		wantKept(t, n, p, forwards...)
 		run(t, "firewall-cmd", "--reload")
 	}
 }

@@ -1,10 +1,7 @@
 package nat_test
 
 import (
-	"fmt"
-	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 
@@ -20,7 +17,7 @@ func forward(protocol policy.Protocol, listen, to string) nat.Forward {
 }
 
 func TestValidate(t *testing.T) {
-	n, err := nat.New(nat.Config{Pool4: pool4, Pool6: pool6})
+	n, err := nat.New(nat.Config{Pool4: pool4, Pool6: pool6, Timeouts: times})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,77 +79,11 @@ func TestConfigThatCannotBeIsRefused(t *testing.T) {
 		{"IPv6 without a pool", nat.Config{Pool4: pool4, Masquerade6: true}, "without an IPv6 pool"},
 		{"long prefix", nat.Config{Pool4: pool4, LinkPrefix: "phones-of-this-host-"}, "longer than"},
 		{"many flows", nat.Config{Pool4: pool4, MaxFlows: 1 << 31}, "more than"},
+		{"no times", nat.Config{Pool4: pool4}, "whole seconds"},
 		{"times", nat.Config{Pool4: pool4, Timeouts: nat.Timeouts{TCPNew: 1}}, "whole seconds"},
 	} {
 		if _, err := nat.New(test.cfg); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %v; want an invalid argument that says %q", test.name, err, test.says)
 		}
-	}
-}
-
-// A port that a process listens on is refused, and the process is named.
-func TestCheckNamesTheProcessThatListens(t *testing.T) {
-	l := newLab(t)
-	_ = l
-	n := newNAT(t, nil)
-	listen := func(network, address string) uint16 {
-		t.Helper()
-		if strings.HasPrefix(network, "udp") {
-			conn, err := net.ListenPacket(network, address)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { conn.Close() })
-			return netip.MustParseAddrPort(conn.LocalAddr().String()).Port()
-		}
-		conn, err := net.Listen(network, address)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { conn.Close() })
-		return netip.MustParseAddrPort(conn.Addr().String()).Port()
-	}
-	local, all := listen("tcp4", "127.0.0.1:0"), listen("tcp4", "0.0.0.0:0")
-	dual, six := listen("tcp", "[::]:0"), listen("tcp6", "[::]:0")
-	datagrams := listen("udp4", "192.0.2.1:0")
-	me := fmt.Sprintf("(pid %d) listens on ", os.Getpid())
-	for _, test := range []struct {
-		name     string
-		protocol policy.Protocol
-		listen   string
-		port     uint16
-		want     string // "": no clash
-	}{
-		{"same", policy.TCP, "127.0.0.1", local, me + "127.0.0.1:"},
-		{"all of them", policy.TCP, "0.0.0.0", local, me + "127.0.0.1:"},
-		{"other address", policy.TCP, "192.0.2.1", local, ""},
-		{"other protocol", policy.UDP, "127.0.0.1", local, ""},
-		{"process on all", policy.TCP, "127.0.0.1", all, me + "0.0.0.0:"},
-		{"process on both families", policy.TCP, "127.0.0.1", dual, me + "[::]:"},
-		{"process on IPv6 alone", policy.TCP, "127.0.0.1", six, ""},
-		{"IPv6", policy.TCP, "2001:db8::1", six, me + "[::]:"},
-		{"datagrams", policy.UDP, "192.0.2.1", datagrams, me + "192.0.2.1:"},
-		{"datagrams elsewhere", policy.UDP, "127.0.0.1", datagrams, ""},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			f := nat.Forward{Protocol: test.protocol, Listen: addrPort(netip.MustParseAddr(test.listen), test.port), Phone: netip.MustParseAddr("10.213.0.2"), Port: 5555}
-			if f.Listen.Addr().Is6() {
-				f.Phone = netip.MustParseAddr("fd70:686f:6e65::2")
-			}
-			err := n.Check(t.Context(), []nat.Forward{f})
-			if test.want == "" && err != nil || test.want != "" && (!errdefs.IsConflict(err) || !strings.Contains(err.Error(), test.want)) {
-				t.Errorf("%v; want %q", err, test.want)
-			}
-		})
-	}
-	// Who has connected, and is on a port of the host's choosing, listens to nobody.
-	conn, err := net.Dial("udp", "192.0.2.1:"+fmt.Sprint(datagrams))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	own := netip.MustParseAddrPort(conn.LocalAddr().String())
-	if err := n.Check(t.Context(), []nat.Forward{{Protocol: policy.UDP, Listen: own, Phone: netip.MustParseAddr("10.213.0.2"), Port: 1}}); err != nil {
-		t.Error(err)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/phonehost/phonehost/netpolicy/policy"
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -15,7 +16,9 @@ import (
 func TestTablesOfLesserKernels(t *testing.T) {
 	testenv.Root(t)
 	nft := testenv.Tool(t, "nft")
-	n, err := New(Config{Pool4: netip.MustParsePrefix("10.213.0.0/16"), Masquerade4: true})
+	n, err := New(Config{Pool4: netip.MustParsePrefix("10.213.0.0/16"), Masquerade4: true, Timeouts: Timeouts{
+		TCPNew: time.Second, TCPEstablished: time.Hour, TCPClosing: time.Minute, TCPClosed: time.Second, UDPNew: time.Second, UDPEstablished: time.Minute,
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +29,7 @@ func TestTablesOfLesserKernels(t *testing.T) {
 		if err := n.Remove(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if err := n.commit(support, forwards); err != nil {
+		if err := n.commit(t.Context(), support, forwards); err != nil {
 			t.Errorf("%+v: %v", support, err)
 			continue
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/netpolicy/datapath"
 	"github.com/phonehost/phonehost/netpolicy/nat"
 	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/testenv/netlab"
@@ -42,6 +43,12 @@ var (
 	gateway6         = netip.MustParseAddr("fd70:686f:6e65::1")
 	loopback4        = netip.MustParseAddr("127.0.0.1")
 )
+
+// times are the datapath's, as the engine of networks hands them on.
+var times = nat.Timeouts{
+	TCPNew: datapath.DefaultTimeouts.TCPNew, TCPEstablished: datapath.DefaultTimeouts.TCPEstablished, TCPClosing: datapath.DefaultTimeouts.TCPClosing,
+	TCPClosed: datapath.DefaultTimeouts.TCPClosed, UDPNew: datapath.DefaultTimeouts.UDPNew, UDPEstablished: datapath.DefaultTimeouts.UDPEstablished,
+}
 
 // lab is a host, which the test's process is, with a server at its uplink and phones.
 type lab struct {
@@ -168,7 +175,7 @@ func nft(t testing.TB, rules string) {
 // newNAT returns a NAT of the lab's pools, whose table the test's end removes.
 func newNAT(t testing.TB, change func(*nat.Config)) *nat.NAT {
 	t.Helper()
-	cfg := nat.Config{Pool4: pool4, Pool6: pool6, Masquerade4: true, Masquerade6: true}
+	cfg := nat.Config{Pool4: pool4, Pool6: pool6, Masquerade4: true, Masquerade6: true, Timeouts: times}
 	if change != nil {
 		change(&cfg)
 	}
@@ -304,7 +311,8 @@ func wantNothing(t testing.TB, at place, network string, to netip.AddrPort) {
 func addrPort(a netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(a, port) }
 
 // installed needs a program that takes charge of the machine that it is installed on: no package of scripts/deps has it, and no
-// PHONEHOST_TEST_REQUIRE promises it. Their packages may be unpacked anywhere on the PATH.
+// PHONEHOST_TEST_REQUIRE promises it. Their packages may be unpacked anywhere on the PATH; in the machines of TestVMBesideFirewalls of
+// scripts/vm/suite they are installed, and nothing is skipped.
 func installed(t testing.TB, program string) {
 	t.Helper()
 	if _, err := exec.LookPath(program); err != nil {

@@ -2,47 +2,100 @@ package nat
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
-	"github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
-// Check refuses forwards on ports where a process of the host listens (errdefs.ErrConflict), as they would take its traffic away. The
-// error names each such forward and the process. Ask before a forward is taken on, not before Apply: a process that came later must not
-// stop the forwards of all phones.
-func (n *NAT) Check(ctx context.Context, forwards []Forward) error {
+// Check refuses an address and port of the host that cannot be a forward's: errdefs.ErrInvalidArgument for an address that is none of the host's,
+// which the error follows with those that are; errdefs.ErrConflict for a port where a process listens, which it names, as a forward would take
+// its traffic away. Ask before a forward is taken on, not before Apply: an address that has gone, or a process that came later, must not
+// stop the forwards of all phones. It changes nothing.
+func (n *NAT) Check(ctx context.Context, protocol policy.Protocol, listen netip.AddrPort) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	sockets := map[policy.Protocol][]socket{}
-	var clashes []error
-	for _, f := range forwards {
-		known, ok := sockets[f.Protocol]
-		if !ok {
-			var err error
-			if known, err = listeners(f.Protocol); err != nil {
-				return fmt.Errorf("list the ports that processes listen on: %w", err)
-			}
-			sockets[f.Protocol] = known
-		}
-		for _, s := range known {
-			if s.meets(f.Listen) {
-				clashes = append(clashes, fmt.Errorf("forward %s: %s listens on %s; choose another port: %w", f, s.owner(), s.local, errdefs.ErrConflict))
-				break
-			}
+	if err := n.checkLocal(listen.Addr()); err != nil {
+		return err
+	}
+	found, err := Listeners(protocol, listen)
+	if err != nil {
+		return err
+	}
+	if len(found) > 0 {
+		return fmt.Errorf("%s %s is taken: %s listens on %s; choose another port, or have it listen elsewhere: %w",
+			protocolName(protocol), listen, found[0].Owner, found[0].Local, errdefs.ErrConflict)
+	}
+	return nil
+}
+
+// checkLocal refuses what packets for the host do not go to. Every address of 127.0.0.0/8 is the host's.
+func (n *NAT) checkLocal(a netip.Addr) error {
+	if a.IsUnspecified() || a.IsLoopback() {
+		return nil
+	}
+	local, err := isLocal(a)
+	if err != nil || local {
+		return err
+	}
+	right, err := n.addresses(a.Is4())
+	if err != nil {
+		return err
+	}
+	return fmt.Errorf("%s is no address of this host; %s: %w", a, right, errdefs.ErrInvalidArgument)
+}
+
+// isLocal reports whether the kernel takes what is sent to an address for itself.
+func isLocal(a netip.Addr) (bool, error) {
+	routes, err := netlink.RouteGet(net.IP(a.AsSlice()))
+	for _, no := range []error{unix.ENETUNREACH, unix.EHOSTUNREACH, unix.EACCES, unix.EINVAL} { // the last of routes that drop
+		if errors.Is(err, no) {
+			return false, nil
 		}
 	}
-	return errors.Join(clashes...)
+	if err != nil {
+		return false, fmt.Errorf("ask the way to %s: %w", a, err)
+	}
+	return len(routes) > 0 && routes[0].Type == unix.RTN_LOCAL, nil
+}
+
+// manyAddresses is how many addresses of the host a refusal names.
+const manyAddresses = 8
+
+// addresses says which addresses of a family a forward can listen on: "127.0.0.1, 0.0.0.0 for all, and 192.0.2.1 are".
+func (n *NAT) addresses(four bool) (string, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return "", fmt.Errorf("list the host's addresses: %w", err)
+	}
+	can := []string{"127.0.0.1", "0.0.0.0 for all"}
+	if !four {
+		can = []string{":: for all"}
+	}
+	for _, each := range all {
+		prefix, err := netip.ParsePrefix(each.String())
+		a := prefix.Addr()
+		if err != nil || a.Is4() != four || a.IsLoopback() || a.IsLinkLocalUnicast() || a == n.gateway4 || a == n.gateway6 || slices.Contains(can, a.String()) {
+			continue
+		}
+		if can = append(can, a.String()); len(can) == manyAddresses {
+			break
+		}
+	}
+	last := len(can) - 1
+	if last == 0 {
+		return can[0] + " is", nil
+	}
+	return strings.Join(can[:last], ", ") + " and " + can[last] + " are", nil
 }
 
 // Listener is a socket of a process of this host that gets what is sent to an address.
@@ -53,7 +106,8 @@ type Listener struct {
 	Owner string
 }
 
-// Listeners returns the sockets that get what is sent to an address and port of this host. It changes nothing.
+// Listeners returns the sockets that get what is sent to an address and port of this host. It changes nothing, but that on a kernel without
+// sock_diag a socket may be bound for a moment, to find out whether one that listens on IPv6 takes IPv4 too.
 func Listeners(protocol policy.Protocol, to netip.AddrPort) ([]Listener, error) {
 	sockets, err := listeners(protocol)
 	if err != nil {
@@ -66,117 +120,4 @@ func Listeners(protocol policy.Protocol, to netip.AddrPort) ([]Listener, error) 
 		}
 	}
 	return all, nil
-}
-
-// socket is one that waits for others to speak first.
-type socket struct {
-	local netip.AddrPort
-	only6 bool // it listens on :: and takes IPv6 alone
-	inode uint32
-}
-
-// meets reports whether what is sent to an address to listen on, or to any if that is unspecified, may be meant for the socket.
-func (s socket) meets(listen netip.AddrPort) bool {
-	if s.local.Port() != listen.Port() {
-		return false
-	}
-	own, other := s.local.Addr(), listen.Addr()
-	both := own == netip.IPv6Unspecified() && !s.only6
-	if own.Is4() != other.Is4() && !both {
-		return false
-	}
-	return own.IsUnspecified() || other.IsUnspecified() || own == other
-}
-
-// owner names the process that has the socket: "sshd (pid 812)", or "a process" when it cannot be seen.
-func (s socket) owner() string {
-	want := fmt.Sprintf("socket:[%d]", s.inode)
-	files, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, file := range files {
-		if target, err := os.Readlink(file); err != nil || target != want {
-			continue
-		}
-		dir := filepath.Dir(filepath.Dir(file))
-		name, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil {
-			break
-		}
-		return fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(dir))
-	}
-	return "a process"
-}
-
-// Sizes and offsets of struct inet_diag_req_v2 and struct inet_diag_msg (linux/inet_diag.h).
-const (
-	diagRequestSize = 56
-	diagAnswerSize  = 72
-	diagPort        = 4  // offset of the local port in an answer
-	diagAddress     = 8  // and of the local address, 16 bytes
-	diagInode       = 68 // and of the socket's inode
-	diagOnly6       = 11 // INET_DIAG_SKV6ONLY
-)
-
-// States of sockets: TCP's that listen, and UDP's that are connected to nobody (include/net/tcp_states.h).
-const (
-	stateClose  = 7
-	stateListen = 10
-)
-
-// listeners asks the kernel for the sockets of a protocol that wait for others, of both families.
-func listeners(p policy.Protocol) ([]socket, error) {
-	conn, err := netlink.Dial(unix.NETLINK_SOCK_DIAG, nil)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	number, state := byte(unix.IPPROTO_TCP), stateListen
-	if p == policy.UDP {
-		number, state = unix.IPPROTO_UDP, stateClose
-	}
-	var all []socket
-	for _, family := range []byte{unix.AF_INET, unix.AF_INET6} {
-		request := make([]byte, diagRequestSize)
-		request[0], request[1] = family, number
-		binary.NativeEndian.PutUint32(request[4:], 1<<state)
-		answers, err := conn.Execute(netlink.Message{
-			Header: netlink.Header{Type: unix.SOCK_DIAG_BY_FAMILY, Flags: netlink.Request | netlink.Dump},
-			Data:   request,
-		})
-		if err != nil {
-			return nil, err
-		}
-		for _, a := range answers {
-			s, err := parseSocket(a.Data)
-			if err != nil {
-				return nil, err
-			}
-			all = append(all, s)
-		}
-	}
-	return all, nil
-}
-
-func parseSocket(data []byte) (socket, error) {
-	if len(data) < diagAnswerSize {
-		return socket{}, fmt.Errorf("%d bytes about a socket are too few", len(data))
-	}
-	address := data[diagAddress:][:16]
-	if data[0] == unix.AF_INET {
-		address = address[:4]
-	}
-	ip, _ := netip.AddrFromSlice(address)
-	s := socket{
-		local: netip.AddrPortFrom(ip.Unmap(), binary.BigEndian.Uint16(data[diagPort:])),
-		inode: binary.NativeEndian.Uint32(data[diagInode:]),
-	}
-	attributes, err := netlink.NewAttributeDecoder(data[diagAnswerSize:])
-	if err != nil {
-		return socket{}, err
-	}
-	for attributes.Next() {
-		if attributes.Type() == diagOnly6 {
-			s.only6 = attributes.Uint8() != 0
-		}
-	}
-	return s, attributes.Err()
 }

@@ -28,12 +28,6 @@ type Timeouts struct {
 	UDPNew, UDPEstablished                        time.Duration
 }
 
-// DefaultTimeouts are the times of RFC 5382 (established) and RFC 4787, and short ones for what is no connection yet or any more.
-var DefaultTimeouts = Timeouts{
-	TCPNew: 20 * time.Second, TCPEstablished: 7440 * time.Second, TCPClosing: 60 * time.Second, TCPClosed: 10 * time.Second,
-	UDPNew: 30 * time.Second, UDPEstablished: 180 * time.Second,
-}
-
 // Config says for whom NAT is.
 type Config struct {
 	// Pool4 and Pool6 are the phones' addresses; the first of each is the gateway's. Pool6 may be the zero value.
@@ -41,7 +35,7 @@ type Config struct {
 	// Masquerade4 and Masquerade6 translate what phones send to others than phones to an address of the host; not where the world has
 	// routes to the pool.
 	Masquerade4, Masquerade6 bool
-	// Timeouts; the zero value is DefaultTimeouts.
+	// Timeouts of phones' flows, each of them.
 	Timeouts Timeouts
 	// MaxFlows is how many flows the datapath lets a phone have; 0 is DefaultMaxFlows.
 	MaxFlows uint32
@@ -93,9 +87,6 @@ func New(cfg Config) (*NAT, error) {
 	}
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = DefaultMaxFlows
-	}
-	if cfg.Timeouts == (Timeouts{}) {
-		cfg.Timeouts = DefaultTimeouts
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -149,7 +140,7 @@ func (n *NAT) Apply(ctx context.Context, forwards []Forward) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if err := n.replace(forwards); err != nil {
+	if err := n.replace(ctx, forwards); err != nil {
 		return err
 	}
 	return n.routeLoopback(forwards)
@@ -159,10 +150,10 @@ func (n *NAT) Apply(ctx context.Context, forwards []Forward) error {
 var variants = []Support{{Timeouts: true, Count: true}, {Count: true}, {Timeouts: true}, {}}
 
 // replace puts in place the best table that the kernel takes.
-func (n *NAT) replace(forwards []Forward) error {
+func (n *NAT) replace(ctx context.Context, forwards []Forward) error {
 	var last error
 	for _, support := range variants {
-		err := n.commit(support, forwards)
+		err := n.commit(ctx, support, forwards)
 		if err == nil {
 			if support != n.support {
 				n.support = support
@@ -180,8 +171,8 @@ func (n *NAT) replace(forwards []Forward) error {
 }
 
 // commit sends the table as one transaction.
-func (n *NAT) commit(support Support, forwards []Forward) error {
-	conn, err := open()
+func (n *NAT) commit(ctx context.Context, support Support, forwards []Forward) error {
+	conn, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -207,7 +198,8 @@ func (n *NAT) Support() Support {
 	return n.support
 }
 
-// Remove deletes the table, and with it the times of live flows. A table that is not there is no error.
+// Remove deletes the table, and with it the times of live flows, and what a trial left that was killed. A table that is not there is no
+// error, nor is a kernel without nftables.
 func (n *NAT) Remove(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -217,15 +209,21 @@ func (n *NAT) Remove(ctx context.Context) error {
 	if err := n.routeLoopback(nil); err != nil {
 		return err
 	}
-	conn, err := open()
+	conn, err := open(ctx)
+	if errors.Is(err, unix.EPROTONOSUPPORT) { // nfnetlink can be had no more than nftables
+		return nil
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.CloseLasting() }()
 	conn.DelTable(&nftables.Table{Name: Table, Family: nftables.TableFamilyINet})
-	if err := conn.Flush(); err != nil && !errors.Is(err, unix.ENOENT) {
+	switch err := conn.Flush(); {
+	case errors.Is(err, unix.EOPNOTSUPP): // nftables cannot be had
+		return nil
+	case err != nil && !errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("delete table inet %s: %w", Table, err)
 	}
 	n.support = Support{}
-	return nil
+	return n.removeTrial(ctx)
 }

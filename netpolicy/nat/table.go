@@ -1,6 +1,7 @@
 package nat
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -43,16 +44,22 @@ func (s chainSpec) equal(c *nftables.Chain) bool {
 	return s.name == c.Name && c.Hooknum != nil && *s.hook == *c.Hooknum && c.Priority != nil && s.priority == *c.Priority && s.kind == c.Type
 }
 
-// sendBuffer is room for a transaction in bytes: some 10 000 forwards. answers is how long the kernel may take for one.
-const (
-	sendBuffer = 8 << 20
-	answers    = 20 * time.Second
-)
+// sendBuffer is room for a transaction in bytes: some 10 000 forwards.
+const sendBuffer = 8 << 20
 
-// open opens a connection to nftables, which the caller closes.
-func open() (*nftables.Conn, error) {
+// answers is how long the kernel may take for all that is asked over one connection, where the caller does not say. It is idle for most of it, if at
+// all: the first transaction after a boot waits for some twenty modules, each of which a process of its own loads, and a slow machine that has other
+// things to do takes more than 10 s over them.
+const answers = time.Minute
+
+// open opens a connection to nftables, which the caller closes. What is asked over it ends with the deadline of ctx at the latest.
+func open(ctx context.Context) (*nftables.Conn, error) {
+	deadline := time.Now().Add(answers)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *netlink.Conn) error {
-		return errors.Join(c.SetWriteBuffer(sendBuffer), c.SetReadBuffer(sendBuffer), c.SetDeadline(time.Now().Add(answers)))
+		return errors.Join(c.SetWriteBuffer(sendBuffer), c.SetReadBuffer(sendBuffer), c.SetDeadline(deadline))
 	}))
 	if err != nil {
 		return nil, fmt.Errorf("open a connection to nftables: %w", err)

@@ -43,6 +43,9 @@ func others(t testing.TB) string {
 	var kept strings.Builder
 	ours := false
 	for line := range strings.Lines(run(t, "nft", "--stateless", "list", "ruleset")) {
+		if strings.HasPrefix(line, "#") {
+			continue // nft's warning of who manages a table, in front of it
+		}
 		if strings.HasPrefix(line, "table ") {
 			ours = strings.HasPrefix(line, "table inet "+nat.Table+" ")
 		}
@@ -51,6 +54,30 @@ func others(t testing.TB) string {
 		}
 	}
 	return kept.String()
+}
+
+// wantOthers fails unless the tables of others are as they were.
+func wantOthers(t testing.TB, after, before string) {
+	t.Helper()
+	if now := others(t); now != before {
+		t.Errorf("after %s the other tables are\n%s\nand were\n%s", after, now, before)
+	}
+}
+
+// wantKept fails unless the tables of others stay as they are when ours is made again and when it is removed, and phones reach the world by
+// ours once more after that.
+func wantKept(t testing.TB, n *nat.NAT, p phone, forwards ...nat.Forward) {
+	t.Helper()
+	before := others(t)
+	apply(t, n, forwards...)
+	wantOthers(t, "Apply", before)
+	if err := n.Remove(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantOthers(t, "Remove", before)
+	apply(t, n, forwards...)
+	wantOthers(t, "another Apply", before)
+	wantSeenAs(t, p, "tcp", addrPort(server4, 80), host4)
 }
 
 // What others have is the same, byte by byte, before and after all that this package does beside it.

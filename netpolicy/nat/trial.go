@@ -71,7 +71,7 @@ type outcome struct {
 }
 
 // newTrial makes the link and the table that ends the packets.
-func (n *NAT) newTrial(probes []probe) (_ *trial, err error) {
+func (n *NAT) newTrial(ctx context.Context, probes []probe) (_ *trial, err error) {
 	near, far := n.cfg.LinkPrefix+"trial", n.cfg.LinkPrefix+"tria0"
 	if old, err := netlink.LinkByName(near); err == nil {
 		if err := netlink.LinkDel(old); err != nil {
@@ -86,7 +86,7 @@ func (n *NAT) newTrial(probes []probe) (_ *trial, err error) {
 	t := &trial{}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, t.remove(pair))
+			err = errors.Join(err, t.remove(ctx, pair))
 		}
 	}()
 	for _, end := range []struct {
@@ -118,7 +118,7 @@ func (n *NAT) newTrial(probes []probe) (_ *trial, err error) {
 			return nil, fmt.Errorf("route %s to the link of a trial: %w", p.from, err)
 		}
 	}
-	return t, tableOfTrial(near, probes)
+	return t, tableOfTrial(ctx, near, probes)
 }
 
 // open lets the link's packets be forwarded, or gives it the gateway's address, as phones' links have both.
@@ -156,8 +156,8 @@ func alone(a netip.Addr) *net.IPNet {
 
 // tableOfTrial replaces the table of a trial: it traces what comes from the link and drops it once nothing but translation, or a socket,
 // is to come.
-func tableOfTrial(link string, probes []probe) error {
-	conn, err := open()
+func tableOfTrial(ctx context.Context, link string, probes []probe) error {
+	conn, err := open(ctx)
 	if err != nil {
 		return err
 	}
@@ -196,9 +196,18 @@ func tableOfTrial(link string, probes []probe) error {
 	return nil
 }
 
-// remove takes the link and the table away.
-func (t *trial) remove(link netlink.Link) error {
-	conn, err := open()
+// remove takes the link and the table away, also when ctx has ended.
+func (t *trial) remove(ctx context.Context, link netlink.Link) error {
+	err := removeTrialTable(ctx)
+	if delErr := netlink.LinkDel(link); delErr != nil {
+		err = errors.Join(err, fmt.Errorf("remove the link of a trial: %w", delErr))
+	}
+	return err
+}
+
+// removeTrialTable takes the table of a trial away, if there is one, also when ctx has ended.
+func removeTrialTable(ctx context.Context) error {
+	conn, err := open(context.WithoutCancel(ctx))
 	if err == nil {
 		table := &nftables.Table{Name: trialTable, Family: nftables.TableFamilyINet}
 		conn.AddTable(table) // so that it is there to be deleted
@@ -206,12 +215,21 @@ func (t *trial) remove(link netlink.Link) error {
 		err = errors.Join(conn.Flush(), conn.CloseLasting())
 	}
 	if err != nil {
-		err = fmt.Errorf("delete table inet %s: %w", trialTable, err)
+		return fmt.Errorf("delete table inet %s: %w", trialTable, err)
 	}
-	if delErr := netlink.LinkDel(link); delErr != nil {
-		err = errors.Join(err, fmt.Errorf("remove the link of a trial: %w", delErr))
+	return nil
+}
+
+// removeTrial takes away what a trial left that was killed.
+func (n *NAT) removeTrial(ctx context.Context) error {
+	link, err := netlink.LinkByName(n.cfg.LinkPrefix + "trial")
+	switch {
+	case err == nil:
+		return (&trial{}).remove(ctx, link)
+	case errors.As(err, new(netlink.LinkNotFoundError)):
+		return removeTrialTable(ctx)
 	}
-	return err
+	return fmt.Errorf("look for the link of a trial: %w", err)
 }
 
 // send sends a packet and tells what became of it.

@@ -40,9 +40,12 @@ func TestUfw(t *testing.T) {
 	serveTCP(t, p, addrPort(p.IPv4, 5555))
 	serveUDP(t, onHost{}, addrPort(gateway4, 53))
 	n := newNAT(t, nil)
-	apply(t, n, adb(p, 6001), nat.Forward{Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555})
+	forwards := []nat.Forward{adb(p, 6001), {Listen: addrPort(host4, 6002), Protocol: policy.TCP, Phone: p.IPv4, Port: 5555}}
+	apply(t, n, forwards...)
 	startUfw(t)
+	before := others(t)
 	found := conflicts(t, n)
+	wantOthers(t, "a trial", before)
 	if len(found) != 4 {
 		t.Errorf("%d conflicts; want the world and names, of each family", len(found))
 	}
@@ -66,4 +69,5 @@ func TestUfw(t *testing.T) {
 	wantSeenAs(t, p, "udp", addrPort(gateway4, 53), p.IPv4)
 	wantSeenAs(t, l.server, "tcp", addrPort(host4, 6002), server4)
 	wantSeenAs(t, onHost{}, "tcp", addrPort(loopback4, 6001), gateway4)
+	wantKept(t, n, p, forwards...)
 }

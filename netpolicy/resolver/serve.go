@@ -97,6 +97,7 @@ func (s *Server) answerPhone(ctx context.Context, c Client, m *dns.Msg) *dns.Msg
 	if asked.Qtype == dns.TypeANY {
 		least := reply(m, dns.RcodeSuccess, nil)
 		least.Answer = []dns.RR{minimalAny(asked.Name)}
+		s.counts.answered.Add(1)
 		return least
 	}
 	opt := m.IsEdns0()
@@ -124,6 +125,7 @@ func (s *Server) answerPhone(ctx context.Context, c Client, m *dns.Msg) *dns.Msg
 	}
 	answer := reply(m, found.Rcode, nil)
 	answer.Answer, answer.Ns = a.answer, a.authority
+	s.counts.answered.Add(1)
 	return answer
 }
 

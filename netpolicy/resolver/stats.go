@@ -11,10 +11,10 @@ import (
 
 // Counters are totals since the server began.
 type Counters struct {
-	// Queries that were decoded, and of them those that were not answered with what an upstream said: because a policy refuses the
-	// name (Refused), all of its addresses are protected (Rebinding), the question is of a kind that nobody may ask (Unsupported),
+	// Queries that were decoded, and of them those that were answered with what an upstream said (Answered), and those that were not: because a
+	// policy refuses the name (Refused), all of its addresses are protected (Rebinding), the question is of a kind that nobody may ask (Unsupported),
 	// nobody knows who asks (Unknown), or nobody could say (Failed).
-	Queries, Refused, Rebinding, Unsupported, Unknown, Failed uint64
+	Queries, Answered, Refused, Rebinding, Unsupported, Unknown, Failed uint64
 	// Limited are packets and questions beyond a phone's rate or share.
 	Limited uint64
 	// Hits were answered by the cache. Upstream are questions that were put to upstreams, UpstreamErrors those that one did not answer.
@@ -25,12 +25,12 @@ type Counters struct {
 
 // counters are Counters that count.
 type counters struct {
-	queries, refused, rebinding, unsupported, unknown, failed, limited, hits, upstream, upstreamErrors, opened, protected atomic.Uint64
+	queries, answered, refused, rebinding, unsupported, unknown, failed, limited, hits, upstream, upstreamErrors, opened, protected atomic.Uint64
 }
 
 func (c *counters) read() Counters {
 	return Counters{
-		Queries: c.queries.Load(), Refused: c.refused.Load(), Rebinding: c.rebinding.Load(), Unsupported: c.unsupported.Load(),
+		Queries: c.queries.Load(), Answered: c.answered.Load(), Refused: c.refused.Load(), Rebinding: c.rebinding.Load(), Unsupported: c.unsupported.Load(),
 		Unknown: c.unknown.Load(), Failed: c.failed.Load(), Limited: c.limited.Load(), Hits: c.hits.Load(), Upstream: c.upstream.Load(),
 		UpstreamErrors: c.upstreamErrors.Load(), Opened: c.opened.Load(), Protected: c.protected.Load(),
 	}

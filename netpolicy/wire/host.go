@@ -171,7 +171,7 @@ func defaultRoute(routes []netlink.Route, f int) *netlink.Route {
 func (w *Wire) forward(ctx context.Context, u uplink) error {
 	if slices.Contains(u.families, unix.AF_INET) {
 		s := setting{path: "ipv4/conf/" + u.name + "/forwarding", value: "1"}
-		if err := w.act(ctx, "forward IPv4 from "+u.name, s.set); err != nil {
+		if err := w.act(ctx, "forward IPv4 from "+u.name, func() error { return w.change(s) }); err != nil {
 			return err
 		}
 	}
@@ -185,9 +185,9 @@ func (w *Wire) forward(ctx context.Context, u uplink) error {
 	_, err := readSetting(s.path)
 	switch {
 	case err == nil && !w.global:
-		return w.act(ctx, "forward IPv6 from "+u.name, s.set)
+		return w.act(ctx, "forward IPv6 from "+u.name, func() error { return w.change(s) })
 	case err == nil || errors.Is(err, fs.ErrNotExist):
-		return w.act(ctx, "forward IPv6", forwardIPv6)
+		return w.act(ctx, "forward IPv6", w.forwardIPv6)
 	default:
 		return err
 	}
@@ -195,7 +195,7 @@ func (w *Wire) forward(ctx context.Context, u uplink) error {
 
 // forwardIPv6 turns on IPv6 forwarding for all links, which is all that kernels before 6.17 can do, and keeps those that take router
 // advertisements taking them. A crash inside leaves accept_ra=2 here and there, which means the same as 1 on a host.
-func forwardIPv6() error {
+func (w *Wire) forwardIPv6() error {
 	const all = "ipv6/conf/all/forwarding"
 	now, err := readSetting(all)
 	if errors.Is(err, fs.ErrNotExist) { // the kernel has no IPv6, or it is off
@@ -223,13 +223,13 @@ func forwardIPv6() error {
 		}
 		value, err := readSetting(accept)
 		if err == nil && value == "1" && forwarding == "0" {
-			err = setting{path: accept, value: "2"}.set()
+			err = w.change(setting{path: accept, value: "2"})
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
-	return setting{path: all, value: "1"}.set()
+	return w.change(setting{path: all, value: "1"})
 }
 
 // hostSettings are those of a host end.

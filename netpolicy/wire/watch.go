@@ -13,6 +13,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// watched are the groups of announcements that Watch listens to.
+var watched = []uint{
+	unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+	unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF,
+}
+
 const (
 	// quiet is how long nothing must have happened before a change is told, and longest how long one is kept at most.
 	quiet, longest = 100 * time.Millisecond, time.Second
@@ -31,27 +37,32 @@ func (w *Wire) Watch(ctx context.Context) <-chan struct{} {
 	go func() {
 		defer close(changed)
 		last := w.state()
-		for ctx.Err() == nil {
-			err := w.listen(ctx, &last, changed)
-			if ctx.Err() != nil {
-				return
-			}
-			if errors.Is(err, unix.ENOBUFS) {
-				continue // announcements were lost: listen anew, which begins with a look
-			}
-			w.log.Warn("listening to the kernel's announcements of network changes", "error", err, "again_in", resubscribe)
-			select {
-			case <-ctx.Done():
-			case <-time.After(resubscribe):
-			}
-		}
+		w.again(ctx, func() error { return w.listen(ctx, &last, changed) })
 	}()
 	return changed
 }
 
+// again listens until the context ends, anew whenever that breaks off.
+func (w *Wire) again(ctx context.Context, listen func() error) {
+	for ctx.Err() == nil {
+		err := listen()
+		if ctx.Err() != nil {
+			return
+		}
+		if errors.Is(err, unix.ENOBUFS) {
+			continue // announcements were lost: listen anew, which begins with a look
+		}
+		w.log.Warn("listening to the kernel's announcements of network changes", "error", err, "again_in", resubscribe)
+		select {
+		case <-ctx.Done():
+		case <-time.After(resubscribe):
+		}
+	}
+}
+
 // listen subscribes and tells of changes until the context ends or the subscription breaks, which is its error.
 func (w *Wire) listen(ctx context.Context, last *state, changed chan<- struct{}) error {
-	s, err := w.subscribe()
+	s, err := w.subscribe(watched...)
 	if err != nil {
 		return err
 	}
@@ -90,10 +101,9 @@ func (w *Wire) listen(ctx context.Context, last *state, changed chan<- struct{})
 	}
 }
 
-// subscribe opens a socket that gets what the kernel announces.
-func (w *Wire) subscribe() (*nl.NetlinkSocket, error) {
-	s, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV4_NETCONF, unix.RTNLGRP_IPV6_NETCONF)
+// subscribe opens a socket that gets what the kernel announces to groups.
+func (w *Wire) subscribe(groups ...uint) (*nl.NetlinkSocket, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE, groups...)
 	if err != nil {
 		return nil, fmt.Errorf("subscribe: %w", err)
 	}

@@ -60,7 +60,7 @@ func TestWatchDoesNotTellOfPhones(t *testing.T) {
 	if before.err != "" || len(before.found) == 0 || len(before.uplinks) != 1 {
 		t.Fatalf("the state is %+v", before)
 	}
-	s, err := l.subscribe()
+	s, err := l.subscribe(watched...)
 	if err != nil {
 		t.Fatal(err)
 	}

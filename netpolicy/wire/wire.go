@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink"
@@ -25,6 +26,9 @@ type Config struct {
 	Pool4, Pool6 netip.Prefix
 	// Uplink is the link to the network; empty: those of the default routes with the lowest metric, one for each family.
 	Uplink string
+	// Settings is a file that keeps what settings of the host were before they were changed, for Restore; it should go with a boot, as the
+	// settings do. Empty: that is not kept.
+	Settings string
 	// Logger takes what is mended and what Watch cannot do; nil: slog.Default.
 	Logger *slog.Logger
 }
@@ -55,7 +59,8 @@ type Wire struct {
 	log    *slog.Logger
 	conn   conn
 	// before is called before each change, with what it is about; tests stop there.
-	before func(what string) error
+	before  func(what string) error
+	keeping sync.Mutex // held while Config.Settings is read or written
 	// global makes IPv6 forwarding what it is before Linux 6.17.
 	global bool
 	// receive is the size of the buffer of Watch's socket, 0 for what suits.

@@ -11,9 +11,12 @@
 //	               In cgroup v1 the rules for devices are no guest's to change.
 //	netlink_send   messages about links name no other network namespace: whoever has CAP_NET_ADMIN in the host's user namespace could else
 //	               make, change and remove links of the host's, which it knows as where the other end of its own link is
+//	bpf            a guest's own BPF objects are its own; commands that reach others' are refused: whoever has CAP_SYS_ADMIN in the host's
+//	               user namespace could else find links of the host by their ids and detach them. seccomp refuses the same (seccomp.ForeignBPF),
+//	               where it is in force
 //	inode_setattr  owners and modes of those files, which procfs keeps for the whole host, stay as they are
 //
-// The programs need Linux 5.7 (arm64: 6.4) with BTF and "bpf" among the security modules. Attaching succeeds also where nothing is
+// The programs need Linux 5.17 (arm64: 6.4) with BTF and "bpf" among the security modules. Attaching succeeds also where nothing is
 // enforced, so Open tries it out. Links and the map of guests are pinned: what was protected stays so when the agent ends or is killed, and
 // the next one finds it. A new version of the programs is attached before the old one goes.
 //

@@ -16,7 +16,7 @@ import (
 )
 
 // version names the pins of the programs. It grows with every change of what they do.
-const version = "2"
+const version = "3"
 
 // maxGuests is how many guests can be protected at once.
 const maxGuests = 4096
@@ -85,7 +85,7 @@ func onBPF(dir string) error {
 
 // lacking classes what a kernel says that cannot guard.
 func lacking(err error) error {
-	return fmt.Errorf("guard: the kernel does not take the programs, which need BPF LSM, BTF and Linux 5.7 (arm64: 6.4): %w: %w", err, errdefs.ErrNotImplemented)
+	return fmt.Errorf("guard: the kernel does not take the programs, which need BPF LSM, BTF and Linux 5.17 (arm64: 6.4): %w: %w", err, errdefs.ErrNotImplemented)
 }
 
 // Protect makes the programs judge every process in a cgroup of the configured level, by its id in cgroup v2, and below. That it is

@@ -1,6 +1,8 @@
 package guard_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,12 +14,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"unsafe"
 
 	"github.com/containerd/errdefs"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/runtime/guard"
+	"github.com/phonehost/phonehost/runtime/seccomp"
 	"github.com/phonehost/phonehost/scripts/testenv/vm"
 )
 
@@ -99,6 +103,38 @@ func try() {
 	check("chown /proc/sys", os.Chown("/proc/sys/kernel/core_pattern", 0, 0))
 	check("chmod a file", os.Chmod(dir, 0o700))
 	unix.Rmdir(dir)
+	tryBPF(check)
+}
+
+// tryBPF tries commands of bpf(2): one that makes an object, and those that reach what others have made.
+func tryBPF(check func(string, error)) {
+	call := func(command uint32, attr any) error {
+		var b bytes.Buffer
+		if err := binary.Write(&b, binary.NativeEndian, attr); err != nil {
+			return err
+		}
+		fd, _, errno := unix.Syscall(unix.SYS_BPF, uintptr(command), uintptr(unsafe.Pointer(unsafe.SliceData(b.Bytes()))), uintptr(b.Len()))
+		if errno != 0 {
+			return errno
+		}
+		if command == unix.BPF_MAP_CREATE {
+			unix.Close(int(fd))
+		}
+		return nil
+	}
+	const array = 2 // BPF_MAP_TYPE_ARRAY
+	check("own map", call(unix.BPF_MAP_CREATE, struct{ Type, Key, Value, Entries uint32 }{array, 4, 4, 1}))
+	for _, command := range seccomp.ForeignBPF {
+		check(fmt.Sprintf("bpf command %d", command), call(command, [4]uint32{1 << 30, 1 << 30}))
+	}
+}
+
+// foreignCommands are what tryBPF calls the commands that reach others' objects.
+func foreignCommands() (list []string) {
+	for _, command := range seccomp.ForeignBPF {
+		list = append(list, fmt.Sprintf("bpf command %d", command))
+	}
+	return list
 }
 
 // tryLinks tries messages about links of another network namespace, which is given a number here as one has it in which the other end of a
@@ -161,12 +197,12 @@ var otherLinks = map[string]string{
 }
 
 // refused are what fails for a guest with EPERM, and would not fail so without the programs.
-var refused = append([]string{
+var refused = slices.Concat([]string{
 	"mount proc", "mount sysfs", "mount debugfs", "mount tracefs", "mount securityfs", "mount devtmpfs", "mount pstore", "mount ext4", "mount nosuchfs", "remount",
 	"write devices.allow", "write sysrq-trigger", "write sys/kernel/core_pattern", "write /proc/sysrq-trigger", "write /proc/sys/kernel/core_pattern", "write /proc/sys/vm/drop_caches",
 	"write /proc/sys/user/max_user_namespaces", "write /proc/sys/kernel/shmmax", "write /proc/irq/default_smp_affinity",
 	"write /sys/kernel/mm/transparent_hugepage/enabled", "read /proc/kallsyms", "read /proc/kpagecount", "chmod /proc/meminfo", "chmod /sys",
-}, slices.Collect(maps.Keys(otherLinks))...)
+}, slices.Collect(maps.Keys(otherLinks)), foreignCommands())
 
 // tried runs try in a cgroup and returns what it met.
 func tried(t *testing.T, cgroup string) map[string]string {

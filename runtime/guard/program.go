@@ -6,10 +6,12 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/runtime/seccomp"
 )
 
 // hooks are the security hooks that have a program.
-var hooks = []string{"sb_mount", "file_open", "inode_setattr", "netlink_send"}
+var hooks = []string{"sb_mount", "file_open", "inode_setattr", "netlink_send", "bpf"}
 
 // program is one of the programs, loaded.
 type program struct {
@@ -51,6 +53,8 @@ func instructions(hook string, m *maps, level int, l *layout) asm.Instructions {
 		b.inodeSetattr()
 	case "netlink_send":
 		b.netlinkSend()
+	case "bpf":
+		b.bpf()
 	}
 	return b.code
 }
@@ -68,7 +72,6 @@ type builder struct {
 const (
 	stackKey  = -32 // a name, and other keys of maps
 	stackWord = -40 // what was read last
-	stackNext = -48 // where the next message begins
 )
 
 func (b *builder) add(code ...asm.Instruction) { b.code = append(b.code, code...) }
@@ -265,6 +268,16 @@ func (b *builder) fileOpen() {
 		asm.And.Imm(asm.R0, writable),
 		asm.JEq.Imm(asm.R0, 0, "deny"),
 	)
+	b.end()
+}
+
+// bpf: (cmd, attr, size).
+func (b *builder) bpf() {
+	b.begin()
+	b.add(asm.LoadMem(asm.R7, asm.R6, 0, asm.DWord))
+	for _, command := range seccomp.ForeignBPF {
+		b.add(asm.JEq.Imm32(asm.R7, int32(command), "deny"))
+	}
 	b.end()
 }
 

@@ -43,6 +43,12 @@ func TestVerifierTakesPrograms(t *testing.T) {
 			t.Errorf("%s: %+v", hook, err)
 			continue
 		}
+		// Of the million that a kernel takes. Some need seconds for a loop that is walked.
+		if info, err := prog.Info(); err != nil {
+			t.Error(err)
+		} else if n, ok := info.VerifiedInstructions(); ok && n > 1000 {
+			t.Errorf("%s: the verifier walks %d instructions, want at most 1000", hook, n)
+		}
 		prog.Close()
 	}
 }

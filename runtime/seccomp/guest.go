@@ -34,8 +34,8 @@ var refused = []string{
 	"uselib", "ustat", "vm86", "vm86old",
 }
 
-// bpfCommands reach beyond the caller's own objects (include/uapi/linux/bpf.h).
-var bpfCommands = []uint32{
+// ForeignBPF are the commands of bpf(2) that reach beyond the caller's own objects (include/uapi/linux/bpf.h). It is not to be changed.
+var ForeignBPF = []uint32{
 	unix.BPF_PROG_DETACH, unix.BPF_PROG_GET_NEXT_ID, unix.BPF_MAP_GET_NEXT_ID, unix.BPF_PROG_GET_FD_BY_ID,
 	unix.BPF_MAP_GET_FD_BY_ID, unix.BPF_PROG_QUERY, unix.BPF_BTF_GET_FD_BY_ID, unix.BPF_TASK_FD_QUERY, unix.BPF_BTF_GET_NEXT_ID,
 	unix.BPF_LINK_UPDATE, unix.BPF_LINK_GET_FD_BY_ID, unix.BPF_LINK_GET_NEXT_ID, unix.BPF_LINK_DETACH,
@@ -67,7 +67,7 @@ func Guest(arch string, o GuestOptions) (*specs.LinuxSeccomp, error) {
 		refuse(unix.ENOSYS, nil, "clone3"),
 	}
 	if o.BPF {
-		for _, command := range bpfCommands {
+		for _, command := range ForeignBPF {
 			rules = append(rules, refuse(unix.EPERM, equal32(0, command), "bpf"))
 		}
 	} else {

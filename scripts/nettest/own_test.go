@@ -63,14 +63,27 @@ func (s *scene) changed(t *testing.T, change, attempt, reason string) {
 	}
 }
 
-// withoutLink has root remove eth0, and with it the host's end.
+// withoutLink has root remove eth0, and with it the host's end: it comes back. Then root removes it until it does not at once, and takes its name.
 func (s *scene) withoutLink(t *testing.T) {
 	talk := s.talkOn(t, s.beside)
 	s.guest.run("ip", "link", "del", "eth0")
 	talk()
-	if r := s.guest.do(order{Args: []string{"ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"}}); r.Exit != 0 {
-		t.Fatal(r.Out)
+	for until := time.Now().Add(patience); s.guest.do(order{Args: []string{"ping", "-c1", "-w5", server4.String()}}).Exit != 0; {
+		if time.Now().After(until) {
+			t.Fatal("the link that the guest has removed does not come back")
+		}
 	}
+	for until := time.Now().Add(patience); ; {
+		s.guest.do(order{Args: []string{"ip", "link", "del", "eth0"}})
+		r := s.guest.do(order{Args: []string{"ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1"}})
+		if r.Exit == 0 {
+			break
+		}
+		if time.Now().After(until) { // the engine is never slower than the guest
+			t.Fatal(r.Out)
+		}
+	}
+	talk()
 	s.guest.run("ip", "link", "del", "eth0")
 	s.ensure(s.me)
 	talk()

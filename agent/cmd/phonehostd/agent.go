@@ -25,6 +25,7 @@ import (
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
+	"github.com/phonehost/phonehost/agent/nameserver"
 	"github.com/phonehost/phonehost/agent/network"
 	"github.com/phonehost/phonehost/agent/operation"
 	"github.com/phonehost/phonehost/agent/phone"
@@ -44,6 +45,7 @@ const (
 	warnDisk       = "disk-low"
 	warnNetwork    = "network-off"
 	warnNames      = "name-server-down"
+	warnPolicies   = "policies-not-in-force"
 	warnGroup      = "socket-group-missing"
 	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
@@ -76,7 +78,10 @@ type agent struct {
 	networks  phone.Networks
 	netpolicy *netpolicy.Engine
 	network   *network.Manager
-	metrics   *metrics.Metrics
+	names     *nameserver.Tally
+	// former is the networks that an agent with networks enabled made, where they are disabled; nil where there are none.
+	former  *netpolicy.Retired
+	metrics *metrics.Metrics
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
@@ -91,12 +96,13 @@ type agent struct {
 // build makes the parts of the agent up to the phones, which are adopted; no door is open yet. On an error what was built is closed.
 func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agent, err error) {
 	a := &agent{cfg: cfg, logger: logger, start: time.Now(), health: health.New(nil)}
+	a.names = nameserver.NewTally(a.start)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt} {
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt, a.retireNetworks} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -246,7 +252,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	a.metrics, err = metrics.New(metrics.Config{
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
-		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace, Network: a.networkTotals,
+		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace, Network: a.networkTotals, NameServer: a.nameServerTotals,
 	})
 	return err
 }

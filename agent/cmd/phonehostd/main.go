@@ -28,6 +28,8 @@ type commands struct {
 	Config  configCommands `cmd:"" help:"Print or check a configuration."`
 	Version versionCommand `cmd:"" help:"Print the version."`
 
+	Network networkCommands `cmd:"" help:"Take the phones' networks off this host."`
+
 	DNS        dnsCommand  `cmd:"" name:"dns" help:"Run the name server of the phones; the agent starts this in a container."`
 	HoldCgroup holdCommand `cmd:"" help:"Keep the cgroups of phones under systemd; phonehost-phones.service runs this."`
 	EndPhones  endCommand  `cmd:"" help:"Shut all guests down because the host stops, without changing whether phones are on; phonehost-phones.service runs this."`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,9 +14,19 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/phonehost/phonehost/agent/config"
+	"github.com/phonehost/phonehost/scripts/testenv/netlab"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// The tests live in a network of their own, as phones' networks are made on this "host".
+func TestMain(m *testing.M) {
+	leaks := goleak.IgnoreCurrent()
+	code := netlab.Run(m)
+	if err := goleak.Find(leaks); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
 
 func TestCommandLine(t *testing.T) {
 	dir := t.TempDir()

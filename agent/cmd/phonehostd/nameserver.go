@@ -19,29 +19,26 @@ import (
 
 // openNameServer keeps the phones' name server running, which goes on when the agent ends. Where phones have no network there is none.
 func (a *agent) openNameServer(ctx context.Context) error {
-	host, err := service.New(service.Config{
-		Client: a.engine.Client(), StateDir: a.cfg.StateDir, RunDir: a.cfg.RunDir, LogDir: a.cfg.LogDir, CgroupRoot: a.cgroupRoot,
-		LogBinary: a.cfg.Runtime.LogBinary, Logger: a.logger,
-	})
+	host, err := a.services()
 	if err != nil {
 		return err
 	}
-	if !a.cfg.Network.Enabled {
+	if !a.cfg.Network.Enabled && a.former == nil {
 		return host.Remove(ctx, nameserver.Name)
 	}
 	if a.netpolicy == nil {
-		return nil // the reason is in the health registry
+		return nil // the reason is in the health registry, or phones run that the server answers until they stop
 	}
-	spec, err := a.nameServer()
-	if err != nil {
-		// One that runs already goes on; phones and the API do not depend on it.
-		a.onNameServer(service.Change{Err: err})
-		return nil
-	}
-	specs := make(chan service.Spec, 1)
-	specs <- spec
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
+	leads, err := nameserver.WatchResolvConf(keeping, nameserver.DefaultResolvConf)
+	if err != nil {
+		stop()
+		a.onNameServer(service.Change{Err: err})
+		return nil // phones and the API do not depend on it
+	}
+	specs := make(chan service.Spec)
 	var tasks sync.WaitGroup
+	tasks.Go(func() { a.describeNameServer(keeping, leads, specs) })
 	former := func() {}
 	tasks.Go(func() {
 		host.Keep(keeping, specs, func(c service.Change) {
@@ -63,6 +60,23 @@ func (a *agent) openNameServer(ctx context.Context) error {
 	return nil
 }
 
+// describeNameServer says how the name server runs, and again when the host's resolv.conf leads elsewhere: then another is started, and the
+// former ends. One that cannot be described is left as it runs.
+func (a *agent) describeNameServer(ctx context.Context, leads <-chan string, specs chan<- service.Spec) {
+	for to := range leads {
+		spec, err := a.nameServer()
+		if err != nil {
+			a.onNameServer(service.Change{Err: err})
+			continue
+		}
+		a.logger.Debug("the host's name servers", "file", to)
+		select {
+		case specs <- spec:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // nameServer says how the name server runs. Its user is the one before the displays'.
 func (a *agent) nameServer() (service.Spec, error) {
 	program, err := os.Executable()
@@ -74,12 +88,13 @@ func (a *agent) nameServer() (service.Spec, error) {
 		return service.Spec{}, err
 	}
 	return nameserver.Spec(nameserver.Config{
-		Program: program, UID: uid, Gateways: a.netpolicy.Gateways(), Pins: pins, State: a.nameServerState(),
+		Program: program, UID: uid, Gateways: a.netpolicy.Gateways(), Pins: pins, State: nameServerState(a.cfg),
 	})
 }
 
 // onNameServer writes what becomes of the name server into the health registry and the journal.
 func (a *agent) onNameServer(c service.Change) {
+	a.names.Use(nil)
 	switch {
 	case c.Err != nil:
 		a.health.Set(warnNames, health.Error, "the phones' name server does not run, so their names do not resolve: "+c.Err.Error())
@@ -91,9 +106,20 @@ func (a *agent) onNameServer(c service.Change) {
 			Attributes: map[string]string{"exit_code": strconv.FormatUint(uint64(c.Instance.ExitCode), 10)},
 		})
 	default:
+		a.names.Use(&c.Instance)
 		a.health.Clear(warnNames)
 		a.logger.Info("the phones' name server runs", "container", c.Instance.ID, "pid", c.Instance.PID)
 	}
+}
+
+// countTime bounds how long a scrape waits for what the name server has counted.
+const countTime = time.Second
+
+// nameServerTotals is what the name servers have counted.
+func (a *agent) nameServerTotals() nameserver.Totals {
+	ctx, cancel := context.WithTimeout(context.Background(), countTime)
+	defer cancel()
+	return a.names.Read(ctx)
 }
 
 // denialPause is the least time between two answers about names that were refused: what comes meanwhile is told together.

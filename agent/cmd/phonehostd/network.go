@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/config"
 	"github.com/phonehost/phonehost/agent/doctor"
 	"github.com/phonehost/phonehost/agent/health"
 	"github.com/phonehost/phonehost/agent/network"
@@ -23,15 +26,19 @@ func pinDir(cgroupRoot string) string {
 }
 
 // nameServerState is the directory that the name server reads.
-func (a *agent) nameServerState() string { return filepath.Join(a.cfg.RunDir, "names") }
+func nameServerState(c config.Config) string { return filepath.Join(c.RunDir, "names") }
 
 // networkConfig says what the phones' networks are made of.
-func (a *agent) networkConfig() netpolicy.Config {
-	n := a.cfg.Network
+func (a *agent) networkConfig() netpolicy.Config { return networkConfig(a.cfg, a.cgroupRoot, a.logger) }
+
+func networkConfig(c config.Config, cgroupRoot string, logger *slog.Logger) netpolicy.Config {
+	n := c.Network
 	return netpolicy.Config{
-		NetNS: netns.New(a.netnsDir()), Pins: pinDir(a.cgroupRoot), Pool4: n.IPv4Pool, Pool6: n.IPv6Pool, Uplink: n.Uplink,
+		NetNS: netns.New(netnsDir(c)), Pins: pinDir(cgroupRoot), Pool4: n.IPv4Pool, Pool6: n.IPv6Pool, Uplink: n.Uplink,
 		Masquerade4: n.Masquerade4, Masquerade6: n.Masquerade6 && n.IPv6Pool.IsValid(), MaxFlows: n.MaxFlows, Sample: n.FlowSample,
-		NameServerState: a.nameServerState(), NameServers: n.Upstreams(), Logger: a.logger,
+		NameServerState: nameServerState(c), NameServers: n.Upstreams(),
+		// The directory goes with a boot, as the settings do.
+		Settings: filepath.Join(c.RunDir, "network-settings.json"), Logger: logger,
 	}
 }
 
@@ -46,27 +53,49 @@ func (a *agent) networkChecks() (doctor.Networks, error) {
 // openNetworks makes what phones get their networks from. Where the host cannot have them the agent runs all the same: phones that run are
 // left alone, and each start is refused with the reason.
 func (a *agent) openNetworks(ctx context.Context) error {
-	dir := netns.New(a.netnsDir())
 	if !a.cfg.Network.Enabled {
-		a.networks = network.Loopback{Dir: dir}
+		a.openLoopback()
 		return nil
 	}
 	engine, err := netpolicy.Open(ctx, a.networkConfig())
 	if err != nil {
 		a.health.Set(warnNetwork, health.Error, "phones cannot have networks, so none is started: "+err.Error()+"; mend it and restart the agent, or set network.enabled = false")
-		a.networks = network.Unavailable{Dir: dir, Err: err}
+		a.networks = network.Unavailable{Dir: netns.New(a.netnsDir()), Err: err}
 		return nil
 	}
 	a.defers(engine.Close)
 	a.networks, a.netpolicy = engine, engine
 	a.network, err = network.Open(ctx, network.Config{
 		DB: a.db, Journal: a.journal, Engine: engine, Parse: policy.Parse, Users: phone.PolicyUsers, Logger: a.logger,
+		OnProblems: a.onPolicies,
 	})
 	if err != nil {
 		return err
 	}
 	a.defers(func() error { a.network.Close(); return nil })
 	return nil
+}
+
+// maxNamedPolicies is how many policies a warning names.
+const maxNamedPolicies = 5
+
+// onPolicies keeps the warning about policies that are not in force as they are stored.
+func (a *agent) onPolicies(policies []network.Policy) {
+	if len(policies) == 0 {
+		a.health.Clear(warnPolicies)
+		return
+	}
+	text := "network policies are not in force as they are stored, and their phones keep the rules that they had: "
+	for i, p := range policies[:min(len(policies), maxNamedPolicies)] {
+		if i > 0 {
+			text += "; "
+		}
+		text += p.Name + " (" + p.Problem + ")"
+	}
+	if n := len(policies) - maxNamedPolicies; n > 0 {
+		text += fmt.Sprintf("; and %d more", n)
+	}
+	a.health.Set(warnPolicies, health.Warning, text+"; the kernel is asked again every minute at most; one that cannot be read has to be put anew (phonectl net policy put)")
 }
 
 // expectNetworks tells the engine of networks which it has made for phones before, and removes what was left half made.

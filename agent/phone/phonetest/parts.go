@@ -51,6 +51,17 @@ func (n Networks) network(ctx context.Context, name, id string, fn func()) error
 	return nil
 }
 
+// CheckForward implements phone.Networks: it asks the world's CheckForward, and refuses nothing without.
+func (n Networks) CheckForward(ctx context.Context, f netpolicy.Forward) error {
+	n.Lock()
+	check := n.World.CheckForward
+	n.Unlock()
+	if check == nil {
+		return nil
+	}
+	return check(ctx, f)
+}
+
 // List implements phone.Networks.
 func (n Networks) List() ([]string, error) {
 	n.Lock()

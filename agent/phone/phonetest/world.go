@@ -35,6 +35,8 @@ type World struct {
 	Violation string
 	// Hook sees every changing call, "NAME before" and "NAME after"; an error of it is the call's error. May be nil.
 	Hook func(ctx context.Context, point, id string) error
+	// CheckForward refuses forwards that cannot be taken on; nil: none.
+	CheckForward func(ctx context.Context, f netpolicy.Forward) error
 	// Manner says how guests behave.
 	Manner Manner
 

@@ -90,7 +90,7 @@ type NetworkPolicyServiceClient interface {
 	// Errors: INVALID_ARGUMENT.
 	SetLimits(ctx context.Context, in *SetLimitsRequest, opts ...grpc.CallOption) (*SetLimitsResponse, error)
 	// AddForward has a port of the host lead to a phone. The same forward again changes nothing.
-	// Errors: INVALID_ARGUMENT; NOT_FOUND; ALREADY_EXISTS with reason FORWARD_TAKEN; NETWORK_FAILED.
+	// Errors: INVALID_ARGUMENT; NOT_FOUND; ALREADY_EXISTS with reason FORWARD_TAKEN or PORT_TAKEN; NETWORK_FAILED.
 	AddForward(ctx context.Context, in *AddForwardRequest, opts ...grpc.CallOption) (*AddForwardResponse, error)
 	// RemoveForward ends that, for what goes over it too.
 	// Errors: INVALID_ARGUMENT; NOT_FOUND, also with reason NO_SUCH_FORWARD; NETWORK_FAILED.
@@ -364,7 +364,7 @@ type NetworkPolicyServiceServer interface {
 	// Errors: INVALID_ARGUMENT.
 	SetLimits(context.Context, *SetLimitsRequest) (*SetLimitsResponse, error)
 	// AddForward has a port of the host lead to a phone. The same forward again changes nothing.
-	// Errors: INVALID_ARGUMENT; NOT_FOUND; ALREADY_EXISTS with reason FORWARD_TAKEN; NETWORK_FAILED.
+	// Errors: INVALID_ARGUMENT; NOT_FOUND; ALREADY_EXISTS with reason FORWARD_TAKEN or PORT_TAKEN; NETWORK_FAILED.
 	AddForward(context.Context, *AddForwardRequest) (*AddForwardResponse, error)
 	// RemoveForward ends that, for what goes over it too.
 	// Errors: INVALID_ARGUMENT; NOT_FOUND, also with reason NO_SUCH_FORWARD; NETWORK_FAILED.

@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/scripts/vm/machine"
 )
 
 // inside is set in the process that has the network of its own.
@@ -63,7 +64,8 @@ func Run(m *testing.M) int {
 func again() int {
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), inside+"=1")
+	// Machines that the tests start count among the host's: this process stays where it is.
+	cmd.Env = append(os.Environ(), inside+"=1", fmt.Sprintf("%s=/proc/%d/ns/net", machine.HostNetwork, os.Getpid()))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // the death signal is sent when this thread ends

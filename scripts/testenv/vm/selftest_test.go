@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -61,6 +62,7 @@ type facts struct {
 	CgroupV2    bool     // at /sys/fs/cgroup
 	CgroupV1    []string // of the controllers memory and pids, those of version 1
 	Codec       uint32
+	Firewalls   bool // Docker, firewalld and ufw, none of which runs
 }
 
 // expected are the facts of the target called name, of targets.
@@ -92,6 +94,8 @@ func expected(t *testing.T, targets Targets, name string) facts {
 			want.Codec = 0
 		case MultiPlanar:
 			want.Codec = capM2MMPlane
+		case Firewalls:
+			want.Firewalls = true
 		default:
 			t.Fatalf("the test knows nothing of the variant %s", v)
 		}
@@ -123,7 +127,22 @@ func observe(t *testing.T) facts {
 	} else if caps := codec(t); caps != 0 {
 		t.Errorf("vicodec could not be loaded, and has nodes: %#x", caps)
 	}
+	f.Firewalls = firewalled(t)
 	return f
+}
+
+// firewalled tells whether the machine has Docker, firewalld and ufw, with a module that the last of them needs. That one of them runs is an error.
+func firewalled(t *testing.T) bool {
+	t.Helper()
+	for _, program := range []string{"dockerd", "firewalld", "ufw"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return false
+		}
+	}
+	if out, err := exec.Command("systemctl", "is-active", "docker.service", "docker.socket", "firewalld.service", "ufw.service").Output(); err == nil {
+		t.Errorf("one of them runs: %s", out)
+	}
+	return modprobe("xt_hl") == nil
 }
 
 // preemptible reports whether the kernel is fully preemptible: as it was told at boot or, if it can be told nothing, as it was built.
@@ -149,6 +168,7 @@ func TestVMVariants(t *testing.T) {
 		amd64.With(CgroupV1), On("6.1").Arch("arm64").With(CgroupV1), amd64.System().With(CgroupV1),
 		amd64.With(NoVicodec), arm64.With(NoVicodec).Nightly(),
 		amd64.With(MultiPlanar), arm64.With(MultiPlanar).Nightly(),
+		On("6.1").Arch("amd64").System().With(Firewalls), On("6.12").System().With(Firewalls).Nightly(),
 		On("7.3").With(NoPSI, NoBPFLSM, NoVicodec).Nightly(),
 	)
 	Run(t, targets, func(t *testing.T) {

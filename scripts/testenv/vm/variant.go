@@ -13,4 +13,5 @@ var (
 	CgroupV1    = ready.CgroupV1
 	NoVicodec   = ready.NoVicodec
 	MultiPlanar = ready.MultiPlanar
+	Firewalls   = ready.Firewalls
 )

@@ -58,21 +58,30 @@ func checkImage(t *testing.T, k Kernel) {
 	}
 }
 
+// modulesIn are the names of the modules that the image of a kernel's has, and of those that are built in.
+func modulesIn(t *testing.T, k Kernel) []string {
+	t.Helper()
+	var have []string
+	for _, list := range []string{"modules.dep", "modules.builtin"} {
+		text, err := host.Output(t.Context(), "debugfs", "-R", "cat "+list, k.Modules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			file, _, _ := strings.Cut(strings.TrimSpace(line), ":")
+			have = append(have, moduleName(file))
+		}
+	}
+	return have
+}
+
 func checkModulesOf(t *testing.T, l *Lab, k Kernel) {
 	t.Helper()
 	deps, err := host.Output(t.Context(), "debugfs", "-R", "cat modules.dep", k.Modules)
 	if err != nil {
 		t.Fatal(err)
 	}
-	builtin, err := host.Output(t.Context(), "debugfs", "-R", "cat modules.builtin", k.Modules)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var have []string
-	for line := range strings.Lines(string(deps) + string(builtin)) {
-		file, _, _ := strings.Cut(strings.TrimSpace(line), ":")
-		have = append(have, moduleName(file))
-	}
+	have := modulesIn(t, k)
 	for _, name := range l.file.Modules.Wanted {
 		if name = strings.ReplaceAll(name, "-", "_"); !strings.Contains(name, "*") && !slices.Contains(have, name) {
 			t.Errorf("there is no module %s", name)

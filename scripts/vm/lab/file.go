@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,15 @@ type File struct {
 	Modules       ModulesFile           `toml:"modules"`
 	Root          PackagesFile          `toml:"root"`
 	Sysroot       PackagesFile          `toml:"sysroot"`
+	// Addition is what machines have beside the root's packages and the kernel's modules that ask for it, by name.
+	Addition map[string]AdditionFile `toml:"addition"`
+}
+
+// AdditionFile names packages, modules, and units of systemd in the packages that do not run, as scripts/vm/root/masked has them.
+type AdditionFile struct {
+	Packages []string `toml:"packages"`
+	Modules  []string `toml:"modules"`
+	Masked   []string `toml:"masked"`
 }
 
 // InitrdFile is what an initrd holds besides vm-guest.
@@ -98,8 +108,15 @@ func parseFile(text []byte) (*File, error) {
 			return nil, fmt.Errorf("kernel %q: want a series such as \"6.12\" with suites and image: %w", series, errdefs.ErrInvalidArgument)
 		}
 	}
+	for name, a := range f.Addition {
+		if !validAddition.MatchString(name) || len(a.Packages) == 0 || len(a.Modules) == 0 {
+			return nil, fmt.Errorf("addition %q: want a name of letters with packages and modules: %w", name, errdefs.ErrInvalidArgument)
+		}
+	}
 	return &f, nil
 }
+
+var validAddition = regexp.MustCompile("^[a-z]+$")
 
 func validSeries(s string) bool {
 	major, minor, ok := strings.Cut(s, ".")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,16 +27,23 @@ image = ["linux-image-6.12.*-{arch}"]
 suites = ["bookworm"]
 image = ["linux-image-6.1.*-{arch}"]
 build = ["linux-kbuild-6.1:{host}"]
+[root]
+packages = ["systemd"]
+[addition.walls]
+packages = ["ufw"]
+modules = ["xt_hl"]
 `
 
 func TestParseFile(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
-		"good":               {small, ""},
-		"misspelt key":       {small + "imge = []\n", "imge"},
-		"no TOML":            {"release =", "1"},
-		"no kernel":          {strings.Split(small, "[kernel")[0], "kernel"},
-		"odd series":         {small + "[kernel.new]\nsuites=[\"s\"]\nimage=[\"i\"]\n", `"new"`},
-		"kernel of no suite": {small + "[kernel.\"7.3\"]\nimage=[\"i\"]\n", `"7.3"`},
+		"good":                   {small, ""},
+		"misspelt key":           {small + "imge = []\n", "imge"},
+		"no TOML":                {"release =", "1"},
+		"no kernel":              {strings.Split(small, "[kernel")[0], "kernel"},
+		"odd series":             {small + "[kernel.new]\nsuites=[\"s\"]\nimage=[\"i\"]\n", `"new"`},
+		"odd addition":           {small + "[addition.6]\npackages=[\"p\"]\nmodules=[\"m\"]\n", `"6"`},
+		"addition of no modules": {small + "[addition.none]\npackages=[\"p\"]\n", `"none"`},
+		"kernel of no suite":     {small + "[kernel.\"7.3\"]\nimage=[\"i\"]\n", `"7.3"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := parseFile([]byte(tt.text))
@@ -104,6 +112,29 @@ func TestRequest(t *testing.T) {
 	other.Suites = []string{"bookworm"}
 	if requestKey(req) == requestKey(other) {
 		t.Error("other suites ask for the same")
+	}
+}
+
+func TestRequestOfAnAddition(t *testing.T) {
+	f, err := parseFile([]byte(small))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req, err := f.request(rootOf("walls"), "amd64")
+	want := debian.Request{Arch: "amd64", Suites: []string{"bookworm"}, Packages: []string{"systemd", "ufw"}, Closure: true, Essential: true}
+	if diff := cmp.Diff(want, req); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	if sets := f.sets("amd64"); !slices.Contains(sets, "root-walls") {
+		t.Errorf("the sets are %q", sets)
+	}
+	if _, err := f.request(rootOf("doors"), "amd64"); !errdefs.IsNotFound(err) || !strings.Contains(err.Error(), "walls") {
+		t.Errorf("an addition that is not there: %v", err)
+	}
+	// The ordinary root is what it is without any addition.
+	ordinary, err := f.request(rootOf(""), "amd64")
+	if err != nil || len(ordinary.Packages) != 1 {
+		t.Errorf("%+v, %v", ordinary, err)
 	}
 }
 

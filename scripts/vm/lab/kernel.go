@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
@@ -67,16 +68,7 @@ func (l *Lab) kernel(ctx context.Context, arch, series string) (Kernel, error) {
 
 // buildKernel makes a kernel's asset in dir. extra is a directory of modules that were built out of the tree, or "".
 func (l *Lab) buildKernel(ctx context.Context, dir, arch string, packages debian.Resolution, extra string) error {
-	scratch := filepath.Join(dir, "unpacked")
-	if err := os.Mkdir(scratch, 0o755); err != nil {
-		return fmt.Errorf("unpack a kernel: %w", err)
-	}
-	for _, p := range packages.Packages {
-		if err := l.archive.Extract(ctx, p, scratch); err != nil {
-			return err
-		}
-	}
-	vmlinuz, modules, err := findKernel(scratch)
+	vmlinuz, modules, done, err := l.extractKernel(ctx, dir, packages)
 	if err != nil {
 		return err
 	}
@@ -93,10 +85,27 @@ func (l *Lab) buildKernel(ctx context.Context, dir, arch string, packages debian
 	if err := os.WriteFile(filepath.Join(dir, releaseFile), []byte(filepath.Base(modules)), 0o644); err != nil {
 		return fmt.Errorf("write the release: %w", err)
 	}
-	if err := os.RemoveAll(scratch); err != nil {
-		return fmt.Errorf("remove an unpacked kernel: %w", err)
+	return done()
+}
+
+// extractKernel unpacks a kernel's packages in dir and finds vmlinuz and the directory of the modules there. done removes what was unpacked.
+func (l *Lab) extractKernel(ctx context.Context, dir string, packages debian.Resolution) (vmlinuz, modules string, done func() error, err error) {
+	scratch := filepath.Join(dir, "unpacked")
+	if err := os.Mkdir(scratch, 0o755); err != nil {
+		return "", "", nil, fmt.Errorf("unpack a kernel: %w", err)
 	}
-	return nil
+	for _, p := range packages.Packages {
+		if err := l.archive.Extract(ctx, p, scratch); err != nil {
+			return "", "", nil, err
+		}
+	}
+	vmlinuz, modules, err = findKernel(scratch)
+	return vmlinuz, modules, func() error {
+		if err := os.RemoveAll(scratch); err != nil {
+			return fmt.Errorf("remove an unpacked kernel: %w", err)
+		}
+		return nil
+	}, err
 }
 
 // findKernel finds vmlinuz and the directory of the modules below where the packages were unpacked. Debian moved both below /usr
@@ -123,22 +132,27 @@ func findKernel(scratch string) (vmlinuz, modules string, err error) {
 	return vmlinuz, modules, err
 }
 
-// buildModules makes the modules' image and the initrd's modules.
-func (l *Lab) buildModules(ctx context.Context, dir string, tree *moduleTree) error {
-	early, err := tree.want(l.file.Initrd.Modules, false)
-	if err != nil {
-		return err
+// machineModules are the modules of tree that the machines can load, those of the initrd, which are named alone too, first.
+func (l *Lab) machineModules(tree *moduleTree) (early, all []string, err error) {
+	if early, err = tree.want(l.file.Initrd.Modules, false); err != nil {
+		return nil, nil, err
 	}
 	more, err := tree.want(l.file.Initrd.Optional, true)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	early = append(more, early...) // ext4 asks for its checksum when it is loaded
 	wanted, err := tree.want(l.file.Modules.Wanted, false)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	optional, err := tree.want(l.file.Modules.Optional, true)
+	return early, slices.Concat(early, wanted, optional), err
+}
+
+// buildModules makes the modules' image and the initrd's modules.
+func (l *Lab) buildModules(ctx context.Context, dir string, tree *moduleTree) error {
+	early, all, err := l.machineModules(tree)
 	if err != nil {
 		return err
 	}
@@ -146,8 +160,7 @@ func (l *Lab) buildModules(ctx context.Context, dir string, tree *moduleTree) er
 	if err != nil {
 		return err
 	}
-	all, err := tree.order(ctx, append(append(early, wanted...), optional...))
-	if err != nil {
+	if all, err = tree.order(ctx, all); err != nil {
 		return err
 	}
 	if err := tree.image(ctx, all, filepath.Join(dir, modulesFile)); err != nil {

@@ -15,13 +15,15 @@ import (
 )
 
 // The sets of packages of lab.toml, each resolved as a whole for each architecture: a kernel, its headers and its source are of one
-// version. A kernel's set is kernelSet + its series, that of its compilers toolsSet + its series.
+// version. A kernel's set is kernelSet + its series, that of its compilers toolsSet + its series, that of a root with an addition
+// additionSet + its name.
 const (
-	initrdSet  = "initrd"
-	kernelSet  = "kernel-"
-	toolsSet   = "tools-"
-	rootSet    = "root"
-	sysrootSet = "sysroot"
+	initrdSet   = "initrd"
+	kernelSet   = "kernel-"
+	toolsSet    = "tools-"
+	rootSet     = "root"
+	additionSet = rootSet + "-"
+	sysrootSet  = "sysroot"
 )
 
 // sets are the names of all sets that there are for an architecture: those of compilers are for this machine's alone.
@@ -33,7 +35,11 @@ func (f *File) sets(arch string) []string {
 			names = append(names, toolsSet+series)
 		}
 	}
-	return append(names, initrdSet, rootSet, sysrootSet)
+	names = append(names, initrdSet, rootSet, sysrootSet)
+	for _, name := range slices.Sorted(maps.Keys(f.Addition)) {
+		names = append(names, additionSet+name)
+	}
+	return names
 }
 
 // request is what a set means for an architecture.
@@ -50,6 +56,14 @@ func (f *File) request(set, arch string) (debian.Request, error) {
 	case sysrootSet:
 		req.Packages = f.Sysroot.Packages
 	default:
+		if name, ok := strings.CutPrefix(set, additionSet); ok {
+			a, err := f.addition(name)
+			if err != nil {
+				return debian.Request{}, err
+			}
+			req.Packages, req.Closure, req.Essential = slices.Concat(f.Root.Packages, a.Packages), true, true
+			break
+		}
 		series, tools := strings.CutPrefix(set, toolsSet)
 		series = strings.TrimPrefix(series, kernelSet)
 		k, ok := f.Kernel[series]

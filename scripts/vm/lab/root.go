@@ -42,26 +42,31 @@ const (
 // For this machine's architecture mmdebstrap installs the packages, from files of the cache alone, so that the versions are those of
 // the resolution. For others nothing of theirs is run: the packages are unpacked, and what their maintainer scripts would have made
 // is taken from the first.
-func (l *Lab) Root(ctx context.Context, arch string) (Root, error) {
-	dir, key, err := l.root(ctx, arch)
+func (l *Lab) Root(ctx context.Context, arch string) (Root, error) { return l.RootWith(ctx, arch, "") }
+
+// RootWith is Root with the packages of an addition of lab.toml, "" being none: another file system. An unknown addition is ErrNotFound.
+func (l *Lab) RootWith(ctx context.Context, arch, addition string) (Root, error) {
+	dir, key, err := l.root(ctx, arch, addition)
 	if err != nil {
 		return Root{}, fmt.Errorf("root file system for %s: %w", arch, err)
 	}
 	return Root{Arch: arch, Image: filepath.Join(dir, rootImage), Key: key}, nil
 }
 
-func (l *Lab) root(ctx context.Context, arch string) (string, asset.Key, error) {
-	if _, err := l.file.request(rootSet, arch); err != nil {
+func (l *Lab) root(ctx context.Context, arch, addition string) (string, asset.Key, error) {
+	set := rootOf(addition)
+	if _, err := l.file.request(set, arch); err != nil {
 		return "", "", err
 	}
+	masked := l.file.Addition[addition].Masked
 	own, err := asset.HashFiles(os.DirFS(l.repo), rootDir)
 	if err != nil {
 		return "", "", err
 	}
-	r := recipe{name: "root-" + arch, set: rootSet, arch: arch, parts: []string{rootRecipe, l.file.Release, string(own)}}
+	r := recipe{name: set + "-" + arch, set: set, arch: arch, parts: append([]string{rootRecipe, l.file.Release, string(own)}, masked...)}
 	fill := l.install
 	if arch != runtime.GOARCH {
-		twin, twinKey, err := l.root(ctx, runtime.GOARCH)
+		twin, twinKey, err := l.root(ctx, runtime.GOARCH, addition)
 		if err != nil {
 			return "", "", err
 		}
@@ -77,7 +82,7 @@ func (l *Lab) root(ctx context.Context, arch string) (string, asset.Key, error) 
 		if err := fill(ctx, dir, packages.Packages); err != nil {
 			return err
 		}
-		return l.finishRoot(ctx, dir)
+		return l.finishRoot(ctx, dir, masked)
 	}
 	return l.asset(ctx, r)
 }
@@ -85,10 +90,10 @@ func (l *Lab) root(ctx context.Context, arch string) (string, asset.Key, error) 
 // treeDir is where a root is put together, in the directory of its asset.
 func treeDir(dir string) string { return filepath.Join(dir, "tree") }
 
-// finishRoot makes the asset of what is in the tree, and removes the tree.
-func (l *Lab) finishRoot(ctx context.Context, dir string) error {
+// finishRoot makes the asset of what is in the tree, and removes the tree. masked is what does not run of an addition.
+func (l *Lab) finishRoot(ctx context.Context, dir string, masked []string) error {
 	tree := treeDir(dir)
-	if err := l.furnish(ctx, tree); err != nil {
+	if err := l.furnish(ctx, tree, masked); err != nil {
 		return err
 	}
 	m, err := readTree(tree)
@@ -117,8 +122,8 @@ var remains = []string{
 }
 
 // furnish makes a machine of the lab of installed packages: it removes what they left behind, lays the files of rootDir over them,
-// and masks what shall not run.
-func (l *Lab) furnish(ctx context.Context, tree string) error {
+// and masks what shall not run, of an addition too.
+func (l *Lab) furnish(ctx context.Context, tree string, added []string) error {
 	for _, pattern := range remains {
 		found, err := filepath.Glob(filepath.Join(tree, pattern))
 		if err != nil {
@@ -144,7 +149,7 @@ func (l *Lab) furnish(ctx context.Context, tree string) error {
 	if err != nil {
 		return fmt.Errorf("read what does not run in a root file system: %w", err)
 	}
-	for _, name := range maskedNames(masked) {
+	for _, name := range append(maskedNames(masked), added...) {
 		path := filepath.Join(tree, "etc/systemd", name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			return fmt.Errorf("mask %s: %w", name, err)

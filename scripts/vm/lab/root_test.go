@@ -218,6 +218,69 @@ func TestVMRoots(t *testing.T) {
 	})
 }
 
+// TestVMAdditions builds, or finds, the root and the modules of each addition for this machine's architecture, and looks into them.
+func TestVMAdditions(t *testing.T) {
+	l := openLab(t)
+	for name, a := range l.file.Addition {
+		t.Run(name, func(t *testing.T) {
+			r, err := l.RootWith(t.Context(), runtime.GOARCH, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := readManifest(filepath.Join(filepath.Dir(r.Image), manifestFile))
+			if err != nil {
+				t.Fatal(err)
+			}
+			checkRoot(t, l, m, multiarch(runtime.GOARCH))
+			for _, unit := range a.Masked {
+				if m["etc/systemd/"+unit].target != "/dev/null" || m["usr/lib/systemd/"+unit].kind == 0 {
+					t.Errorf("%s is not there, or not masked", unit)
+				}
+			}
+			ordinary, err := l.Root(t.Context(), runtime.GOARCH)
+			if err != nil || ordinary.Image == r.Image {
+				t.Errorf("the ordinary root is %+v, %v; want another than %+v", ordinary, err, r)
+			}
+			for _, series := range l.Series() {
+				for _, arch := range l.Architectures() {
+					checkAddedModules(t, l, arch, series, name)
+				}
+			}
+		})
+	}
+	if _, err := l.RootWith(t.Context(), runtime.GOARCH, "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("a root with what is not there: %v", err)
+	}
+	if _, err := l.KernelWith(t.Context(), Kernel{Arch: runtime.GOARCH, Series: "6.1"}, "none"); !errdefs.IsNotFound(err) {
+		t.Errorf("modules that are not there: %v", err)
+	}
+}
+
+// checkAddedModules looks for the modules of an addition beside those that all machines have.
+func checkAddedModules(t *testing.T, l *Lab, arch, series, addition string) {
+	t.Helper()
+	k, err := l.Kernel(t.Context(), arch, series)
+	if err != nil {
+		t.Fatal(err)
+	}
+	more, err := l.KernelWith(t.Context(), k, addition)
+	if err != nil || more.Image != k.Image || more.Modules == k.Modules || more.Key == k.Key {
+		t.Errorf("%s/%s with more modules is %+v, %v; without %+v", series, arch, more, err, k)
+		return
+	}
+	checkModulesOf(t, l, more)
+	a, err := l.file.addition(addition)
+	if err != nil {
+		t.Fatal(err)
+	}
+	have := modulesIn(t, more)
+	for _, name := range a.Modules {
+		if !slices.Contains(have, name) {
+			t.Errorf("%s/%s: there is no module %s", series, arch, name)
+		}
+	}
+}
+
 // checkRoot looks for what phonehostd, phone-display and tests need, and for what must not be there.
 func checkRoot(t *testing.T, l *Lab, m manifest, triplet string) {
 	t.Helper()

@@ -7,19 +7,26 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/netpolicy/netns"
 )
 
 // Slots is how many machines run on a host at once, from whatever cache and as whatever user they are started. A slot is a Unix
 // socket with an abstract name (unix(7)): nothing of it is left when its process ends, no file system has to be shared, and
-// no file's owner keeps another user out. So what counts as a host is a network namespace: containers with one of their own
+// no file's owner keeps another user out. So what counts as a host is a network namespace, the one that HostNetwork names or our own: containers
 // have Slots machines each. Any user can take the names, and keep all others waiting.
 const Slots = 2
+
+// HostNetwork is the environment variable that names the host's network namespace, a file, to processes that live in another one
+// (scripts/testenv/netlab): they share the slots of all others.
+const HostNetwork = "PHONEHOST_VM_HOST_NETWORK"
 
 // hostSlots is what the names of the host's slots begin with.
 const hostSlots = "phonehost-vm-slot"
@@ -63,12 +70,22 @@ func (q *slotQueue) try() (slot io.Closer, wait bool, err error) {
 			continue
 		}
 		name := &net.UnixAddr{Net: "unix", Name: "@" + q.prefix + "-" + strconv.Itoa(i)}
-		if slot, err := net.ListenUnix("unix", name); err == nil {
-			return slot, false, nil
-		} else if !errors.Is(err, unix.EADDRINUSE) {
+		var listener *net.UnixListener
+		var conn *net.UnixConn
+		err := onHost(func() (err error) {
+			listener, err = net.ListenUnix("unix", name)
+			return err
+		})
+		if err == nil {
+			return listener, false, nil
+		}
+		if !errors.Is(err, unix.EADDRINUSE) {
 			return nil, false, fmt.Errorf("take a slot: %w", err)
 		}
-		conn, err := net.DialUnix("unix", nil, name)
+		err = onHost(func() (err error) {
+			conn, err = net.DialUnix("unix", nil, name)
+			return err
+		})
 		switch {
 		case err == nil:
 			q.conns[i] = conn
@@ -85,6 +102,16 @@ func (q *slotQueue) try() (slot io.Closer, wait bool, err error) {
 		}
 	}
 	return nil, wait, nil
+}
+
+// onHost calls fn in the host's network namespace.
+func onHost(fn func() error) error {
+	path := os.Getenv(HostNetwork)
+	if path == "" {
+		return fn()
+	}
+	dir, name := filepath.Split(path)
+	return netns.New(dir).Do(name, fn)
 }
 
 // crowdedTime is how often a slot is tried whose holder has more who wait than the kernel lets connect (net.core.somaxconn).

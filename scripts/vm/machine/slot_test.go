@@ -14,9 +14,12 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/phonehost/phonehost/scripts/testenv"
 )
 
 // ownSlots returns a name of slots that no other test and no machine takes.
@@ -94,6 +97,42 @@ func TestSlotsOfOthers(t *testing.T) {
 	take(t, prefix)
 	if _, err := net.Listen("unix", "@"+prefix+"-1"); !errors.Is(err, unix.EADDRINUSE) {
 		t.Errorf("the second slot is no socket of that name: %v", err)
+	}
+}
+
+// TestSlotsAcrossNamespaces waits in a network namespace of its own for slots that were taken outside of it.
+func TestSlotsAcrossNamespaces(t *testing.T) {
+	if prefix := os.Getenv(slotEnv); prefix != "" {
+		_, err := takeSlot(t.Context(), prefix, Slots, func(holders string) { fmt.Println("\nwaits for", holders) })
+		fmt.Println("\ntaken:", err)
+		return
+	}
+	testenv.Root(t)
+	prefix := ownSlots()
+	first := take(t, prefix)
+	take(t, prefix)
+	other := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSlotsAcrossNamespaces$", "-test.timeout=5m")
+	other.Env = append(os.Environ(), slotEnv+"="+prefix, fmt.Sprintf("%s=/proc/%d/ns/net", HostNetwork, os.Getpid()))
+	other.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var said []string
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if line := lines.Text(); strings.HasPrefix(line, "waits for") || strings.HasPrefix(line, "taken") {
+			said = append(said, line)
+			first.Close()
+		}
+	}
+	if err := other.Wait(); err != nil {
+		t.Error(err)
+	}
+	if len(said) != 2 || !strings.Contains(said[0], fmt.Sprintf("pid %d ", os.Getpid())) || said[1] != "taken: <nil>" {
+		t.Errorf("it said %q, want that it waited for this process and then had one", said)
 	}
 }
 

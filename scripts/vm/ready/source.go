@@ -44,8 +44,11 @@ func (s *Source) Config(ctx context.Context, spec Spec) (machine.Config, error) 
 	if c.Initrd, err = s.lab.Initrd(ctx, c.Kernel); err != nil {
 		return c, err
 	}
+	if c.Kernel, err = s.lab.KernelWith(ctx, c.Kernel, spec.addition()); err != nil {
+		return c, err
+	}
 	if spec.System {
-		c.Root, err = s.lab.Root(ctx, spec.Arch)
+		c.Root, err = s.lab.RootWith(ctx, spec.Arch, spec.addition())
 	}
 	return c, err
 }

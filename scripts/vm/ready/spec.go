@@ -47,7 +47,19 @@ func (s Spec) Check() error {
 			return fmt.Errorf("machine %s: Debian's arm64 kernels take no preempt=; 7.3 is fully preemptible there without: %w", s, errdefs.ErrInvalidArgument)
 		case v == MultiPlanar && s.Series == "6.1":
 			return fmt.Errorf("machine %s: 6.1 has no vicodec: %w", s, errdefs.ErrInvalidArgument)
+		case v.addition() != "" && !s.System:
+			return fmt.Errorf("machine %s: the programs are Debian's, which only a system machine has: %w", s, errdefs.ErrInvalidArgument)
 		}
 	}
 	return nil
+}
+
+// addition is the addition of lab.toml that the machine has; "" is none.
+func (s Spec) addition() string {
+	for _, v := range s.Variants {
+		if a := v.addition(); a != "" {
+			return a
+		}
+	}
+	return ""
 }

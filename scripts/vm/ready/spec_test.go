@@ -20,6 +20,8 @@ func TestSpec(t *testing.T) {
 		{Spec{Arch: "arm64"}, "-arm64", "kernel series"},
 		{Spec{Series: "6.12", Arch: "arm64", Variants: []Variant{PreemptFull}}, "6.12-arm64-preemptfull", "preempt="},
 		{Spec{Series: "6.1", Arch: "amd64", Variants: []Variant{NoPSI, MultiPlanar}}, "6.1-amd64-nopsi-multiplanar", "no vicodec"},
+		{Spec{Series: "6.1", Arch: "arm64", System: true, Variants: []Variant{Firewalls}}, "6.1-arm64-system-firewalls", ""},
+		{Spec{Series: "6.1", Arch: "arm64", Variants: []Variant{Firewalls}}, "6.1-arm64-firewalls", "only a system machine"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := tt.spec.String(); got != tt.name {
@@ -40,14 +42,14 @@ func TestParseVariant(t *testing.T) {
 		}
 	}
 	_, err := ParseVariant("noPSI")
-	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar") {
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar, firewalls") {
 		t.Errorf("a variant that does not exist: %v", err)
 	}
 }
 
 func TestTogether(t *testing.T) {
 	all := together(Variants())
-	if all.Name != "nobpflsm-preemptfull-nopsi-cgroupv1-novicodec-multiplanar" || !all.CgroupV1 || all.Modules["vicodec"] != "multiplanar=1" ||
+	if all.Name != "nobpflsm-preemptfull-nopsi-cgroupv1-novicodec-multiplanar-firewalls" || !all.CgroupV1 || all.Modules["vicodec"] != "multiplanar=1" ||
 		strings.Join(all.Cmdline, " ") != "preempt=full psi=0" || strings.Join(all.LSM, " ") != "landlock yama apparmor" || strings.Join(all.Without, " ") != "vicodec" {
 		t.Errorf("all variants together are %+v", all)
 	}

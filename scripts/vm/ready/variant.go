@@ -23,6 +23,7 @@ const (
 	cgroupV1
 	noVicodec
 	multiPlanar
+	firewalls
 )
 
 // The variants of the lab.
@@ -41,11 +42,13 @@ var (
 	NoVicodec = Variant{noVicodec}
 	// MultiPlanar loads vicodec with multiplanar=1: the API that the encoders of real boards have.
 	MultiPlanar = Variant{multiPlanar}
+	// Firewalls is a system machine that has Docker, firewalld and ufw of Debian 12, with the kernel's modules that they want. None of them runs.
+	Firewalls = Variant{firewalls}
 )
 
 // Variants are all variants, in the order in which they are listed for people.
 func Variants() []Variant {
-	return []Variant{NoBPFLSM, PreemptFull, NoPSI, CgroupV1, NoVicodec, MultiPlanar}
+	return []Variant{NoBPFLSM, PreemptFull, NoPSI, CgroupV1, NoVicodec, MultiPlanar, Firewalls}
 }
 
 // ParseVariant returns the variant of that name; another name is ErrInvalidArgument.
@@ -75,8 +78,21 @@ func (v Variant) boot() machine.Variant {
 		return machine.Variant{Name: "novicodec", Without: []string{"vicodec"}}
 	case multiPlanar:
 		return machine.Variant{Name: "multiplanar", Modules: map[string]string{"vicodec": "multiplanar=1"}}
+	case firewalls:
+		return machine.Variant{Name: firewallsAddition}
 	}
 	return machine.Variant{Name: "unknown"}
+}
+
+// firewallsAddition is the addition of lab.toml that Firewalls is made of.
+const firewallsAddition = "firewalls"
+
+// addition is the addition of lab.toml that the machine's root and modules have; "" is none.
+func (v Variant) addition() string {
+	if v.kind == firewalls {
+		return firewallsAddition
+	}
+	return ""
 }
 
 // Name returns the word that stands for the variant in the name of a target.

@@ -87,7 +87,9 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "encoder/wayland/internal/generate", Skipped: why(noScanner, "TestCommittedTablesAreUpToDate")}},
 	{Suite: vm.Suite{Package: "encoder/wayland/wire"}},
 
+	{Suite: vm.Suite{Package: "netpolicy/applist"}},
 	{Suite: vm.Suite{Package: "netpolicy/netns"}, daily: true},
+	{Suite: vm.Suite{Package: "netpolicy/packages"}},
 	{Suite: vm.Suite{Package: "netpolicy/policy", Options: files("netpolicy/datapath/bpf/layout.h", "docs/netpolicy.md")}},
 
 	{Suite: vm.Suite{Package: "runtime/binder"}, daily: true},
@@ -124,8 +126,9 @@ var table = []entry{
 var elsewhere = map[string]string{
 	"agent/nameserver":                    "needs phonehostd in a container and the datapath; netpolicy's tests in machines have the kernel's part",
 	"netpolicy":                           "TestVMNetworks runs it in machines",
+	"netpolicy/appguard":                  "TestVMTierA and others run it in machines",
 	"netpolicy/datapath":                  "TestVMDatapath runs it in machines",
-	"netpolicy/nat":                       "TestVMNAT runs it in machines",
+	"netpolicy/nat":                       "TestVMBesideFirewallsEverywhere runs it in machines that have Docker, firewalld and ufw, TestVMNAT a part of it in others",
 	"netpolicy/resolver":                  "asks with dig, which the machine has not; what it needs of the kernel netpolicy/datapath tests there",
 	"netpolicy/shape":                     "TestVMShape runs it in machines",
 	"netpolicy/wire":                      "TestVMOlderKernels runs it in machines",

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,19 +38,15 @@ func (c *buildCmd) Run(r *run) error {
 	group, ctx := errgroup.WithContext(r.ctx)
 	group.SetLimit(workers)
 	// The longest first.
-	for _, arch := range arches {
-		group.Go(func() error { _, err := l.Root(ctx, arch); return err })
+	additions := l.Additions()
+	for _, addition := range append([]string{""}, additions...) { // the ordinary root is without any
+		for _, arch := range arches {
+			group.Go(func() error { _, err := l.RootWith(ctx, arch, addition); return err })
+		}
 	}
 	for _, s := range slices.Backward(series) {
 		for _, arch := range arches {
-			group.Go(func() error {
-				k, err := l.Kernel(ctx, arch, s)
-				if err != nil {
-					return err
-				}
-				_, err = l.Initrd(ctx, k)
-				return err
-			})
+			group.Go(func() error { return buildKernel(ctx, l, arch, s, additions) })
 		}
 	}
 	for _, arch := range arches {
@@ -68,6 +65,21 @@ func (c *buildCmd) Run(r *run) error {
 	fmt.Fprintf(r.out, "kernels %s, roots and sysroots for %s are ready in %s (%.1f s)\n", strings.Join(series, ", "), strings.Join(arches, ", "),
 		l.Cache().Dir(), time.Since(start).Seconds())
 	return nil
+}
+
+// buildKernel builds a kernel with its initrd, and its modules with each of the additions.
+func buildKernel(ctx context.Context, l *lab.Lab, arch, series string, additions []string) error {
+	k, err := l.Kernel(ctx, arch, series)
+	if err != nil {
+		return err
+	}
+	for _, addition := range additions {
+		if _, err := l.KernelWith(ctx, k, addition); err != nil {
+			return err
+		}
+	}
+	_, err = l.Initrd(ctx, k)
+	return err
 }
 
 // choose tells architectures from series; none of a kind means all of it.

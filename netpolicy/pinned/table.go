@@ -1,4 +1,4 @@
-package datapath
+package pinned
 
 import (
 	"errors"
@@ -13,9 +13,9 @@ import (
 // batch is how many elements are read in one call, to begin with: more than any bucket of a hash has.
 const batch = 512
 
-// elements reads a hash. What programs add and delete meanwhile may be among the elements or not; each is complete and comes once.
-func elements[K, V any](m *ebpf.Map) iter.Seq2[element[K, V], error] {
-	return func(yield func(element[K, V], error) bool) {
+// Elements reads a hash. What programs add and delete meanwhile may be among the elements or not; each is complete and comes once.
+func Elements[K, V any](m *ebpf.Map) iter.Seq2[Element[K, V], error] {
+	return func(yield func(Element[K, V], error) bool) {
 		var cursor ebpf.MapBatchCursor
 		keys, values := make([]K, batch), make([]V, batch)
 		for {
@@ -26,11 +26,11 @@ func elements[K, V any](m *ebpf.Map) iter.Seq2[element[K, V], error] {
 			}
 			end := errors.Is(err, ebpf.ErrKeyNotExist)
 			if err != nil && !end {
-				yield(element[K, V]{}, fmt.Errorf("read map %s: %w", m, err))
+				yield(Element[K, V]{}, fmt.Errorf("read map %s: %w", m, err))
 				return
 			}
 			for i := range n {
-				if !yield(element[K, V]{keys[i], values[i]}, nil) {
+				if !yield(Element[K, V]{keys[i], values[i]}, nil) {
 					return
 				}
 			}
@@ -41,40 +41,41 @@ func elements[K, V any](m *ebpf.Map) iter.Seq2[element[K, V], error] {
 	}
 }
 
-type element[K, V any] struct {
-	key   K
-	value V
+// Element is one of a hash.
+type Element[K, V any] struct {
+	Key   K
+	Value V
 }
 
-// deleteIf deletes the elements of a hash that a condition holds for, when it is read.
-func deleteIf[K, V any](m *ebpf.Map, doomed func(K, V) bool) error {
+// DeleteIf deletes the elements of a hash that a condition holds for, when it is read.
+func DeleteIf[K, V any](m *ebpf.Map, doomed func(K, V) bool) error {
 	var keys []K
-	for e, err := range elements[K, V](m) {
+	for e, err := range Elements[K, V](m) {
 		if err != nil {
 			return err
 		}
-		if doomed(e.key, e.value) {
-			keys = append(keys, e.key)
+		if doomed(e.Key, e.Value) {
+			keys = append(keys, e.Key)
 		}
 	}
 	for _, key := range keys {
-		if err := deleteKey(m, key); err != nil {
+		if err := DeleteKey(m, key); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// deleteKey deletes an element; that it is not there is no error.
-func deleteKey(m *ebpf.Map, key any) error {
+// DeleteKey deletes an element; that it is not there is no error.
+func DeleteKey(m *ebpf.Map, key any) error {
 	if err := m.Delete(key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
 		return fmt.Errorf("delete from map %s: %w", m, err)
 	}
 	return nil
 }
 
-// inner opens the map in a slot of an array of maps, nil for none.
-func inner(outer *ebpf.Map, slot uint32) (*ebpf.Map, error) {
+// Inner opens the map in a slot of an array of maps, nil for none.
+func Inner(outer *ebpf.Map, slot uint32) (*ebpf.Map, error) {
 	var m *ebpf.Map
 	err := outer.Lookup(slot, &m)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -86,8 +87,8 @@ func inner(outer *ebpf.Map, slot uint32) (*ebpf.Map, error) {
 	return m, nil
 }
 
-// hasInner tells whether a slot of an array of maps has one.
-func hasInner(outer *ebpf.Map, slot uint32) (bool, error) {
+// HasInner tells whether a slot of an array of maps has one.
+func HasInner(outer *ebpf.Map, slot uint32) (bool, error) {
 	var id uint32
 	err := outer.Lookup(slot, &id)
 	if errors.Is(err, ebpf.ErrKeyNotExist) {
@@ -103,14 +104,14 @@ func hasInner(outer *ebpf.Map, slot uint32) (bool, error) {
 // those who ask at once share one.
 const lookers = 64
 
-// occupied returns the slots of an array of maps that have one, in order.
-func occupied(outer *ebpf.Map) ([]uint32, error) {
+// Occupied returns the slots of an array of maps that have one, in order.
+func Occupied(outer *ebpf.Map) ([]uint32, error) {
 	has, errs := make([]bool, outer.MaxEntries()), make([]error, lookers)
 	var asking sync.WaitGroup
 	for first := range lookers {
 		asking.Go(func() {
 			for slot := first; slot < len(has) && errs[first] == nil; slot += lookers {
-				has[slot], errs[first] = hasInner(outer, uint32(slot))
+				has[slot], errs[first] = HasInner(outer, uint32(slot))
 			}
 		})
 	}
@@ -122,26 +123,4 @@ func occupied(outer *ebpf.Map) ([]uint32, error) {
 		}
 	}
 	return slots, errors.Join(errs...)
-}
-
-// keyed are locks by number. Those of different numbers do not hold one another up.
-type keyed struct {
-	mu   sync.Mutex
-	held map[uint32]*sync.Mutex
-}
-
-// lock locks a number and returns what unlocks it. A lock that was made stays: numbers are slots, which are few.
-func (k *keyed) lock(number uint32) (unlock func()) {
-	k.mu.Lock()
-	if k.held == nil {
-		k.held = map[uint32]*sync.Mutex{}
-	}
-	m, found := k.held[number]
-	if !found {
-		m = new(sync.Mutex)
-		k.held[number] = m
-	}
-	k.mu.Unlock()
-	m.Lock()
-	return m.Unlock
 }

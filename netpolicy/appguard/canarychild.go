@@ -1,0 +1,108 @@
+package appguard
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+// RunCanary is the canary: it tries what is denied to it, says on standard output what was refused, and returns the exit code of its process, which
+// SIGKILL may forestall. args are the arguments behind Config.Canary.
+func RunCanary(args []string) int {
+	runtime.LockOSThread() // uids are a thread's
+	if len(args) != 1 {
+		fmt.Fprintln(os.Stderr, "the canary takes the directory that it may use")
+		return 2
+	}
+	if err := tryAll(args[0]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func tryAll(dir string) error {
+	installed, err := tryInstalls(dir)
+	if err != nil {
+		return err
+	}
+	if !installed {
+		fmt.Println(saidInstall)
+	}
+	connected, err := tryConnects()
+	if err != nil {
+		return err
+	}
+	if !connected {
+		fmt.Println(saidNetwork)
+	}
+	fmt.Println(saidAll)
+	err = setUids(canaryDenied, canaryDenied, canaryDenied)
+	if errors.Is(err, unix.EPERM) {
+		fmt.Println(saidLaunch)
+		return nil
+	}
+	return err
+}
+
+// tryInstalls moves two directories to where packages are installed: one that it may, and one that it may not.
+func tryInstalls(dir string) (denied bool, err error) {
+	place := filepath.Join(dir, "app", "~~canary")
+	if err := os.MkdirAll(place, 0o700); err != nil {
+		return false, err
+	}
+	for _, name := range []string{canaryGood, canaryBad} {
+		from := filepath.Join(dir, name)
+		if err := os.Mkdir(from, 0o700); err != nil {
+			return false, err
+		}
+		err := os.Rename(from, filepath.Join(place, name+"-1"))
+		if name == canaryBad && errors.Is(err, unix.EPERM) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// tryConnects asks for a way out as two apps: one that has a network, and one that has none. That the first may find no route does not matter.
+func tryConnects() (connected bool, err error) {
+	for _, uid := range []int{canaryAllowed, canaryOffline} {
+		if err := setUids(uid, 0, 0); err != nil {
+			return false, fmt.Errorf("become uid %d, which is allowed: %w", uid, err)
+		}
+		err := connect()
+		refused := errors.Is(err, unix.EPERM)
+		if refused && uid == canaryAllowed {
+			return false, fmt.Errorf("connect as uid %d, which is allowed: %w", uid, err)
+		}
+		if refused {
+			return false, setUids(0, 0, 0)
+		}
+	}
+	return true, setUids(0, 0, 0)
+}
+
+// connect says where a UDP socket sends to. Nothing is sent.
+func connect() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, &unix.SockaddrInet4{Port: 9, Addr: [4]byte{127, 0, 0, 1}})
+}
+
+// setUids changes the real, effective and saved uid of this thread alone.
+func setUids(real, effective, saved int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(real), uintptr(effective), uintptr(saved)); errno != 0 {
+		return errno
+	}
+	return nil
+}
