@@ -5,6 +5,7 @@
 //	<root>/<id>/guest       the guest: its limits, out of its reach; kept across restarts of the guest
 //	<root>/<id>/guest/ctr   the guest's container, made by runc
 //	<root>/<id>/display     the display's container, made by runc
+//	<root>/.NAME            no phone's: the holder's, the host's services', and the canary's of app lists
 //
 // Under systemd <root> is the cgroup of a delegated scope, which a process of its own holds (Find, Hold); without, it is /phonehost.
 //

@@ -37,16 +37,23 @@ func (t *Tree) GuestDir(id string) (string, error) {
 
 // CheckGuestIDs returns an error of class errdefs.ErrNotImplemented on a host without cgroup v2, whose cgroups have no ids for GuestID.
 func CheckGuestIDs() error {
+	_, err := Dir("/")
+	return err
+}
+
+// Dir returns the directory of a cgroup in cgroup v2, such as /sys/fs/cgroup/phonehost for /phonehost, whether it is there or not. The error is of
+// class errdefs.ErrNotImplemented on a host without cgroup v2.
+func Dir(path string) (string, error) {
 	found, err := mounted()
 	if err != nil {
-		return err
+		return "", err
 	}
 	for _, h := range found {
 		if h.v2 {
-			return nil
+			return filepath.Join(h.mount, path), nil
 		}
 	}
-	return fmt.Errorf("this host has no cgroup v2, by whose ids guests are known to the kernel: boot it with the unified or the hybrid hierarchy: %w", errdefs.ErrNotImplemented)
+	return "", fmt.Errorf("this host has no cgroup v2, by whose ids guests are known to the kernel: boot it with the unified or the hybrid hierarchy: %w", errdefs.ErrNotImplemented)
 }
 
 // GuestLevel returns how deep the cgroups that GuestID speaks of lie below root, the root of the phones' cgroups: 3 for /phonehost.

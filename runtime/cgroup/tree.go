@@ -336,7 +336,7 @@ func removeAll(ctx context.Context, dir string) error {
 	}
 }
 
-// List names the phones that have a cgroup in any hierarchy, below former roots too, in order. The holder's cgroup is none.
+// List names the phones that have a cgroup in any hierarchy, below former roots too, in order. Cgroups whose names begin with a dot are no phones'.
 func (t *Tree) List() ([]string, error) {
 	var ids []string
 	for _, h := range t.hierarchies {
@@ -346,7 +346,7 @@ func (t *Tree) List() ([]string, error) {
 				return nil, fmt.Errorf("list cgroups: %w", err)
 			}
 			for _, e := range entries {
-				if e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // the holder, and the host's services
+				if e.IsDir() && !strings.HasPrefix(e.Name(), ".") { // see doc.go
 					ids = append(ids, e.Name())
 				}
 			}
