@@ -15,7 +15,7 @@ import (
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 )
 
-// Services are the services of phonehost.v1. All but AppLists are required; without that one the server does not offer it.
+// Services are the services of phonehost.v1. All are required.
 type Services struct {
 	Phones     phonehostv1.PhoneServiceServer
 	Operations phonehostv1.OperationServiceServer
@@ -71,9 +71,7 @@ func NewServer(roles access.Config, services Services) *Server {
 	phonehostv1.RegisterAppServiceServer(s, services.Apps)
 	phonehostv1.RegisterDataServiceServer(s, services.Data)
 	phonehostv1.RegisterNetworkPolicyServiceServer(s, services.Networks)
-	if services.AppLists != nil {
-		phonehostv1.RegisterAppListServiceServer(s, services.AppLists)
-	}
+	phonehostv1.RegisterAppListServiceServer(s, services.AppLists)
 	healthpb.RegisterHealthServer(s, s.Health)
 	reflection.Register(s)
 	return s

@@ -88,8 +88,8 @@ func tierWords(s Status) string {
 	return "tier " + s.Tier
 }
 
-// gaps says what of a list the kernel does not enforce on this host; empty where it enforces all.
-func gaps(s Status) string {
+// Gaps says what of a list the kernel does not enforce on this host, and why; empty where it enforces all.
+func (s Status) Gaps() string {
 	missing := s.missing()
 	if len(missing) == 0 {
 		return ""

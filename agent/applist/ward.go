@@ -211,7 +211,7 @@ func (m *Manager) set(ctx context.Context, w *ward, snap phone.Snapshot, list ap
 	m.denies(w, deny)
 	state := State{InForce: true, Complete: a.complete && v.blind == "", DeniedApps: len(deny)}
 	status := m.cfg.Enforcer.Status()
-	state.Problem = joined(v.blind, gaps(status))
+	state.Problem = joined(v.blind, status.Gaps())
 	if snap.Outside {
 		state.InForce, state.Problem = false, "the guest runs below another cgroup root than the agent's, where nothing is refused until the phone is restarted"
 	}

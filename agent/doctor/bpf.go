@@ -93,6 +93,24 @@ func checkGuard(_ context.Context, h *Host) Finding {
 		"runtime.allow_unguarded, which gives root of such a guest the host", "nothing keeps guests that may mount (redroid, waydroid) from the host: %v", h.Guard)
 }
 
+// checkAppLists tells what a list of apps is worth on this host.
+func checkAppLists(_ context.Context, h *Host) Finding {
+	if h.AppLists == nil {
+		return ok("not asked")
+	}
+	s := h.AppLists()
+	gaps := s.Gaps()
+	switch {
+	case gaps == "":
+		return ok("apps that a list denies cannot be installed, do not run and have no network (tier %s, %s)", s.Tier, s.Mechanism)
+	case !s.Install && !s.Launch && !s.Network:
+		return warn("use a kernel with cgroup v2 and CONFIG_CGROUP_BPF, and mount -t bpf bpf /sys/fs/bpf; then restart the agent",
+			"lists of apps are told to the guests, which need not obey: %s", gaps)
+	}
+	return warn("use a kernel with BTF and BPF LSM (Linux 5.17, arm64: 6.4) and bpf in its lsm= option (docs/app-policy.md), and restart the agent; until then phones on strict lists do not start",
+		"lists of apps are not enforced in full: %s", gaps)
+}
+
 // checkBTF looks for the kernel's type information.
 func checkBTF(_ context.Context, h *Host) Finding {
 	if !h.exists("sys/kernel/btf/vmlinux") {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/applist"
 	"github.com/phonehost/phonehost/agent/health"
 )
 
@@ -77,6 +78,8 @@ type Config struct {
 	ContainerdAddress string
 	// Guard tells why guests that may mount are not kept from the host; nil where they are.
 	Guard error
+	// AppLists tells what the kernel refuses to the apps of phones.
+	AppLists func() applist.Status
 	// Networks is what phones' networks need of the host; nil where phones have none.
 	Networks Networks
 	// Health is the register whose standing warnings are reported too; may be nil.
@@ -178,6 +181,7 @@ func Checks() []Check {
 		{"bpf-lsm", checkBPFLSM},
 		{"bpf-programs", checkBPFPrograms},
 		{"guard", checkGuard},
+		{"app-lists", checkAppLists},
 		{"network", checkNetwork},
 		{"bpffs", networked(checkBPFFS)},
 		{"pools", networked(checkPools)},

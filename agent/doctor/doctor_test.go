@@ -22,6 +22,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/phonehost/phonehost/agent/applist"
 	"github.com/phonehost/phonehost/agent/health"
 )
 
@@ -29,6 +30,14 @@ var now = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // file is a file of a fixture.
 func file(text string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(text)} }
+
+// fullApps is what a kernel refuses that refuses all.
+var fullApps = applist.Status{Tier: "A", Mechanism: "lsm", Install: true, Launch: true, Network: true}
+
+// refuses is a host whose kernel refuses what a status says.
+func refuses(s applist.Status) func(*Host) {
+	return func(h *Host) { h.AppLists = func() applist.Status { return s } }
+}
 
 // healthy returns a host that has nothing to mend.
 func healthy(t *testing.T) *Host {
@@ -57,6 +66,7 @@ func healthy(t *testing.T) *Host {
 			SocketGroup: "phonehost", Cert: "/etc/phonehost/agent.crt", Key: "/etc/phonehost/agent.key", CA: "/etc/phonehost/ca.crt",
 			Containerd:        func(context.Context) (string, error) { return "1.6.20~ds1", nil },
 			ContainerdAddress: "/run/containerd/containerd.sock",
+			AppLists:          func() applist.Status { return fullApps },
 			Health:            health.New(nil),
 			Networks:          &networks{},
 		},
@@ -112,7 +122,7 @@ func TestHealthyHost(t *testing.T) {
 		}
 	}
 	want := strings.Fields("kernel cgroups containerd runc loop-devices ext4 inotify pid-max core-pattern btf bpf-lsm bpf-programs " +
-		"guard network bpffs pools uplink forwarding attach connections bandwidth firewall port-53 name-server binder encoder certificates disk clock socket-group systemd health")
+		"guard app-lists network bpffs pools uplink forwarding attach connections bandwidth firewall port-53 name-server binder encoder certificates disk clock socket-group systemd health")
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("checks (-want +got):\n%s", diff)
 	}
@@ -204,6 +214,11 @@ func TestFindings(t *testing.T) {
 				return nil
 			}
 		}, OK, "no tcx"},
+		{"app-lists", "not installations", refuses(applist.Status{Tier: "C", Mechanism: "kill", Launch: true, Network: true, Why: []string{"lsm: not obeyed"}}),
+			Warning, "(tier C) does not refuse installations: lsm: not obeyed"},
+		{"app-lists", "the network alone", refuses(applist.Status{Tier: "D", Mechanism: "none", Network: true, Why: []string{"broken"}}), Warning,
+			"not enforced in full: this host's kernel (tier D) does not refuse installations and launches"},
+		{"app-lists", "nothing", refuses(applist.Status{Why: []string{"no cgroup v2"}}), Warning, "which need not obey: this host's kernel (no tier) does not refuse"},
 		{"guard", "not obeyed", func(h *Host) { h.Guard = broken }, Warning, "broken"},
 		{"binder", "missing", set("proc/filesystems", "ext4"), Warning, "testphone can"},
 		{"binder", "devices alone", func(h *Host) {

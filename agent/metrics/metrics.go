@@ -51,6 +51,8 @@ type Config struct {
 	Network func() (network.Totals, error)
 	// NameServer returns what the phones' name servers counted; zero where there is none.
 	NameServer func() nameserver.Totals
+	// AppLists returns what the kernel refuses to apps, and has refused.
+	AppLists func() AppLists
 	// Streams returns what the hub counted.
 	Streams func() stream.Totals
 	// DisplaysConnected counts the connected displays.
@@ -59,6 +61,14 @@ type Config struct {
 	ContainerdUp func() bool
 	// Health is the register of warnings.
 	Health *health.Registry
+}
+
+// AppLists is what a host's kernel refuses to the apps of phones, and what it has refused.
+type AppLists struct {
+	// Tier is "A" to "D", or empty where nothing is refused.
+	Tier string
+	// Denied counts the refusals that the agent has read, by kind: "install", "launch", "network".
+	Denied map[string]uint64
 }
 
 // Metrics is the registry and what was told to it. Its methods may be called by any goroutine.
@@ -78,6 +88,8 @@ var (
 	operationStates = []string{"succeeded", "failed", "aborted"}
 	sessionDoors    = []string{"listen", "dial"}
 	sessionKinds    = []string{"control", "media"}
+	appTiers        = []string{"A", "B", "C", "D"}
+	appKinds        = []string{"install", "launch", "network"}
 )
 
 // dropReasons are the engine's words for why packets are dropped, by the labels that stand for them.
@@ -108,8 +120,8 @@ func kindLabel(kind operation.Kind) string { return strings.ReplaceAll(kind.Stri
 
 // New returns a registry with all metrics. It returns errdefs.ErrInvalidArgument when a part of the config is missing.
 func New(config Config) (*Metrics, error) {
-	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Network == nil || config.NameServer == nil || config.Streams == nil ||
-		config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
+	if config.PhonesByStatus == nil || config.PhonesFrozen == nil || config.BootQueue == nil || config.DataSpace == nil || config.Network == nil || config.NameServer == nil ||
+		config.AppLists == nil || config.Streams == nil || config.DisplaysConnected == nil || config.ContainerdUp == nil || config.Health == nil {
 		return nil, fmt.Errorf("metrics: every source is required: %w", errdefs.ErrInvalidArgument)
 	}
 	m := &Metrics{

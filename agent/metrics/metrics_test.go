@@ -57,6 +57,9 @@ func fixed(t *testing.T) *Metrics {
 				UpstreamErrors: 25, Opened: 70, Protected: 6,
 			}}
 		},
+		AppLists: func() AppLists {
+			return AppLists{Tier: "C", Denied: map[string]uint64{"launch": 12, "network": 3}}
+		},
 		Streams: func() stream.Totals {
 			return stream.Totals{Viewers: 7, Levels: 2, Packets: 100, Bytes: 2000, Skipped: 3, KeyFrames: 4, InputEvents: 9}
 		},
@@ -83,6 +86,17 @@ func TestValues(t *testing.T) {
 # HELP phonehost_agent_start_time_seconds When the agent started, in seconds since the Unix epoch.
 # TYPE phonehost_agent_start_time_seconds gauge
 phonehost_agent_start_time_seconds 1.7000000005e+09
+# HELP phonehost_app_denials_total Refusals to apps of phones that the agent has read from the kernel, by kind.
+# TYPE phonehost_app_denials_total counter
+phonehost_app_denials_total{kind="install"} 0
+phonehost_app_denials_total{kind="launch"} 12
+phonehost_app_denials_total{kind="network"} 3
+# HELP phonehost_app_lists_tier 1 for the tier of what the kernel refuses to apps, as was tried last, 0 for the others; all are 0 where it refuses nothing.
+# TYPE phonehost_app_lists_tier gauge
+phonehost_app_lists_tier{tier="A"} 0
+phonehost_app_lists_tier{tier="B"} 0
+phonehost_app_lists_tier{tier="C"} 1
+phonehost_app_lists_tier{tier="D"} 0
 # HELP phonehost_containerd_up Whether containerd answers: 1 or 0.
 # TYPE phonehost_containerd_up gauge
 phonehost_containerd_up 0
@@ -156,7 +170,8 @@ phonehost_tunnel_sessions{door="listen",kind="media"} 0
 `
 	if err := testutil.GatherAndCompare(m.registry, strings.NewReader(want), "phonehost_name_server_up", "phonehost_name_server_queries_total", "phonehost_name_server_limited_total",
 		"phonehost_name_server_cache_hits_total", "phonehost_name_server_upstream_queries_total", "phonehost_name_server_upstream_failures_total",
-		"phonehost_name_server_addresses_opened_total", "phonehost_name_server_addresses_removed_total", "phonehost_agent_start_time_seconds", "phonehost_containerd_up",
+		"phonehost_name_server_addresses_opened_total", "phonehost_name_server_addresses_removed_total", "phonehost_agent_start_time_seconds", "phonehost_app_denials_total",
+		"phonehost_app_lists_tier", "phonehost_containerd_up",
 		"phonehost_data_allocated_bytes", "phonehost_data_promised_bytes", "phonehost_health_warnings", "phonehost_network_bytes_total", "phonehost_network_flows", "phonehost_phones", "phonehost_stream_packets_total", "phonehost_tunnel_refusals_total",
 		"phonehost_tunnel_sessions"); err != nil {
 		t.Error(err)

@@ -20,7 +20,7 @@ type reader struct {
 	volumes, promised, allocated, diskBytes, diskFree        *prometheus.Desc
 	netPackets, netBytes, netDropped, netFlows               *prometheus.Desc
 	names, queries, limited, hits, asked, unanswered         *prometheus.Desc
-	opened, removed                                          *prometheus.Desc
+	opened, removed, tier, appsDenied                        *prometheus.Desc
 }
 
 func newReader(config Config) *reader {
@@ -51,6 +51,8 @@ func newReader(config Config) *reader {
 		unanswered: desc("name_server_upstream_failures_total", "Questions that an upstream name server did not answer."),
 		opened:     desc("name_server_addresses_opened_total", "Addresses that were opened for a phone, by each name."),
 		removed:    desc("name_server_addresses_removed_total", "Protected addresses that were taken out of answers."),
+		tier:       desc("app_lists_tier", "1 for the tier of what the kernel refuses to apps, as was tried last, 0 for the others; all are 0 where it refuses nothing.", "tier"),
+		appsDenied: desc("app_denials_total", "Refusals to apps of phones that the agent has read from the kernel, by kind.", "kind"),
 		viewers:    desc("viewers", "Attached viewers."),
 		levels:     desc("stream_levels", "Open encoders."),
 		packets:    desc("stream_packets_total", "Video packets that were handed to viewers' connections."),
@@ -71,7 +73,7 @@ func (r *reader) Describe(out chan<- *prometheus.Desc) {
 		r.start, r.phones, r.viewers, r.levels, r.packets, r.bytes, r.skipped, r.keyFrames, r.input, r.displays, r.containerd,
 		r.warnings, r.serves, r.frozen, r.booting, r.queued,
 		r.volumes, r.promised, r.allocated, r.diskBytes, r.diskFree, r.netPackets, r.netBytes, r.netDropped, r.netFlows,
-		r.names, r.queries, r.limited, r.hits, r.asked, r.unanswered, r.opened, r.removed,
+		r.names, r.queries, r.limited, r.hits, r.asked, r.unanswered, r.opened, r.removed, r.tier, r.appsDenied,
 	} {
 		out <- d
 	}
@@ -111,6 +113,13 @@ func (r *reader) Collect(out chan<- prometheus.Metric) {
 		gauge(r.netFlows, float64(n.Flows))
 	}
 	r.collectNames(gauge, counter)
+	a := r.config.AppLists()
+	for _, tier := range appTiers {
+		gauge(r.tier, truth(a.Tier == tier), tier)
+	}
+	for _, kind := range appKinds {
+		counter(r.appsDenied, a.Denied[kind], kind)
+	}
 	t := r.config.Streams()
 	gauge(r.viewers, float64(t.Viewers))
 	gauge(r.levels, float64(t.Levels))

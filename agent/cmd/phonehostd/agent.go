@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/agent/app"
+	"github.com/phonehost/phonehost/agent/applist"
 	"github.com/phonehost/phonehost/agent/clock"
 	"github.com/phonehost/phonehost/agent/command"
 	"github.com/phonehost/phonehost/agent/config"
@@ -32,6 +33,7 @@ import (
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/agent/stream"
 	"github.com/phonehost/phonehost/netpolicy"
+	"github.com/phonehost/phonehost/netpolicy/appguard"
 	"github.com/phonehost/phonehost/runtime/binder"
 	"github.com/phonehost/phonehost/runtime/cgroup"
 	"github.com/phonehost/phonehost/runtime/container"
@@ -46,6 +48,7 @@ const (
 	warnNetwork    = "network-off"
 	warnNames      = "name-server-down"
 	warnPolicies   = "policies-not-in-force"
+	warnAppLists   = "app-lists-not-enforced"
 	warnGroup      = "socket-group-missing"
 	warnOutside    = "phones-outside-cgroup"
 	warnPlanes     = "control-plane-lost"
@@ -80,8 +83,12 @@ type agent struct {
 	network   *network.Manager
 	names     *nameserver.Tally
 	// former is the networks that an agent with networks enabled made, where they are disabled; nil where there are none.
-	former  *netpolicy.Retired
-	metrics *metrics.Metrics
+	former *netpolicy.Retired
+	// lists are the lists of apps, and refused what was refused by them. appguard is nil where this kernel refuses nothing to apps.
+	lists    *applist.Manager
+	refused  refusals
+	appguard *appguard.Guard
+	metrics  *metrics.Metrics
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
@@ -102,7 +109,7 @@ func build(ctx context.Context, cfg config.Config, logger *slog.Logger) (_ *agen
 			err = errors.Join(err, a.close())
 		}
 	}()
-	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openPhones, a.expectNetworks, a.openNameServer, a.adopt, a.retireNetworks} {
+	for _, step := range []func(context.Context) error{a.makeDirs, a.openState, a.openEngine, a.openNetworks, a.openAppLists, a.openPhones, a.expectNetworks, a.openNameServer, a.startAppLists, a.adopt, a.retireNetworks} {
 		if err := step(ctx); err != nil {
 			return nil, err
 		}
@@ -226,7 +233,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 	}
 	a.phones, err = phone.New(phone.Config{
 		DB: a.db, Operations: a.ops, Journal: a.journal,
-		Runtime: a.engine, Networks: a.networks, Pools: a.pools(), HasPolicy: network.Has, Displays: a.displays, Images: imageSource{a.images},
+		Runtime: a.engine, Networks: a.networks, Pools: a.pools(), HasPolicy: network.Has, AppLists: a.lists, CheckAppList: a.lists.CheckAssign, Displays: a.displays, Images: imageSource{a.images},
 		Host: capacity, HostBoot: strings.TrimSpace(string(bootID)),
 		DiskFree: a.diskFree, DiskReserve: a.cfg.Limits.DiskReserveBytes, Binder: binder.Probe, OnContainerd: a.onContainerd,
 		Volumes: a.engine, Archives: a.archives, ConcurrentBoots: int(a.cfg.Limits.ConcurrentBoots), ClockSet: a.clockSet,
@@ -253,6 +260,7 @@ func (a *agent) openPhones(context.Context) (err error) {
 		Version: version, Start: a.start, PhonesByStatus: a.phones.CountByStatus, Streams: a.hub.Totals,
 		DisplaysConnected: a.displays.Connected, ContainerdUp: a.containerdUp.Load, Health: a.health,
 		PhonesFrozen: a.phones.Frozen, BootQueue: a.phones.BootQueue, DataSpace: a.dataSpace, Network: a.networkTotals, NameServer: a.nameServerTotals,
+		AppLists: a.appListTotals,
 	})
 	return err
 }

@@ -9,10 +9,13 @@ import (
 	"github.com/phonehost/phonehost/runtime/guard"
 )
 
-// guardDir is where the guard of phones below a cgroup is pinned. A BPF file system takes no dots in names.
-func guardDir(cgroupRoot string) string {
+// guardDir is where the guard of phones below a cgroup is pinned.
+func guardDir(cgroupRoot string) string { return bpfDir("guard", cgroupRoot) }
+
+// bpfDir is where something is pinned that belongs to the phones below a cgroup. A BPF file system takes no dots in names.
+func bpfDir(what, cgroupRoot string) string {
 	name := strings.NewReplacer("/", "-", ".", "-").Replace(strings.Trim(cgroupRoot, "/"))
-	return filepath.Join("/sys/fs/bpf", "phonehost-guard-"+name)
+	return filepath.Join("/sys/fs/bpf", "phonehost-"+what+"-"+name)
 }
 
 // openGuard gives the engine the guard, where the kernel can have it and this host has the cgroups that it knows guests by. That it cannot

@@ -232,7 +232,7 @@ func TestLifecycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.succeeds(gone.GetOperation().GetId())
-	if out, err := exec.Command("sh", "-c", "find /sys/fs/cgroup -name "+filepath.Base(h.dir)+" -exec find {} -mindepth 1 -type d \\;").CombinedOutput(); err != nil || len(out) != 0 {
+	if out, err := exec.Command("sh", "-c", "find /sys/fs/cgroup -name "+filepath.Base(h.dir)+" -exec find {} -mindepth 1 -name .canary -prune -o -type d -print \\;").CombinedOutput(); err != nil || len(out) != 0 {
 		t.Errorf("cgroups left: %s %v", out, err)
 	}
 }

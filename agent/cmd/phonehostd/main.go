@@ -30,9 +30,10 @@ type commands struct {
 
 	Network networkCommands `cmd:"" help:"Take the phones' networks off this host."`
 
-	DNS        dnsCommand  `cmd:"" name:"dns" help:"Run the name server of the phones; the agent starts this in a container."`
-	HoldCgroup holdCommand `cmd:"" help:"Keep the cgroups of phones under systemd; phonehost-phones.service runs this."`
-	EndPhones  endCommand  `cmd:"" help:"Shut all guests down because the host stops, without changing whether phones are on; phonehost-phones.service runs this."`
+	Canary     canaryCommand `cmd:"" hidden:"" help:"Try what this host's kernel refuses to apps; the agent starts this."`
+	DNS        dnsCommand    `cmd:"" name:"dns" help:"Run the name server of the phones; the agent starts this in a container."`
+	HoldCgroup holdCommand   `cmd:"" help:"Keep the cgroups of phones under systemd; phonehost-phones.service runs this."`
+	EndPhones  endCommand    `cmd:"" help:"Shut all guests down because the host stops, without changing whether phones are on; phonehost-phones.service runs this."`
 }
 
 type runCommand struct {

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/phonehost/phonehost/agent/config"
@@ -19,11 +18,8 @@ import (
 	"github.com/phonehost/phonehost/netpolicy/policy"
 )
 
-// pinDir is where the networks of phones below a cgroup are pinned. A BPF file system takes no dots in names.
-func pinDir(cgroupRoot string) string {
-	name := strings.NewReplacer("/", "-", ".", "-").Replace(strings.Trim(cgroupRoot, "/"))
-	return filepath.Join("/sys/fs/bpf", "phonehost-net-"+name)
-}
+// pinDir is where the networks of phones below a cgroup are pinned.
+func pinDir(cgroupRoot string) string { return bpfDir("net", cgroupRoot) }
 
 // nameServerState is the directory that the name server reads.
 func nameServerState(c config.Config) string { return filepath.Join(c.RunDir, "names") }

@@ -34,10 +34,10 @@ type networkRemove struct {
 // Help says what is removed.
 func (networkRemove) Help() string {
 	return "For hosts that phonehost is taken off. Removed are the phones' links (ph-*) and namespaces, the links that limit bandwidth, the unreachable " +
-		"routes of the pools, the nftables tables phonehost and phonehost-trial, what is pinned below /sys/fs/bpf/phonehost-net-*, the name server's " +
-		"container and state, and the settings of the uplink that were changed and that nobody else can need; others are named. Phones, their data, the " +
-		"policies and the configuration stay: the next agent makes networks again. It refuses while the agent runs, and while phones run. It may be " +
-		"called again, as after a crash."
+		"routes of the pools, the nftables tables phonehost and phonehost-trial, what is pinned below /sys/fs/bpf/phonehost-net-*, what enforces app lists " +
+		"(pinned below /sys/fs/bpf/phonehost-apps-*, and the canary's cgroup), the name server's container and state, and the settings of the uplink that " +
+		"were changed and that nobody else can need; others are named. Phones, their data, policies, app lists and the configuration stay: the next agent " +
+		"puts them in force again. It refuses while the agent runs, and while phones run. It may be called again, as after a crash."
 }
 
 // Run removes the networks.
@@ -68,7 +68,7 @@ func removeNetworks(ctx context.Context, cfg config.Config, force bool, logger *
 		for _, s := range left {
 			fmt.Fprintf(out, "left as it is: %s=%s, since something else may need it by now; before phones came it was %s (sysctl -w %s=%s)\n", s.Name, s.Now, s.Before, s.Name, s.Before)
 		}
-		if err != nil {
+		if err := errors.Join(err, removeAppLists(root)); err != nil {
 			return errors.Join(err, unended)
 		}
 	}

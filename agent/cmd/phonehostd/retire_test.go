@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +12,7 @@ import (
 	"time"
 
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
+	"github.com/phonehost/phonehost/runtime/cgroup"
 )
 
 // traces is what phones' networks leave on a host.
@@ -21,6 +24,28 @@ func (h *host) traces() string {
 		h.t.Fatalf("%v\n%s", err, out)
 	}
 	return string(out)
+}
+
+// judged tells whether what enforces app lists is there: all of it, or nothing.
+func (h *host) judged() bool {
+	h.t.Helper()
+	root := "/" + filepath.Base(h.dir)
+	dir, err := cgroup.Dir(root)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	there := 0
+	for _, path := range []string{appsDir(root), filepath.Join(dir, ".canary", "guest"), filepath.Join(dir, ".canary")} {
+		if _, err := os.Stat(path); err == nil {
+			there++
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			h.t.Fatal(err)
+		}
+	}
+	if there == 1 || there == 2 {
+		h.t.Errorf("of what enforces app lists only a part is there")
+	}
+	return there > 0
 }
 
 // eventually waits until a host has what phones' networks leave, or has not.
@@ -151,8 +176,14 @@ func TestNetworksAreTakenOff(t *testing.T) {
 	h.eventually("the phone's network", func() bool { return strings.Contains(h.traces(), ": ph-") })
 	h.power(false)
 	h.stop()
+	if !h.judged() {
+		t.Error("what enforces app lists went with the agent")
+	}
 	if out, err := h.networkRemove(); err != nil {
 		t.Errorf("the command on a host whose phones are off: %v\n%s", err, out)
+	}
+	if h.judged() {
+		t.Error("the command leaves what enforces app lists")
 	}
 	if now := h.traces(); now != before {
 		t.Errorf("before\n%s\nafter\n%s", before, now)

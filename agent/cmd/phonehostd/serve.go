@@ -129,11 +129,11 @@ func (a *agent) newServer() (*api.Server, error) {
 		StateDir: a.cfg.StateDir, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes, DisplayBinary: a.cfg.Display.Binary,
 		SocketGroup: a.cfg.Socket.Group, Cert: a.cfg.TLS.Cert, Key: a.cfg.TLS.Key, CA: a.cfg.TLS.CA,
 		Containerd: a.engine.Version, ContainerdAddress: a.cfg.Containerd.Address, Health: a.health,
-		Guard: a.unguarded, Networks: networks,
+		Guard: a.unguarded, AppLists: a.lists.Status, Networks: networks,
 	})
 	return api.NewServer(access.Config{Roles: roles, Denied: a.denied}, api.Services{
 		Phones: api.NewPhoneServer(api.PhoneConfig{
-			Phones: a.phones, Guests: a.engine, Displays: a.displays, Viewers: a.hub.Viewers,
+			Phones: a.phones, Guests: a.engine, Displays: a.displays, Viewers: a.hub.Viewers, AppLists: a.lists.State,
 		}),
 		Operations: api.NewOperationServer(a.ops),
 		Events:     api.NewEventServer(a.journal),
@@ -151,6 +151,7 @@ func (a *agent) newServer() (*api.Server, error) {
 		Apps:     api.NewAppServer(api.AppConfig{Apps: a.apps, Jobs: a.jobs}),
 		Data:     api.NewDataServer(api.DataConfig{Phones: a.phones, Volumes: a.engine, Spool: a.archives}),
 		Networks: api.NewNetworkServer(api.NetworkConfig{Phones: a.phones, Network: a.network}),
+		AppLists: api.NewAppListServer(a.lists),
 		Files:    api.NewFileServer(&guestfile.Copier{Guests: a.engine, Phones: a.phones}),
 	}), nil
 }

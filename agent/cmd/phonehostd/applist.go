@@ -1,0 +1,155 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/containerd/errdefs"
+
+	"github.com/phonehost/phonehost/agent/applist"
+	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/metrics"
+	"github.com/phonehost/phonehost/netpolicy/appguard"
+	"github.com/phonehost/phonehost/netpolicy/packages"
+	"github.com/phonehost/phonehost/runtime/cgroup"
+)
+
+// canaryCommand is the canary of app lists (appguard.RunCanary).
+type canaryCommand struct {
+	Dir string `arg:"" help:"A directory that it may use."`
+}
+
+// Run tries what must be refused. SIGKILL may be the end of it.
+func (c canaryCommand) Run() error {
+	if code := appguard.RunCanary([]string{c.Dir}); code != 0 {
+		os.Exit(code)
+	}
+	return nil
+}
+
+// appsDir is where the app lists of phones below a cgroup are pinned.
+func appsDir(cgroupRoot string) string { return bpfDir("apps", cgroupRoot) }
+
+// openAppguard has the kernel judge the apps of phones.
+func (a *agent) openAppguard(ctx context.Context) (*appguard.Guard, error) {
+	root, err := cgroup.Dir(a.cgroupRoot)
+	if err != nil {
+		return nil, err
+	}
+	// What a canary has left that was killed goes.
+	scratch := filepath.Join(a.cfg.RunDir, "canary")
+	if err := errors.Join(os.RemoveAll(scratch), os.Mkdir(scratch, 0o700)); err != nil {
+		return nil, fmt.Errorf("make the canary's directory: %w", err)
+	}
+	return appguard.Open(ctx, appguard.Config{
+		Dir: appsDir(a.cgroupRoot), CgroupRoot: root, Level: cgroup.GuestLevel(a.cgroupRoot), Scratch: scratch,
+		// This very program, also when its file has been replaced.
+		Canary: []string{"/proc/self/exe", "canary"}, Logger: a.logger,
+	})
+}
+
+// removeAppLists has the kernel judge the apps of phones below a cgroup no more.
+func removeAppLists(cgroupRoot string) error {
+	root, err := cgroup.Dir(cgroupRoot)
+	if errdefs.IsNotImplemented(err) {
+		return nil // nothing was ever there
+	}
+	if err != nil {
+		return err
+	}
+	err = appguard.Remove(appsDir(cgroupRoot), root)
+	if errdefs.IsFailedPrecondition(err) {
+		return nil // without a BPF file system there are no pins
+	}
+	return err
+}
+
+// openAppLists makes what keeps the lists of apps. Where the kernel cannot refuse anything they are kept all the same, and told to the guests.
+func (a *agent) openAppLists(ctx context.Context) error {
+	watcher := packages.NewWatcher(a.logger)
+	a.defers(func() error { watcher.Close(); return nil })
+	guard, err := a.openAppguard(ctx)
+	var enforcer applist.Enforcer
+	if err != nil {
+		a.logger.Warn("this host's kernel refuses nothing to apps", "error", err)
+		enforcer = applist.Unavailable{Err: err}
+	} else {
+		a.defers(guard.Close)
+		a.appguard, enforcer = guard, kernelApps{guard, &a.refused}
+		status := guard.Status()
+		a.logger.Info("app lists", "tier", status.Tier, "mechanism", status.Mechanism, "shown", status.Shown, "not_better", status.Why)
+	}
+	a.lists, err = applist.Open(applist.Config{
+		DB: a.db, Journal: a.journal, Enforcer: enforcer, Guests: guestApps{a.engine}, Packages: watcher, Logger: a.logger,
+	})
+	return err
+}
+
+// startAppLists puts the lists in force, before any guest is started, and keeps trying whether the kernel does what it is taken to do.
+func (a *agent) startAppLists(ctx context.Context) error {
+	a.defers(func() error { a.lists.Close(); return nil })
+	a.lists.Start(ctx, a.phones)
+	a.onAppLists(nil)
+	trying, stop := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		a.tryAppLists(trying)
+	}()
+	a.defers(func() error { stop(); <-done; return nil })
+	return nil
+}
+
+// tryApps is how often the canary runs.
+const tryApps = time.Minute
+
+// tryAppLists runs the canary again and again until the context ends.
+func (a *agent) tryAppLists(ctx context.Context) {
+	every := time.NewTicker(tryApps)
+	defer every.Stop()
+	for {
+		select {
+		case <-every.C:
+		case <-ctx.Done():
+			return
+		}
+		var untried error
+		if a.appguard != nil {
+			began := time.Now()
+			err := a.appguard.Try(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				a.logger.Warn("app lists: the canary", "error", err)
+			}
+			if a.appguard.Status().Checked.Before(began) {
+				untried = err
+			}
+		}
+		a.onAppLists(untried)
+	}
+}
+
+// onAppLists keeps the warning about lists that are not enforced, in full or at all. Where there are none it would be noise: the doctor tells what
+// a list would be worth. untried tells why it could not be tried.
+func (a *agent) onAppLists(untried error) {
+	text := a.lists.Status().Gaps()
+	if untried != nil {
+		text = fmt.Sprintf("what this host's kernel refuses to apps could not be tried: %v", untried)
+	}
+	if text == "" || len(a.lists.List()) == 0 {
+		a.health.Clear(warnAppLists)
+		return
+	}
+	a.health.Set(warnAppLists, health.Warning, "app lists are not enforced as they are stored: "+text+"; phonectl doctor says what is missing")
+}
+
+// appListTotals is what the metrics tell of app lists.
+func (a *agent) appListTotals() metrics.AppLists {
+	return metrics.AppLists{Tier: a.lists.Status().Tier, Denied: a.refused.totals()}
+}
