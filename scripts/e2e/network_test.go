@@ -88,20 +88,26 @@ func serveTCP(t *testing.T, ns netlab.Namespace, address string) {
 // installNet installs the app that connects.
 func (h *host) installNet(id string) {
 	h.t.Helper()
+	h.ctl("app", "install", netAPK(h.t, h.path("net.apk")), id)
+}
+
+// netAPK writes the APK of the app that connects, and returns the file's name.
+func netAPK(t testing.TB, file string) string {
+	t.Helper()
 	key, err := apkmake.NewKey("e2e")
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
 	apk, err := apkmake.Make(apkmake.App{
 		Package: "com.example.net", VersionCode: 1, MinSDK: 24, Label: "Net", Activities: []string{"com.example.net.Main"}, Permissions: []string{"android.permission.INTERNET"},
 	}, key)
 	if err == nil {
-		err = os.WriteFile(h.path("net.apk"), apk, 0o600)
+		err = os.WriteFile(file, apk, 0o600)
 	}
 	if err != nil {
-		h.t.Fatal(err)
+		t.Fatal(err)
 	}
-	h.ctl("app", "install", h.path("net.apk"), id)
+	return file
 }
 
 // connects has an app of a phone connect, and tells whether it could. What is dropped is waited for for a moment only.
