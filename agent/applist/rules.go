@@ -27,7 +27,7 @@ func (m *Manager) judge(l applist.List, slot uint32, a apps) verdict {
 	table := a.table
 	if l.Enabled && l.Mode == applist.Allow && !known && table != nil {
 		// To deny all that is not listed would be to deny the launcher too.
-		table, v.blind = nil, "which packages came with the image is not known, so nothing is denied by app id: import the image again"
+		table, v.blind = nil, "which packages came with the image is not known, since the phone's list of packages does not say so (Android 12 and newer do): nothing is denied by app id"
 	}
 	v.rules.Apps = applist.Verdicts(l, pre, table)
 	v.rules.Apps.UnknownDeny = v.rules.Apps.UnknownDeny && a.complete
