@@ -118,6 +118,15 @@ func TestAppList(t *testing.T) {
 	h.ctl("applist", "unassign", "p1")
 	h.ctl("applist", "check", "p1", "com.example.net")
 	h.waitFor("the app being allowed by the guest too", func() bool { return strings.Contains(h.tries("p1"), "connected to") })
+
+	// A list that allows others denies it, and leaves what came with the image.
+	h.ctl("applist", "put", "work", "--allow", "com.example.other")
+	h.ctl("applist", "assign", "work", "p1")
+	h.testDenied("p1", kernel)
+	requireContains(t, h.ctl("applist", "check", "p1", "com.android.systemui"), "preinstalled")
+	requireContains(t, h.ctl("exec", "p1", "--", "ps"), "com.android.systemui")
+	h.ctl("applist", "add", "work", "com.example.net")
+	h.waitFor("the app being allowed by the guest too", func() bool { return strings.Contains(h.tries("p1"), "connected to") })
 }
 
 // triesAlone has the app connect while there is no agent.
