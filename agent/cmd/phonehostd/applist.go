@@ -135,18 +135,25 @@ func (a *agent) tryAppLists(ctx context.Context) {
 	}
 }
 
-// onAppLists keeps the warning about lists that are not enforced, in full or at all. Where there are none it would be noise: the doctor tells what
-// a list would be worth. untried tells why it could not be tried.
+// onAppLists keeps the warning about lists that are not enforced, in full or at all. untried tells why it could not be tried.
 func (a *agent) onAppLists(untried error) {
-	text := a.lists.Status().Gaps()
+	if text := appListWarning(len(a.lists.List()), a.lists.Status(), untried); text != "" {
+		a.health.Set(warnAppLists, health.Warning, text)
+	} else {
+		a.health.Clear(warnAppLists)
+	}
+}
+
+// appListWarning says what of a host's lists is not enforced; empty where all is, and where there are none: the doctor tells what one would be worth.
+func appListWarning(lists int, status applist.Status, untried error) string {
+	text := status.Gaps()
 	if untried != nil {
 		text = fmt.Sprintf("what this host's kernel refuses to apps could not be tried: %v", untried)
 	}
-	if text == "" || len(a.lists.List()) == 0 {
-		a.health.Clear(warnAppLists)
-		return
+	if text == "" || lists == 0 {
+		return ""
 	}
-	a.health.Set(warnAppLists, health.Warning, "app lists are not enforced as they are stored: "+text+"; phonectl doctor says what is missing")
+	return "app lists are not enforced as they are stored: " + text + "; phonectl doctor says what is missing"
 }
 
 // appListTotals is what the metrics tell of app lists.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -67,5 +68,30 @@ func TestGapsOfUnavailable(t *testing.T) {
 	const want = "this host's kernel (no tier) does not refuse installations and launches and the network: no cgroup v2"
 	if got := status.Gaps(); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestAppListWarning: there is one where lists are and are not kept, and where that could not be tried.
+func TestAppListWarning(t *testing.T) {
+	all := applist.Status{Tier: "A", Mechanism: "lsm", Install: true, Launch: true, Network: true}
+	some := applist.Status{Tier: "D", Mechanism: "none", Network: true, Why: []string{"lsm: not obeyed"}}
+	for _, tt := range []struct {
+		name    string
+		lists   int
+		status  applist.Status
+		untried error
+		want    string // empty: no warning
+	}{
+		{"all is refused", 2, all, nil, ""},
+		{"no lists", 0, some, nil, ""},
+		{"the network alone", 1, some, nil, "(tier D) does not refuse installations and launches: lsm: not obeyed"},
+		{"not tried", 1, all, errors.New("no processes left"), "could not be tried: no processes left"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := appListWarning(tt.lists, tt.status, tt.untried)
+			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
 	}
 }
