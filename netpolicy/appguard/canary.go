@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -57,12 +58,18 @@ func (g *Guard) show(ctx context.Context) (Shown, error) {
 		return Shown{}, fmt.Errorf("canary: %w", err)
 	}
 	defer os.RemoveAll(dir)
+	procs, err := os.OpenFile(filepath.Join(canaryCgroup(g.config.CgroupRoot), "cgroup.procs"), os.O_WRONLY, 0)
+	if err != nil {
+		return Shown{}, fmt.Errorf("canary: %w", err)
+	}
+	defer procs.Close()
 	ctx, cancel := context.WithTimeout(ctx, canaryTime)
 	defer cancel()
 	var said, complaint bytes.Buffer
 	cmd := exec.CommandContext(ctx, g.config.Canary[0], append(slices.Clone(g.config.Canary[1:]), dir)...)
 	cmd.Stdout, cmd.Stderr = &said, &complaint
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.canary.Fd())}
+	// It goes there by itself: clone3(2), which could start it there, is refused to services by systemd's RestrictNamespaces=.
+	cmd.ExtraFiles = []*os.File{procs}
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		return Shown{}, fmt.Errorf("canary: %w", context.Cause(ctx))

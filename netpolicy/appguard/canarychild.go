@@ -18,11 +18,27 @@ func RunCanary(args []string) int {
 		fmt.Fprintln(os.Stderr, "the canary takes the directory that it may use")
 		return 2
 	}
-	if err := tryAll(args[0]); err != nil {
+	if err := enterAndTry(args[0]); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// canaryProcs is the descriptor by which the canary's process gets the file cgroup.procs of its cgroup.
+const canaryProcs = 3
+
+// enterAndTry becomes a process of the canary's phone, and tries what is denied there.
+func enterAndTry(dir string) error {
+	procs := os.NewFile(canaryProcs, "cgroup.procs")
+	if procs == nil {
+		return errors.New("the canary was not given its cgroup")
+	}
+	_, err := procs.WriteString("0") // the writer
+	if err := errors.Join(err, procs.Close()); err != nil {
+		return fmt.Errorf("enter the canary's cgroup: %w", err)
+	}
+	return tryAll(dir)
 }
 
 func tryAll(dir string) error {
