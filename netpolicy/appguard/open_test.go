@@ -4,10 +4,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"github.com/containerd/errdefs"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/appguard"
 	"github.com/phonehost/phonehost/scripts/testenv"
@@ -132,5 +135,27 @@ func TestDropFormer(t *testing.T) {
 	}
 	if met := p.guest(t, as(appOffline)...); met[1] == "EPERM" {
 		t.Errorf("when they are gone it meets %v", met)
+	}
+}
+
+// TestOpenWithoutClone3: a service that systemd's RestrictNamespaces= holds has no clone3(2), and its canary runs all the same.
+func TestOpenWithoutClone3(t *testing.T) {
+	testenv.Root(t)
+	runtime.LockOSThread() // the filter is this thread's, which ends with the test
+	program := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // the number of the call
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_CLONE3},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&filter))); errno != 0 {
+		t.Fatal(errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_CLONE3, 0, 0, 0); errno != unix.ENOSYS {
+		t.Fatalf("clone3: %v, want %v", errno, unix.ENOSYS)
+	}
+	if s := open(t).Status(); !s.Shown.Network {
+		t.Errorf("%s, and the canary has shown %+v", s, s.Shown)
 	}
 }
