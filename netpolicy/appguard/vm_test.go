@@ -12,7 +12,8 @@ import (
 
 // tierTargets are machines, by the tier that their kernels have: arm64 has trampolines from Linux 6.4 on; 7.3 can be preempted.
 var tierTargets = map[appguard.Tier]vm.Targets{
-	appguard.TierA: vm.On("6.12").And(vm.On("6.12").Arch("amd64").With(vm.PreemptFull), vm.On("6.1").Arch("amd64").Nightly(), vm.On("7.3").Nightly()),
+	appguard.TierA: vm.On("6.12").Arch("arm64").And(vm.On("6.12").Arch("amd64").With(vm.PreemptFull), vm.On("6.12").Arch("amd64").Nightly(), vm.On("6.1").Arch("amd64").Nightly(),
+		vm.On("7.3").Nightly()),
 	appguard.TierB: vm.On("6.12").Arch("amd64").With(vm.NoBPFLSM).And(vm.On("6.12").Arch("arm64").With(vm.NoBPFLSM).Nightly()),
 	appguard.TierC: vm.On("6.1").Arch("arm64").And(vm.On("7.3").With(vm.NoBPFLSM).Nightly()),
 }

@@ -1,17 +1,9 @@
 package datapath
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"iter"
-	"os"
 	"time"
-
-	"github.com/cilium/ebpf/ringbuf"
-	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/netpolicy/pinned"
 )
@@ -45,43 +37,10 @@ type Event struct {
 //
 // An error ends the sequence: errdefs.ErrFailedPrecondition: there is a reader already. That ctx has ended is none.
 func (d *Datapath) Events(ctx context.Context) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
-		if !d.reading.CompareAndSwap(false, true) {
-			yield(Event{}, fmt.Errorf("events: there is a reader already: %w", errdefs.ErrFailedPrecondition))
-			return
-		}
-		defer d.reading.Store(false)
-		reader, err := ringbuf.NewReader(d.maps.events)
-		if err != nil {
-			yield(Event{}, fmt.Errorf("events: %w", pinned.Classed(err)))
-			return
-		}
-		stop := context.AfterFunc(ctx, func() { reader.Close() })
-		defer func() {
-			stop()
-			reader.Close()
-		}()
-		for ctx.Err() == nil {
-			e, err := d.nextEvent(reader)
-			if errors.Is(err, os.ErrClosed) && ctx.Err() != nil {
-				return
-			}
-			if !yield(e, err) || err != nil {
-				return
-			}
-		}
-	}
+	return pinned.Events(ctx, d.maps.events, &d.reading, func(raw bpfEvent) (Event, bool) { return d.event(raw), true })
 }
 
-func (d *Datapath) nextEvent(reader *ringbuf.Reader) (Event, error) {
-	record, err := reader.Read()
-	if err != nil {
-		return Event{}, fmt.Errorf("events: %w", err)
-	}
-	var raw bpfEvent
-	if err := binary.Read(bytes.NewReader(record.RawSample), binary.NativeEndian, &raw); err != nil {
-		return Event{}, fmt.Errorf("an event of %d bytes: %w", len(record.RawSample), err)
-	}
+func (d *Datapath) event(raw bpfEvent) Event {
 	at := pinned.Now()
 	e := Event{Kind: EventKind(raw.Kind), Slot: raw.Slot, Time: at.Time(raw.Time)}
 	if e.Kind == EventDenial {
@@ -89,5 +48,5 @@ func (d *Datapath) nextEvent(reader *ringbuf.Reader) (Event, error) {
 	} else {
 		e.Flow = d.flowOf(at, raw.Key, raw.Flow)
 	}
-	return e, nil
+	return e
 }

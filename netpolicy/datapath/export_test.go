@@ -50,15 +50,8 @@ func (d *Datapath) Elements() (map[string]int, error) {
 func count(m *ebpf.Map) (n int, err error) {
 	switch m.Type() {
 	case ebpf.ArrayOfMaps:
-		for slot := range m.MaxEntries() {
-			there, err := pinned.HasInner(m, slot)
-			if err != nil {
-				return 0, err
-			}
-			if there {
-				n++
-			}
-		}
+		slots, err := pinned.Occupied(m)
+		return len(slots), err
 	case ebpf.Hash:
 		key := make([]byte, m.KeySize())
 		for err = m.NextKey(nil, key); err == nil; err = m.NextKey(key, key) {
@@ -191,10 +184,10 @@ func (d *Datapath) Clear() error {
 	for id := range attached {
 		err = errors.Join(err, d.Detach(id))
 	}
-	for slot := range uint32(maxPolicies) {
-		if there, err2 := pinned.HasInner(d.maps.policies, slot); there {
-			err = errors.Join(err, err2, d.UnloadPolicy(slot))
-		}
+	policies, err2 := pinned.Occupied(d.maps.policies)
+	err = errors.Join(err, err2)
+	for _, slot := range policies {
+		err = errors.Join(err, d.UnloadPolicy(slot))
 	}
 	return errors.Join(err, d.clearOrphans(), pinned.DeleteKey(d.maps.protected, uint32(0)))
 }

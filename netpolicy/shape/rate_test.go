@@ -4,6 +4,10 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/phonehost/phonehost/netpolicy/shape"
 )
 
 // The payload that arrives is 0.92 to 1.02 of the limit, and what waits in the queue does not wait for long. A machine that is busy with
@@ -80,9 +84,16 @@ func TestChangeLosesNothing(t *testing.T) {
 				from, to := bind(t, fromNS, l.address(down)), bind(t, toNS, l.address(!down))
 				defer from.Close()
 				defer to.Close()
+				before := l.queued(t, down)
 				for i := range change.count {
 					if _, err := from.WriteTo(append(make([]byte, payload-1), byte(i)), to.LocalAddr()); err != nil {
 						t.Fatal(err)
+					}
+				}
+				// A busy kernel brings them to the queue later, where they may find the room of the new rate.
+				for tick, limit := time.NewTicker(time.Millisecond), time.Now().Add(20*time.Second); l.queued(t, down)-before < change.count; <-tick.C {
+					if time.Now().After(limit) {
+						t.Fatalf("%d of %d datagrams came to the queue", l.queued(t, down)-before, change.count)
 					}
 				}
 				l.limit(t, change.to*mbit, change.to*mbit)
@@ -98,4 +109,24 @@ func TestChangeLosesNothing(t *testing.T) {
 			})
 		}
 	}
+}
+
+// queued counts the packets that ever came to the queue of a direction.
+func (l lab) queued(t *testing.T, down bool) int {
+	t.Helper()
+	name := shape.UploadName(l.id)
+	if down {
+		name = l.link.Attrs().Name
+	}
+	link, err := netlink.LinkByName(name)
+	must(t, err)
+	qdiscs, err := netlink.QdiscList(link)
+	must(t, err)
+	for _, q := range qdiscs {
+		if s := q.Attrs().Statistics; q.Type() == "tbf" {
+			return int(s.Basic.Packets + s.Queue.Qlen + s.Queue.Drops)
+		}
+	}
+	t.Fatalf("%s has no queue", name)
+	return 0
 }
