@@ -26,7 +26,7 @@ type appListServer struct {
 func (s *appListServer) PutAppList(ctx context.Context, q *phonehostv1.PutAppListRequest) (*phonehostv1.PutAppListResponse, error) {
 	l, remarks, err := s.lists.Change(ctx, q.GetName(), applist.Edit{
 		Put: &applists.List{
-			Mode: applists.Mode(min(q.GetMode(), 255)), Description: q.GetDescription(), Packages: q.GetPackages(), Strict: q.GetStrict(),
+			Mode: appListMode(q.GetMode()), Description: q.GetDescription(), Packages: q.GetPackages(), Strict: q.GetStrict(),
 		},
 		Enabled: q.Enabled, Force: q.GetForce(),
 	}, caller(ctx))
@@ -139,6 +139,17 @@ func (s *appListServer) CheckApp(_ context.Context, q *phonehostv1.CheckAppReque
 		Install: verdict(a.Install, a.Status.Install), Launch: verdict(a.Launch, a.Status.Launch), Network: verdict(a.Network, a.Status.Network),
 		Enforcement: enforcementToProto(a.Status), Problem: a.State.Problem,
 	}, nil
+}
+
+// appListMode returns a mode as lists have it, none for what is no mode.
+func appListMode(m phonehostv1.AppListMode) applists.Mode {
+	switch m {
+	case phonehostv1.AppListMode_APP_LIST_MODE_DENY:
+		return applists.Deny
+	case phonehostv1.AppListMode_APP_LIST_MODE_ALLOW:
+		return applists.Allow
+	}
+	return 0
 }
 
 func appListToProto(l applist.List, users map[string]int) *phonehostv1.AppList {

@@ -282,6 +282,10 @@ func TestAppListErrors(t *testing.T) {
 			_, err := s.lists.PutAppList(ctx, &phonehostv1.PutAppListRequest{Name: "x", Mode: 257})
 			return err
 		}, refusal{codes.InvalidArgument, "INVALID_FIELD", "mode"}},
+		"put of a mode below all": {func() error {
+			_, err := s.lists.PutAppList(ctx, &phonehostv1.PutAppListRequest{Name: "x", Mode: -255})
+			return err
+		}, refusal{codes.InvalidArgument, "INVALID_FIELD", "mode"}},
 		"put of no package": {func() error {
 			_, err := s.lists.PutAppList(ctx, &phonehostv1.PutAppListRequest{Name: "x", Mode: deny, Packages: []string{"x"}})
 			return err

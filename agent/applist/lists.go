@@ -1,6 +1,7 @@
 package applist
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,17 +148,14 @@ func (m *Manager) List() []List {
 // shown is a list with its problem. m.mu is held.
 func (m *Manager) shown(k *known) List {
 	l := k.List
-	if err := cmpErr(k.err, m.checkStrict(l.List)); err != nil {
+	err := k.err
+	if err == nil {
+		err = m.checkStrict(l.List)
+	}
+	if err != nil {
 		l.Problem = fault.Readable(fault.Words(err))
 	}
 	return l
-}
-
-func cmpErr(a, b error) error {
-	if a != nil {
-		return a
-	}
-	return b
 }
 
 // Get returns a list and the phones that are on it; a fault with reason NO_SUCH_APP_LIST if there is none.
@@ -407,7 +405,7 @@ func (m *Manager) applyAll(ctx context.Context, ids []string) error {
 	for i, err := range errs {
 		if err != nil {
 			failed = append(failed, ids[i])
-			first = cmpErr(first, err)
+			first = cmp.Or(first, err)
 		}
 	}
 	switch {
@@ -470,7 +468,7 @@ func (m *Manager) delete(ctx context.Context, name string, force bool, by string
 		tx.OnCommit(func() { m.mu.Lock(); defer m.mu.Unlock(); delete(m.lists, name) })
 		return errors.Join(m.cfg.Journal.Append(tx, m.changed(name, "deleted", by)), table.Delete(tx, []byte(name)))
 	})
-	return cmpErr(err, m.applyAll(ctx, freed))
+	return cmp.Or(err, m.applyAll(ctx, freed))
 }
 
 // chunks cuts ids into what one call of the phones takes.
