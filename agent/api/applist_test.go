@@ -206,6 +206,9 @@ func TestAppLists(t *testing.T) {
 	if diff := cmp.Diff(want, put.GetAppList(), protocmp.Transform(), times); diff != "" {
 		t.Errorf("put (-want +got):\n%s", diff)
 	}
+	if remarks := put.GetRemarks(); len(remarks) != 1 || remarks[0] != "this host's kernel (tier C) does not refuse installations" {
+		t.Errorf("put where a part of it is not enforced: %q", remarks)
+	}
 	empty := s.putList(t, &phonehostv1.PutAppListRequest{Name: "none", Mode: phonehostv1.AppListMode_APP_LIST_MODE_ALLOW, Enabled: new(false)})
 	if empty.GetAppList().GetEnabled() || len(empty.GetRemarks()) != 1 || !strings.Contains(empty.GetRemarks()[0], "allows no app") {
 		t.Errorf("an empty allow list: %v", empty)

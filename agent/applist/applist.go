@@ -41,6 +41,7 @@ import (
 
 	"github.com/containerd/errdefs"
 
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/netpolicy/applist"
 	"github.com/phonehost/phonehost/netpolicy/packages"
@@ -188,7 +189,7 @@ type Phones interface {
 type Unavailable struct{ Err error }
 
 // Status says why.
-func (u Unavailable) Status() Status { return Status{Why: []string{u.Err.Error()}} }
+func (u Unavailable) Status() Status { return Status{Why: []string{fault.Words(u.Err)}} }
 
 // SetPhone fails with errdefs.ErrNotImplemented.
 func (u Unavailable) SetPhone(uint64, Rules) error {

@@ -314,6 +314,9 @@ func (e Edit) apply(name string, have *known) (l List, lost []string, err error)
 // accept refuses a list that cannot be kept, or that would deny what it does not mean to on one of its phones, and returns what to know of it.
 func (m *Manager) accept(l applist.List, force bool) (remarks, error) {
 	notes := remarks{own: l.Remarks()}
+	if gap := m.cfg.Enforcer.Status().gap(); gap != "" && l.Enabled {
+		notes.own = append(notes.own, gap)
+	}
 	if err := m.checkStrict(l); err != nil {
 		return notes, err
 	}

@@ -78,7 +78,7 @@ func (m *Manager) checkStrict(l applist.List) error {
 		return nil
 	}
 	return fault.New(errdefs.ErrFailedPrecondition, StrictNotKept, "app list %q is strict, and this host's kernel (%s) does not refuse %s: %s",
-		l.Name, tierWords(status), strings.Join(missing, " and "), fault.Readable(strings.Join(status.Why, "; "))).With("missing", strings.Join(missing, ","))
+		l.Name, tierWords(status), spoken(missing), fault.Readable(strings.Join(status.Why, "; "))).With("missing", strings.Join(missing, ","))
 }
 
 func tierWords(s Status) string {
@@ -88,13 +88,31 @@ func tierWords(s Status) string {
 	return "tier " + s.Tier
 }
 
-// Gaps says what of a list the kernel does not enforce on this host, and why; empty where it enforces all.
-func (s Status) Gaps() string {
+// gap says what of a list the kernel does not enforce on this host; empty where it enforces all.
+func (s Status) gap() string {
 	missing := s.missing()
 	if len(missing) == 0 {
 		return ""
 	}
-	return fmt.Sprintf("this host's kernel (%s) does not refuse %s: %s", tierWords(s), strings.Join(missing, " and "), fault.Readable(strings.Join(s.Why, "; ")))
+	return fmt.Sprintf("this host's kernel (%s) does not refuse %s", tierWords(s), spoken(missing))
+}
+
+// Gaps says what of a list the kernel does not enforce on this host, and why; empty where it enforces all.
+func (s Status) Gaps() string {
+	gap := s.gap()
+	if gap == "" {
+		return ""
+	}
+	return gap + ": " + fault.Readable(strings.Join(s.Why, "; "))
+}
+
+// spoken joins words as one says them: "a, b and c".
+func spoken(words []string) string {
+	last := len(words) - 1
+	if last < 1 {
+		return strings.Join(words, "")
+	}
+	return strings.Join(words[:last], ", ") + " and " + words[last]
 }
 
 // sharedErr is the fault for a list that denies apps of a phone which it does not mean to.

@@ -131,5 +131,5 @@ func checkBPFLSM(_ context.Context, h *Host) Finding {
 			return ok("bpf is among the active security modules (%s)", text)
 		}
 	}
-	return warn(remedy, "bpf is not among the active security modules (%s): app lists cannot be enforced at launch", text)
+	return warn(remedy, "bpf is not among the active security modules (%s): app lists may not be enforced in full", text)
 }

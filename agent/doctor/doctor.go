@@ -183,7 +183,7 @@ func Checks() []Check {
 		{"guard", checkGuard},
 		{"app-lists", checkAppLists},
 		{"network", checkNetwork},
-		{"bpffs", networked(checkBPFFS)},
+		{"bpffs", checkBPFFS},
 		{"pools", networked(checkPools)},
 		{"uplink", networked(checkUplink)},
 		{"forwarding", networked(checkForwarding)},

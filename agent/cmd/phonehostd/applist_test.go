@@ -65,7 +65,7 @@ func TestRefusals(t *testing.T) {
 // TestGapsOfUnavailable: a host that refuses nothing says why.
 func TestGapsOfUnavailable(t *testing.T) {
 	status := applist.Unavailable{Err: errors.New("no cgroup v2")}.Status()
-	const want = "this host's kernel (no tier) does not refuse installations and launches and the network: no cgroup v2"
+	const want = "this host's kernel (no tier) does not refuse installations, launches and the network: no cgroup v2"
 	if got := status.Gaps(); got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
