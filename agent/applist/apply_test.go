@@ -191,7 +191,9 @@ func TestChangesReachPhones(t *testing.T) {
 		if got := h.suspends("runs"); got != "com.a com.android.launcher com.b" {
 			t.Errorf("suspended: %q", got)
 		}
-		if got := l.events(event.AppDenied); !slices.Equal(got, []string{"runs app_list=games count=3 kind=stopped"}) {
+		if got := l.events(event.AppDenied); !slices.Equal(got, []string{
+			"runs app_list=games count=3 kind=stopped packages=com.a,com.b", "runs app_list=games count=3 kind=stopped packages=com.android.launcher",
+		}) {
 			t.Errorf("events: %q", got)
 		}
 		if errs, err := l.Unassign(t.Context(), []string{"runs", "off"}, "uid/0"); errors.Join(append(errs, err)...) != nil {
@@ -395,7 +397,7 @@ func TestHostWithoutEnforcement(t *testing.T) {
 		l.create("p1", "games")
 		h.installs("p1", launcher, "com.a 10002")
 		l.on("p1")
-		if s := l.state("p1"); s.InForce || !strings.Contains(s.Problem, "no cgroup programs") {
+		if s := l.state("p1"); s.InForce || !strings.Contains(s.Problem, "does not refuse installations, launches and the network") {
 			t.Errorf("%+v", s)
 		}
 		if got := h.suspends("p1"); got != "com.a" {

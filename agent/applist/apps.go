@@ -63,6 +63,21 @@ func (a apps) byName(name string) (packages.Package, bool) {
 	return a.table.ByName(name)
 }
 
+// packagesOf names the packages of the table that have one of some app ids, in order.
+func (a apps) packagesOf(ids map[uint32]bool) []string {
+	if a.table == nil {
+		return nil
+	}
+	var names []string
+	for id := range ids {
+		for _, p := range a.table.ByAppID(id) {
+			names = append(names, p.Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // same reports whether the database has the same of both.
 func (a apps) same(o apps) bool {
 	return a.created.Equal(o.created) && a.generation == o.generation && a.image == o.image && a.complete == o.complete &&

@@ -29,11 +29,11 @@ func (m *Manager) Assign(ctx context.Context, name string, ids []string, move, f
 	if err != nil {
 		return nil, nil, err
 	}
-	tables := m.peek(ctx, ids[:min(len(ids), phone.MaxPhones)])
+	glances := m.peek(ctx, ids[:min(len(ids), phone.MaxPhones)])
 	notes := remarks{own: l.Remarks()}
 	errs, asked := make([]error, len(ids)), []string{}
 	for i, id := range ids {
-		apps, err := m.acceptOn(l.List, id, tables[id], force)
+		apps, err := m.acceptOn(l.List, id, glances[id].table, force)
 		if errs[i] = err; err == nil {
 			asked = append(asked, id)
 			notes.add(id, apps.Warnings)
@@ -42,7 +42,7 @@ func (m *Manager) Assign(ctx context.Context, name string, ids []string, move, f
 	if len(asked) == 0 && len(ids) > 0 {
 		return errs, nil, nil
 	}
-	set, err := m.setLists(ctx, asked, name, move, by, tables)
+	set, err := m.setLists(ctx, asked, name, move, by, glances)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -67,8 +67,8 @@ func (m *Manager) Unassign(ctx context.Context, ids []string, by string) ([]erro
 	return errs, nil
 }
 
-// setLists stores which list phones are on, and has them get what it says, by the tables that were peeked at. The errors are by phone.
-func (m *Manager) setLists(ctx context.Context, ids []string, name string, move bool, by string, tables map[string]*packages.Table) (map[string]error, error) {
+// setLists stores which list phones are on, and has them get what it says, by what was peeked at. The errors are by phone.
+func (m *Manager) setLists(ctx context.Context, ids []string, name string, move bool, by string, glances map[string]glance) (map[string]error, error) {
 	refused, err := m.phones.SetAppLists(ids, name, move, by)
 	if err != nil {
 		return nil, err
@@ -79,8 +79,8 @@ func (m *Manager) setLists(ctx context.Context, ids []string, name string, move 
 			continue
 		}
 		done = append(done, id)
-		if t := tables[id]; t != nil {
-			m.learn(ctx, m.ward(id), t, false) // unless its follower was quicker, and has a newer one
+		if g := glances[id]; g.table != nil {
+			m.learnGlance(ctx, m.ward(id), g)
 		}
 	}
 	for i, err := range m.applyEach(ctx, done) {
@@ -89,16 +89,39 @@ func (m *Manager) setLists(ctx context.Context, ids []string, name string, move 
 	return set, ctx.Err()
 }
 
+// glance is what was read of a phone that is to be put on its first list.
+type glance struct {
+	snap  phone.Snapshot // before it was read
+	table *packages.Table
+}
+
+// of reports whether a phone's guest is the one that was read, with the same data.
+func (g glance) of(now phone.Snapshot) bool {
+	was := g.snap
+	return now.InitPID == was.InitPID && now.Record.CreateTime.Equal(was.Record.CreateTime) &&
+		now.Record.DataGeneration == was.Record.DataGeneration && now.Record.ImageDigest == was.Record.ImageDigest
+}
+
+// learnGlance takes in what was peeked at, unless the phone's follower was quicker, and has something newer.
+func (m *Manager) learnGlance(ctx context.Context, w *ward, g glance) {
+	m.learn(ctx, w, func(snap phone.Snapshot, a apps) apps {
+		if a.table == nil && g.of(snap) {
+			a.table, a.complete = g.table, g.snap.Status == phone.Running
+		}
+		return a
+	})
+}
+
 // peekTime bounds how long the table of a phone is waited for that is to be put on its first list.
 const peekTime = 2 * time.Second
 
 // peek reads the tables of those phones that run and are on no list, so that nobody follows them: what a list would do to them is told before they
 // are put on it. One that cannot be read in time is read by the phone's follower.
-func (m *Manager) peek(ctx context.Context, ids []string) map[string]*packages.Table {
+func (m *Manager) peek(ctx context.Context, ids []string) map[string]glance {
 	ctx, cancel := context.WithTimeout(ctx, peekTime)
 	defer cancel()
 	var mu sync.Mutex
-	tables := map[string]*packages.Table{}
+	glances := map[string]glance{}
 	var reading errgroup.Group
 	reading.SetLimit(atOnce)
 	for _, id := range ids {
@@ -116,10 +139,10 @@ func (m *Manager) peek(ctx context.Context, ids []string) map[string]*packages.T
 			u := <-m.cfg.Packages.Follow(following, root)
 			mu.Lock()
 			defer mu.Unlock()
-			tables[id] = u.Table
+			glances[id] = glance{snap, u.Table}
 			return nil
 		})
 	}
 	_ = reading.Wait() // none of them returns an error
-	return tables
+	return glances
 }

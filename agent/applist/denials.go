@@ -273,7 +273,11 @@ func (d Denial) words() string {
 	case Network:
 		return fmt.Sprintf("%s was not to use the network of %s%s", who, d.Phone, times)
 	case Stopped:
-		return fmt.Sprintf("apps that ran in %s and are denied were ended (%d processes)", d.Phone, d.Count)
+		processes := "1 process"
+		if d.Count != 1 {
+			processes = fmt.Sprintf("%d processes", d.Count)
+		}
+		return fmt.Sprintf("what ran of %s in %s was ended, since it is denied (%s)", who, d.Phone, processes)
 	}
 	return fmt.Sprintf("apps of %s were refused something%s", d.Phone, times)
 }

@@ -124,12 +124,13 @@ func TestDenialsOutliveTheAgent(t *testing.T) {
 
 func TestDenialWords(t *testing.T) {
 	for want, d := range map[string]Denial{
-		"com.a was not to be installed in p1":                         {Phone: "p1", Kind: Install, Packages: []string{"com.a"}, Count: 1},
-		"com.a, com.b was not to start in p1 (3 times)":               {Phone: "p1", Kind: Launch, Packages: []string{"com.a", "com.b"}, Count: 3},
-		"the app of uid 10007 was not to use the network of p1":       {Phone: "p1", Kind: Network, UID: 10007, Count: 1},
-		"some app was not to use the network of p1 (2 times)":         {Phone: "p1", Kind: Network, Count: 2},
-		"apps that ran in p1 and are denied were ended (2 processes)": {Phone: "p1", Kind: Stopped, Count: 2},
-		"apps of p1 were refused something (70 times)":                {Phone: "p1", Count: 70},
+		"com.a was not to be installed in p1":                                      {Phone: "p1", Kind: Install, Packages: []string{"com.a"}, Count: 1},
+		"com.a, com.b was not to start in p1 (3 times)":                            {Phone: "p1", Kind: Launch, Packages: []string{"com.a", "com.b"}, Count: 3},
+		"the app of uid 10007 was not to use the network of p1":                    {Phone: "p1", Kind: Network, UID: 10007, Count: 1},
+		"some app was not to use the network of p1 (2 times)":                      {Phone: "p1", Kind: Network, Count: 2},
+		"what ran of some app in p1 was ended, since it is denied (2 processes)":   {Phone: "p1", Kind: Stopped, Count: 2},
+		"what ran of com.a, com.b in p1 was ended, since it is denied (1 process)": {Phone: "p1", Kind: Stopped, Packages: []string{"com.a", "com.b"}, Count: 1},
+		"apps of p1 were refused something (70 times)":                             {Phone: "p1", Count: 70},
 	} {
 		if got := d.words(); got != want {
 			t.Errorf("%q, want %q", got, want)

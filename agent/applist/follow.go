@@ -180,12 +180,12 @@ func (f *follower) learn(ctx context.Context, u packages.Update) {
 		f.m.cfg.Logger.Debug("packages of a phone not read", "phone_id", f.w.id, "error", fault.Readable(u.Err.Error()))
 	}
 	if u.Table != nil {
-		f.m.learn(ctx, f.w, u.Table, true)
+		f.m.learn(ctx, f.w, func(_ phone.Snapshot, a apps) apps { a.table = u.Table; return a })
 	}
 }
 
-// learn takes in a table of a phone that runs; without newest set only where none is known.
-func (m *Manager) learn(ctx context.Context, w *ward, t *packages.Table, newest bool) {
+// learn takes in what is new of a phone's apps, which update adds to what is known.
+func (m *Manager) learn(ctx context.Context, w *ward, update func(phone.Snapshot, apps) apps) {
 	done, err := take(ctx, w.turn)
 	if err != nil {
 		return
@@ -195,11 +195,7 @@ func (m *Manager) learn(ctx context.Context, w *ward, t *packages.Table, newest 
 	if w.gone || err != nil {
 		return
 	}
-	a := m.known(w, &snap.Record)
-	if a.table != nil && !newest {
-		return
-	}
-	a.table = t
+	a := update(snap, m.known(w, &snap.Record))
 	if err := m.keep(w, a); err != nil {
 		m.cfg.Logger.Warn("table of a phone's packages not stored", "phone_id", w.id, "error", err)
 		m.mu.Lock()

@@ -210,8 +210,7 @@ func (m *Manager) set(ctx context.Context, w *ward, snap phone.Snapshot, list ap
 	deny := v.rules.denied(a)
 	m.denies(w, deny)
 	state := State{InForce: true, Complete: a.complete && v.blind == "", DeniedApps: len(deny)}
-	status := m.cfg.Enforcer.Status()
-	state.Problem = joined(v.blind, status.Gaps())
+	state.Problem = joined(v.blind, m.cfg.Enforcer.Status().gap())
 	if snap.Outside {
 		state.InForce, state.Problem = false, "the guest runs below another cgroup root than the agent's, where nothing is refused until the phone is restarted"
 	}
@@ -221,7 +220,7 @@ func (m *Manager) set(ctx context.Context, w *ward, snap phone.Snapshot, list ap
 		return state, m.checkStrict(list)
 	}
 	if err == nil {
-		err = m.stop(ctx, w, snap, v.rules, cgroup)
+		err = m.stop(ctx, w, snap, a, v.rules, cgroup)
 	}
 	if err == nil {
 		err = m.checkStrict(list)
@@ -248,7 +247,7 @@ func joined(a, b string) string {
 const killTime = 20 * time.Second
 
 // stop ends the processes of a phone that run and may not any more. What ran under the same rules before is not looked at again.
-func (m *Manager) stop(ctx context.Context, w *ward, snap phone.Snapshot, r Rules, cgroup Cgroup) error {
+func (m *Manager) stop(ctx context.Context, w *ward, snap phone.Snapshot, a apps, r Rules, cgroup Cgroup) error {
 	if snap.InitPID == 0 && snap.Status != phone.Unknown {
 		w.killed = nil
 		return nil
@@ -260,9 +259,17 @@ func (m *Manager) stop(ctx context.Context, w *ward, snap phone.Snapshot, r Rule
 	ctx, cancel := context.WithTimeout(ctx, killTime)
 	defer cancel()
 	began := m.cfg.Now()
-	killed, err := m.cfg.Enforcer.Kill(ctx, cgroup.Dir, r.doomed)
+	ended := map[uint32]bool{}
+	killed, err := m.cfg.Enforcer.Kill(ctx, cgroup.Dir, func(app uint32) bool {
+		if r.doomed(app) {
+			ended[app] = true
+		}
+		return ended[app]
+	})
 	if killed > 0 {
-		m.report([]Denial{{Phone: w.id, Kind: Stopped, Count: uint64(killed), First: began, Last: m.cfg.Now(), AppList: snap.Record.Spec.AppList}})
+		m.report([]Denial{{
+			Phone: w.id, Kind: Stopped, Packages: a.packagesOf(ended), Count: uint64(killed), First: began, Last: m.cfg.Now(), AppList: snap.Record.Spec.AppList,
+		}})
 	}
 	if err == nil {
 		w.killed = &r

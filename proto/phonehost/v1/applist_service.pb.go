@@ -1253,8 +1253,8 @@ type AppDenial struct {
 	PhoneId string `protobuf:"bytes,1,opt,name=phone_id,json=phoneId,proto3" json:"phone_id,omitempty"`
 	// What was refused.
 	Kind AppDenialKind `protobuf:"varint,2,opt,name=kind,proto3,enum=phonehost.v1.AppDenialKind" json:"kind,omitempty"`
-	// The packages that it concerns: several where they have one app id, none where the app id was not in the phone's list of packages or was
-	// not kept. Of an installation it is what the phone said, made printable.
+	// The packages that it concerns: several where they have one app id or were ended together, none where the app id was not in the phone's
+	// list of packages or was not kept. Of an installation it is what the phone said, made printable.
 	Packages []string `protobuf:"bytes,3,rep,name=packages,proto3" json:"packages,omitempty"`
 	// Uid of the app, that of the installer for an installation, 0 where it was not kept.
 	Uid uint32 `protobuf:"varint,4,opt,name=uid,proto3" json:"uid,omitempty"`
