@@ -73,7 +73,7 @@ func removeNetworks(ctx context.Context, cfg config.Config, force bool, logger *
 		}
 	}
 	if unended != nil {
-		return fmt.Errorf("the phones' networks are removed, but for the name server's container: %w", unended)
+		return fmt.Errorf("the phones' networks are removed, but for the name server's container (to be removed by another call, when containerd answers): %w", unended)
 	}
 	_, err = fmt.Fprintln(out, "the phones' networks are removed from this host")
 	return err
