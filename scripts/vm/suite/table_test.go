@@ -40,6 +40,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "agent/access"}},
 	{Suite: vm.Suite{Package: "agent/api"}},
 	{Suite: vm.Suite{Package: "agent/app"}},
+	{Suite: vm.Suite{Package: "agent/applist"}},
 	{Suite: vm.Suite{Package: "agent/cli", Options: files("docs/cli.md"), Skipped: append(
 		why(noFFmpeg, "TestThroughTheTLSDoor", "TestRecord", "TestRecordUntilItsTime", "TestRecordGoesOnWhenTheDisplayIsBack"),
 		why(noShells, "TestScripts/completion-zsh", "TestScripts/completion-fish")...)}},
@@ -55,6 +56,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "agent/doctor", Options: files("docs/doctor.md")}},
 	{Suite: vm.Suite{Package: "agent/event"}},
 	{Suite: vm.Suite{Package: "agent/fault"}},
+	{Suite: vm.Suite{Package: "agent/feed"}},
 	{Suite: vm.Suite{Package: "agent/guestfile"}},
 	{Suite: vm.Suite{Package: "agent/health"}},
 	{Suite: vm.Suite{Package: "agent/hub"}},
