@@ -27,6 +27,7 @@ func (s *appListServer) PutAppList(ctx context.Context, q *phonehostv1.PutAppLis
 	l, remarks, err := s.lists.Change(ctx, q.GetName(), applist.Edit{
 		Put: &applists.List{
 			Mode: appListMode(q.GetMode()), Description: q.GetDescription(), Packages: q.GetPackages(), Strict: q.GetStrict(),
+			DenyIsolated: q.GetDenyIsolated(),
 		},
 		Enabled: q.Enabled, Force: q.GetForce(),
 	}, caller(ctx))
@@ -156,7 +157,7 @@ func appListToProto(l applist.List, users map[string]int) *phonehostv1.AppList {
 	return &phonehostv1.AppList{
 		Name: l.Name, Mode: phonehostv1.AppListMode(l.Mode), Description: l.Description, Packages: l.Packages, PackageCount: uint32(len(l.Packages)),
 		Enabled: l.Enabled, Strict: l.Strict, Phones: uint32(users[l.Name]), Generation: l.Generation, UpdateTime: timestamp(l.UpdateTime),
-		UpdatedBy: l.UpdatedBy, Problem: l.Problem,
+		UpdatedBy: l.UpdatedBy, Problem: l.Problem, DenyIsolated: l.DenyIsolated,
 	}
 }
 

@@ -169,6 +169,7 @@ func TestChangesReachPhones(t *testing.T) {
 			{Edit{Remove: []string{"com.a"}}, "install:com.a+ install:com.b- 10002+ 10003-"},
 			{Edit{Put: &applist.List{Mode: applist.Allow, Packages: []string{"com.a"}}}, "install:com.a+ install:com.b- 10001+ 10002+ 10003- 10004-"},
 			{Edit{Put: &applist.List{Mode: applist.Deny, Packages: []string{"com.*"}}}, "install:com.a- install:com.b- 10001- 10002- 10003- 10004+"},
+			{Edit{Put: &applist.List{Mode: applist.Deny, Packages: []string{"com.*"}, DenyIsolated: true}}, "10002- 90001- 199001-"},
 		} {
 			if _, _, err := l.Change(t.Context(), "games", step.edit, "uid/0"); err != nil {
 				t.Fatalf("step %d: %v", i, err)
@@ -215,6 +216,7 @@ func TestChangesReachPhones(t *testing.T) {
 			"app_list=games change=changed generation=5 mode=deny packages=1 requested_by=uid/0",
 			"app_list=games change=changed generation=6 mode=allow packages=1 requested_by=uid/0",
 			"app_list=games change=changed generation=7 mode=deny packages=1 requested_by=uid/0",
+			"app_list=games change=changed generation=8 mode=deny packages=1 requested_by=uid/0",
 		}
 		if got := l.events(event.AppListChanged); !slices.Equal(got, want) {
 			t.Errorf("events:\n%s", strings.Join(got, "\n"))

@@ -49,6 +49,7 @@ type stored struct {
 	Packages    []string  `json:"packages"`
 	Enabled     bool      `json:"enabled"`
 	Strict      bool      `json:"strict,omitempty"`
+	Isolated    bool      `json:"deny_isolated,omitempty"`
 	Generation  uint64    `json:"generation"`
 	UpdateTime  time.Time `json:"update_time"`
 	UpdatedBy   string    `json:"updated_by"`
@@ -68,7 +69,9 @@ type known struct {
 func (s stored) list(name string) (List, error) {
 	mode, err := applist.ParseMode(s.Mode)
 	l := List{
-		List:       applist.List{Name: name, Mode: mode, Description: s.Description, Packages: s.Packages, Enabled: s.Enabled, Strict: s.Strict},
+		List: applist.List{
+			Name: name, Mode: mode, Description: s.Description, Packages: s.Packages, Enabled: s.Enabled, Strict: s.Strict, DenyIsolated: s.Isolated,
+		},
 		Generation: s.Generation, UpdateTime: s.UpdateTime, UpdatedBy: s.UpdatedBy,
 	}
 	return l, errors.Join(err, l.Validate())
@@ -77,7 +80,7 @@ func (s stored) list(name string) (List, error) {
 // stored returns a list as the database has it.
 func (l List) stored() stored {
 	return stored{
-		Mode: l.Mode.String(), Description: l.Description, Packages: l.Packages, Enabled: l.Enabled, Strict: l.Strict,
+		Mode: l.Mode.String(), Description: l.Description, Packages: l.Packages, Enabled: l.Enabled, Strict: l.Strict, Isolated: l.DenyIsolated,
 		Generation: l.Generation, UpdateTime: l.UpdateTime, UpdatedBy: l.UpdatedBy,
 	}
 }
@@ -193,7 +196,7 @@ func (m *Manager) CheckAssign(tx *store.Tx, name string) error {
 
 // Edit is how a list is to change.
 type Edit struct {
-	// Put replaces mode, description, packages and strictness, and makes the list if it is not there; its Enabled does not count. nil leaves them.
+	// Put replaces all that a list says, and makes the list if it is not there; its Enabled does not count. nil leaves them.
 	Put *applist.List
 	// Add and Remove are entries that it gets and loses.
 	Add, Remove []string
@@ -239,7 +242,7 @@ func (m *Manager) Change(ctx context.Context, name string, e Edit, by string) (L
 
 // same reports whether two lists say the same.
 func same(a, b List) bool {
-	return a.Mode == b.Mode && a.Description == b.Description && slices.Equal(a.Packages, b.Packages) && a.Enabled == b.Enabled && a.Strict == b.Strict
+	return a.Mode == b.Mode && a.Description == b.Description && slices.Equal(a.Packages, b.Packages) && a.Enabled == b.Enabled && a.Strict == b.Strict && a.DenyIsolated == b.DenyIsolated
 }
 
 // check refuses what can be no list's, naming the field of the request.

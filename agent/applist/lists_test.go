@@ -26,7 +26,7 @@ func (l *life) change(name string, e Edit) string {
 }
 
 func (l List) words() string {
-	return fmt.Sprintf("%v %s enabled=%t strict=%t %d", l.Mode, strings.Join(l.Packages, ","), l.Enabled, l.Strict, l.Generation)
+	return fmt.Sprintf("%v %s enabled=%t strict=%t isolated=%t %d", l.Mode, strings.Join(l.Packages, ","), l.Enabled, l.Strict, l.DenyIsolated, l.Generation)
 }
 
 func TestLists(t *testing.T) {
@@ -44,14 +44,14 @@ func TestLists(t *testing.T) {
 			want string
 		}{
 			{"games", Edit{Add: []string{"com.a"}}, "NO_SUCH_APP_LIST"},
-			{"games", Edit{Put: deny("com.a", "com.b.*")}, "deny com.a,com.b.* enabled=true strict=false 1"},
-			{"games", Edit{Put: deny("com.a", "com.b.*")}, "deny com.a,com.b.* enabled=true strict=false 1"}, // the same again
-			{"games", Edit{Enabled: off}, "deny com.a,com.b.* enabled=false strict=false 2"},
-			{"games", Edit{Put: &applist.List{Mode: applist.Allow, Packages: []string{"com.c"}, Strict: true, Description: "d"}}, "allow com.c enabled=false strict=true 3"},
-			{"games", Edit{Add: []string{"com.d", "com.c"}, Remove: []string{"com.c"}, Enabled: on}, "allow com.d,com.c enabled=true strict=true 4"},
-			{"games", Edit{Remove: []string{"com.nothing"}}, "allow com.d,com.c enabled=true strict=true 4"},
-			{"off", Edit{Put: deny(), Enabled: off}, "deny  enabled=false strict=false 1"},
-			{"full", Edit{Put: deny(many...)}, "deny " + strings.Join(many, ",") + " enabled=true strict=false 1"},
+			{"games", Edit{Put: deny("com.a", "com.b.*")}, "deny com.a,com.b.* enabled=true strict=false isolated=false 1"},
+			{"games", Edit{Put: deny("com.a", "com.b.*")}, "deny com.a,com.b.* enabled=true strict=false isolated=false 1"}, // the same again
+			{"games", Edit{Enabled: off}, "deny com.a,com.b.* enabled=false strict=false isolated=false 2"},
+			{"games", Edit{Put: &applist.List{Mode: applist.Allow, Packages: []string{"com.c"}, Strict: true, DenyIsolated: true, Description: "d"}}, "allow com.c enabled=false strict=true isolated=true 3"},
+			{"games", Edit{Add: []string{"com.d", "com.c"}, Remove: []string{"com.c"}, Enabled: on}, "allow com.d,com.c enabled=true strict=true isolated=true 4"},
+			{"games", Edit{Remove: []string{"com.nothing"}}, "allow com.d,com.c enabled=true strict=true isolated=true 4"},
+			{"off", Edit{Put: deny(), Enabled: off}, "deny  enabled=false strict=false isolated=false 1"},
+			{"full", Edit{Put: deny(many...)}, "deny " + strings.Join(many, ",") + " enabled=true strict=false isolated=false 1"},
 			{"full", Edit{Add: []string{"com.one.more"}}, "INVALID_FIELD add_packages"},
 			{" x", Edit{Put: deny()}, "INVALID_FIELD name"},
 			{"", Edit{}, "INVALID_FIELD name"},
@@ -67,7 +67,7 @@ func TestLists(t *testing.T) {
 			}
 		}
 		_, remarks, err := l.Change(t.Context(), "games", Edit{Remove: []string{"com.nothing"}}, "uid/0")
-		if err != nil || !slices.Equal(remarks, []string{"com.nothing was not in the list"}) {
+		if err != nil || len(remarks) != 2 || remarks[1] != "com.nothing was not in the list" {
 			t.Errorf("remarks %q, %v", remarks, err)
 		}
 		_, remarks, err = l.Change(t.Context(), "none", Edit{Put: &applist.List{Mode: applist.Allow}}, "uid/0")
@@ -83,7 +83,7 @@ func TestLists(t *testing.T) {
 			if list.Name != "games" {
 				continue
 			}
-			if got := list.words(); got != "allow com.d,com.c enabled=true strict=true 4" || list.Description != "d" || list.UpdatedBy != "client/fleet" || list.UpdateTime.IsZero() {
+			if got := list.words(); got != "allow com.d,com.c enabled=true strict=true isolated=true 4" || list.Description != "d" || list.UpdatedBy != "client/fleet" || list.UpdateTime.IsZero() {
 				t.Errorf("after a restart: %s %+v", got, list)
 			}
 		}

@@ -98,13 +98,14 @@ func packageLines(text string) ([]string, error) {
 const maxListFile = 1 << 20
 
 type appListPutCmd struct {
-	Name        string `arg:"" name:"applist" help:"Its name: 1..64 printable characters."`
-	Deny        bool   `xor:"mode" required:"" help:"Deny these packages, and allow all others."`
-	Allow       bool   `xor:"mode" required:"" help:"Allow these packages and those of the image, and deny all others."`
-	Description string `placeholder:"TEXT" help:"What it is for, up to 255 characters."`
-	Strict      bool   `help:"Only where the kernel refuses installations, launches and network: elsewhere its phones do not start."`
-	Disabled    bool   `help:"Not in force until it is enabled. Default: a new list is in force, one that is there stays as it is."`
-	Force       bool   `help:"Accept that apps are denied which share an app id with one of these."`
+	Name         string `arg:"" name:"applist" help:"Its name: 1..64 printable characters."`
+	Deny         bool   `xor:"mode" required:"" help:"Deny these packages, and allow all others."`
+	Allow        bool   `xor:"mode" required:"" help:"Allow these packages and those of the image, and deny all others."`
+	Description  string `placeholder:"TEXT" help:"What it is for, up to 255 characters."`
+	Strict       bool   `help:"Only where the kernel refuses installations, launches and network: elsewhere its phones do not start."`
+	DenyIsolated bool   `help:"Deny isolated processes too, which tell nothing of their app: then no app shows web pages (WebView)."`
+	Disabled     bool   `help:"Not in force until it is enabled. Default: a new list is in force, one that is there stays as it is."`
+	Force        bool   `help:"Accept that apps are denied which share an app id with one of these."`
 	entries
 }
 
@@ -125,6 +126,7 @@ func (c *appListPutCmd) Run(ctx context.Context, a *app) error {
 	}
 	q := &phonehostv1.PutAppListRequest{
 		Name: c.Name, Mode: phonehostv1.AppListMode_APP_LIST_MODE_DENY, Description: c.Description, Packages: packages, Strict: c.Strict, Force: c.Force,
+		DenyIsolated: c.DenyIsolated,
 	}
 	if c.Allow {
 		q.Mode = phonehostv1.AppListMode_APP_LIST_MODE_ALLOW

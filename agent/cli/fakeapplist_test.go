@@ -54,7 +54,7 @@ func (f fakeAppLists) PutAppList(_ context.Context, in *phonehostv1.PutAppListRe
 	f.agent.mu.Lock()
 	defer f.agent.mu.Unlock()
 	l := &phonehostv1.AppList{
-		Name: in.GetName(), Mode: in.GetMode(), Description: in.GetDescription(), Packages: in.GetPackages(), Strict: in.GetStrict(), Enabled: true,
+		Name: in.GetName(), Mode: in.GetMode(), Description: in.GetDescription(), Packages: in.GetPackages(), Strict: in.GetStrict(), DenyIsolated: in.GetDenyIsolated(), Enabled: true,
 	}
 	if in.Enabled != nil {
 		l.Enabled = in.GetEnabled()

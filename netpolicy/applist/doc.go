@@ -25,7 +25,7 @@
 //     past its list by another app of the same id. Under Allow an id that one of the image's packages has is never denied.
 //   - Ids below 10000 are the system's. They are never denied, so what a list says of a package there holds for its installation and its
 //     updates only; Apps.Warnings names them.
-//   - An SDK sandbox is judged as its app. Isolated processes tell nothing of theirs and pass, unless Apps.IsolatedDeny is set; whose app
+//   - An SDK sandbox is judged as its app. Isolated processes tell nothing of theirs and pass, unless the list denies them all; whose app
 //     is denied has none, for an app starts its own.
 //   - An id that the table does not have is that of an app which was installed a moment ago. Under Deny it passes, and whoever
 //     loads the table reports it; under Allow it is denied. Before the first complete table of a phone's data it passes under both: a phone that boots for

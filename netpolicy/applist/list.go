@@ -60,6 +60,9 @@ type List struct {
 	Enabled bool
 	// Strict is whether the list may only be in force where the kernel keeps all of it. That is for who enforces it; nothing here depends on it.
 	Strict bool
+	// DenyIsolated is whether isolated processes are denied, whose ids do not tell of which app they are: renderers of web pages, and services that
+	// run so (android:isolatedProcess).
+	DenyIsolated bool
 }
 
 // Rule is what decides about a package.
@@ -148,6 +151,9 @@ func (l List) Remarks() []string {
 	}
 	if l.Mode == Deny && len(l.Packages) == 0 {
 		all = append(all, "a deny list without packages denies nothing")
+	}
+	if l.DenyIsolated {
+		all = append(all, "isolated processes are denied to all apps: they show no web pages (WebView)")
 	}
 	for _, e := range l.Packages {
 		if by, ok := l.covered(e); ok {

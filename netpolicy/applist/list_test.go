@@ -169,11 +169,14 @@ func TestMode(t *testing.T) {
 }
 
 func TestRemarks(t *testing.T) {
+	isolated := list(applist.Deny, "com.a")
+	isolated.DenyIsolated = true
 	for _, tt := range []struct {
 		list applist.List
 		want []string
 	}{
 		{list(applist.Allow, "com.a"), nil},
+		{isolated, []string{"isolated processes are denied to all apps: they show no web pages (WebView)"}},
 		{list(applist.Allow), []string{"an allow list without packages allows no app but those that came with the image"}},
 		{list(applist.Deny), []string{"a deny list without packages denies nothing"}},
 		{list(applist.Deny, "com.a.b", "com.a", "com.a.*", "com.*"), []string{

@@ -26,7 +26,7 @@ type Apps struct {
 	Verdicts map[uint32]Verdict
 	// UnknownDeny is whether app ids of apps are denied that are not in Verdicts.
 	UnknownDeny bool
-	// IsolatedDeny is whether isolated processes are denied, whose ids tell nothing of their app. No list sets it.
+	// IsolatedDeny is whether isolated processes are denied, whose ids tell nothing of their app.
 	IsolatedDeny bool
 
 	// Shared are the app ids that are denied for some of their packages and not for others, in the order of the ids.
@@ -68,11 +68,11 @@ func (w Warning) String() string {
 }
 
 // Verdicts judges the app ids of a phone by a list that Validate has passed. preinstalled are the packages of its image. t is its newest
-// complete table; nil before the first of the phone's data, when nothing is denied by id.
+// complete table; nil before the first of the phone's data, when no app is denied by its id.
 //
 // The result is what is enforced however Apps.Err is answered: an id is denied if any of its packages is.
 func Verdicts(l List, preinstalled map[string]bool, t *packages.Table) Apps {
-	a := Apps{Verdicts: make(map[uint32]Verdict)}
+	a := Apps{Verdicts: make(map[uint32]Verdict), IsolatedDeny: l.Enabled && l.DenyIsolated}
 	if t == nil {
 		return a
 	}

@@ -117,8 +117,12 @@ func TestWarnings(t *testing.T) {
 func TestJudge(t *testing.T) {
 	denies := applist.Verdicts(list(applist.Deny, "com.a"), image, phone(t))
 	allows := applist.Verdicts(list(applist.Allow, "com.a"), image, phone(t))
-	isolated := allows
-	isolated.IsolatedDeny = true
+	without := list(applist.Allow, "com.a")
+	without.DenyIsolated = true
+	isolated := applist.Verdicts(without, image, phone(t))
+	if without.Enabled = false; applist.Verdicts(without, image, phone(t)).IsolatedDeny {
+		t.Error("a disabled list denies isolated processes")
+	}
 	first := applist.Verdicts(list(applist.Allow, "com.a"), image, nil)
 	for _, tt := range []struct {
 		name string

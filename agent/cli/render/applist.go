@@ -87,6 +87,9 @@ func AppList(w io.Writer, answer *phonehostv1.GetAppListResponse, now time.Time)
 	f.add("name", l.GetName())
 	f.add("mode", AppListMode(l.GetMode()))
 	f.add("state", inForce(l))
+	if l.GetDenyIsolated() {
+		f.add("isolated", "denied")
+	}
 	f.add("problem", l.GetProblem())
 	f.add("description", l.GetDescription())
 	f.add("changed", fmt.Sprintf("%s by %s, %s", Ago(l.GetUpdateTime(), now), l.GetUpdatedBy(), count(l.GetGeneration(), "time")))

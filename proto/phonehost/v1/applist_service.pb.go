@@ -164,7 +164,10 @@ type AppList struct {
 	// Who did: an identity such as "client/fleet".
 	UpdatedBy string `protobuf:"bytes,11,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
 	// Why it is not in force, for people; empty where all is well. A phone's own problems are in its AppListState.
-	Problem       string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
+	Problem string `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Whether isolated processes are denied, whose uids do not tell of which app they are: renderers of web pages, and services that run so
+	// (android:isolatedProcess). No app of the list's phones has any then.
+	DenyIsolated  bool `protobuf:"varint,13,opt,name=deny_isolated,json=denyIsolated,proto3" json:"deny_isolated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,6 +284,13 @@ func (x *AppList) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *AppList) GetDenyIsolated() bool {
+	if x != nil {
+		return x.DenyIsolated
+	}
+	return false
 }
 
 // AppEnforcement is what the host's kernel refuses, as a trial has shown it, which is repeated every minute.
@@ -400,7 +410,9 @@ type PutAppListRequest struct {
 	// As in AppList; absent means that a list which is there stays as it is, and a new one is enabled.
 	Enabled *bool `protobuf:"varint,6,opt,name=enabled,proto3,oneof" json:"enabled,omitempty"`
 	// Accept that apps are denied which share an app id with one that the list denies.
-	Force         bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	Force bool `protobuf:"varint,7,opt,name=force,proto3" json:"force,omitempty"`
+	// As in AppList.
+	DenyIsolated  bool `protobuf:"varint,8,opt,name=deny_isolated,json=denyIsolated,proto3" json:"deny_isolated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +492,13 @@ func (x *PutAppListRequest) GetEnabled() bool {
 func (x *PutAppListRequest) GetForce() bool {
 	if x != nil {
 		return x.Force
+	}
+	return false
+}
+
+func (x *PutAppListRequest) GetDenyIsolated() bool {
+	if x != nil {
+		return x.DenyIsolated
 	}
 	return false
 }
@@ -1725,7 +1744,7 @@ var File_phonehost_v1_applist_service_proto protoreflect.FileDescriptor
 
 const file_phonehost_v1_applist_service_proto_rawDesc = "" +
 	"\n" +
-	"\"phonehost/v1/applist_service.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"phonehost/v1/network_service.proto\x1a\x18phonehost/v1/phone.proto\"\x8f\x03\n" +
+	"\"phonehost/v1/applist_service.proto\x12\fphonehost.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"phonehost/v1/network_service.proto\x1a\x18phonehost/v1/phone.proto\"\xb4\x03\n" +
 	"\aAppList\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x19.phonehost.v1.AppListModeR\x04mode\x12 \n" +
@@ -1743,7 +1762,8 @@ const file_phonehost_v1_applist_service_proto_rawDesc = "" +
 	"updateTime\x12\x1d\n" +
 	"\n" +
 	"updated_by\x18\v \x01(\tR\tupdatedBy\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem\"\xdb\x01\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\x12#\n" +
+	"\rdeny_isolated\x18\r \x01(\bR\fdenyIsolated\"\xdb\x01\n" +
 	"\x0eAppEnforcement\x12\x12\n" +
 	"\x04tier\x18\x01 \x01(\tR\x04tier\x12\x1c\n" +
 	"\tmechanism\x18\x02 \x01(\tR\tmechanism\x12\x18\n" +
@@ -1752,7 +1772,7 @@ const file_phonehost_v1_applist_service_proto_rawDesc = "" +
 	"\anetwork\x18\x05 \x01(\bR\anetwork\x12\x10\n" +
 	"\x03why\x18\x06 \x03(\tR\x03why\x129\n" +
 	"\n" +
-	"check_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\xed\x01\n" +
+	"check_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\tcheckTime\"\x92\x02\n" +
 	"\x11PutAppListRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12-\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x19.phonehost.v1.AppListModeR\x04mode\x12 \n" +
@@ -1760,7 +1780,8 @@ const file_phonehost_v1_applist_service_proto_rawDesc = "" +
 	"\bpackages\x18\x04 \x03(\tR\bpackages\x12\x16\n" +
 	"\x06strict\x18\x05 \x01(\bR\x06strict\x12\x1d\n" +
 	"\aenabled\x18\x06 \x01(\bH\x00R\aenabled\x88\x01\x01\x12\x14\n" +
-	"\x05force\x18\a \x01(\bR\x05forceB\n" +
+	"\x05force\x18\a \x01(\bR\x05force\x12#\n" +
+	"\rdeny_isolated\x18\b \x01(\bR\fdenyIsolatedB\n" +
 	"\n" +
 	"\b_enabled\"`\n" +
 	"\x12PutAppListResponse\x120\n" +
