@@ -9,7 +9,8 @@ import (
 
 // TestVMAppList has strict lists decide over phones of a machine whose kernel refuses all.
 func TestVMAppList(t *testing.T) {
-	vm.Each(t, vm.On("6.12").System(), func(t *testing.T, m *vm.Machine) {
+	targets := vm.On("6.12").Arch("arm64").System().And(vm.On("6.12").Arch("amd64").System().Nightly(), vm.On("7.3").System().Nightly())
+	vm.Each(t, targets, func(t *testing.T, m *vm.Machine) {
 		s := newServer(t, m)
 		kernel := s.enforcement()
 		if want := (enforcement{Tier: "A", Install: true, Launch: true, Network: true}); kernel != want {
