@@ -53,11 +53,6 @@ func (g *Guard) show(ctx context.Context) (Shown, error) {
 	if err := g.setCanary(); err != nil {
 		return Shown{}, fmt.Errorf("canary: %w", err)
 	}
-	dir, err := os.MkdirTemp(g.config.Scratch, "canary")
-	if err != nil {
-		return Shown{}, fmt.Errorf("canary: %w", err)
-	}
-	defer os.RemoveAll(dir)
 	procs, err := os.OpenFile(filepath.Join(canaryCgroup(g.config.CgroupRoot), "cgroup.procs"), os.O_WRONLY, 0)
 	if err != nil {
 		return Shown{}, fmt.Errorf("canary: %w", err)
@@ -66,7 +61,7 @@ func (g *Guard) show(ctx context.Context) (Shown, error) {
 	ctx, cancel := context.WithTimeout(ctx, canaryTime)
 	defer cancel()
 	var said, complaint bytes.Buffer
-	cmd := exec.CommandContext(ctx, g.config.Canary[0], append(slices.Clone(g.config.Canary[1:]), dir)...)
+	cmd := exec.CommandContext(ctx, g.config.Canary[0], g.config.Canary[1:]...)
 	cmd.Stdout, cmd.Stderr = &said, &complaint
 	// It goes there by itself: clone3(2), which could start it there, is refused to services by systemd's RestrictNamespaces=.
 	cmd.ExtraFiles = []*os.File{procs}

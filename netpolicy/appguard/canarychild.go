@@ -11,14 +11,10 @@ import (
 )
 
 // RunCanary is the canary: it tries what is denied to it, says on standard output what was refused, and returns the exit code of its process, which
-// SIGKILL may forestall. args are the arguments behind Config.Canary.
-func RunCanary(args []string) int {
+// SIGKILL may forestall.
+func RunCanary() int {
 	runtime.LockOSThread() // uids are a thread's
-	if len(args) != 1 {
-		fmt.Fprintln(os.Stderr, "the canary takes the directory that it may use")
-		return 2
-	}
-	if err := enterAndTry(args[0]); err != nil {
+	if err := enterAndTry(); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
@@ -29,7 +25,7 @@ func RunCanary(args []string) int {
 const canaryProcs = 3
 
 // enterAndTry becomes a process of the canary's phone, and tries what is denied there.
-func enterAndTry(dir string) error {
+func enterAndTry() error {
 	procs := os.NewFile(canaryProcs, "cgroup.procs")
 	if procs == nil {
 		return errors.New("the canary was not given its cgroup")
@@ -38,11 +34,11 @@ func enterAndTry(dir string) error {
 	if err := errors.Join(err, procs.Close()); err != nil {
 		return fmt.Errorf("enter the canary's cgroup: %w", err)
 	}
-	return tryAll(dir)
+	return tryAll()
 }
 
-func tryAll(dir string) error {
-	installed, err := tryInstalls(dir)
+func tryAll() error {
+	installed, err := tryInstalls()
 	if err != nil {
 		return err
 	}
@@ -66,7 +62,13 @@ func tryAll(dir string) error {
 }
 
 // tryInstalls moves two directories to where packages are installed: one that it may, and one that it may not.
-func tryInstalls(dir string) (denied bool, err error) {
+func tryInstalls() (denied bool, err error) {
+	own, err := ownFileSystem()
+	if err != nil {
+		return false, fmt.Errorf("make a file system of the canary's own: %w", err)
+	}
+	defer own.Close()
+	dir := fmt.Sprintf("/proc/self/fd/%d", own.Fd())
 	place := filepath.Join(dir, "app", "~~canary")
 	if err := os.MkdirAll(place, 0o700); err != nil {
 		return false, err
@@ -85,6 +87,24 @@ func tryInstalls(dir string) (denied bool, err error) {
 		}
 	}
 	return true, nil
+}
+
+// ownFileSystem returns the root of a file system in memory that is mounted nowhere, and goes when it is closed: packages are where the root of a file
+// system has them.
+func ownFileSystem() (root *os.File, err error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(fs)
+	if err := errors.Join(unix.FsconfigSetString(fs, "size", "64k"), unix.FsconfigCreate(fs)); err != nil {
+		return nil, err
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), "tmpfs"), nil
 }
 
 // tryConnects asks for a way out as two apps: one that has a network, and one that has none. That the first may find no route does not matter.

@@ -3,7 +3,6 @@ package appguard
 import (
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 
 	"github.com/containerd/errdefs"
@@ -19,10 +18,8 @@ type Config struct {
 	Level int
 	// MaxPhones bounds the slots of phones, 1..16384 (default 1024). Maps that are there with room for more stay.
 	MaxPhones uint32
-	// Canary is the command that has RunCanary called with the arguments that are added to it. Its process must be root's.
+	// Canary is the command that has RunCanary called. Its process must be root's.
 	Canary []string
-	// Scratch is a directory in which the canary makes some; default: that of temporary files.
-	Scratch string
 	// NoKill has refused launches fail and nothing else, to measure whether the refusal alone holds. MechanismKill is not obeyed then.
 	NoKill bool
 	// Mechanisms are those that may be used, the best first; default: all.
@@ -38,9 +35,6 @@ const maxPhones = 1 << 14
 func (c *Config) complete() error {
 	if c.MaxPhones == 0 {
 		c.MaxPhones = 1024
-	}
-	if c.Scratch == "" {
-		c.Scratch = os.TempDir()
 	}
 	if c.Mechanisms == nil {
 		c.Mechanisms = []Mechanism{MechanismLSM, MechanismModify, MechanismKill}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/appguard"
 )
@@ -43,12 +44,14 @@ var denyCases = []installCase{
 	{to: `app/~~r/odd\x01\xff\x20name\n-1`, refused: true, name: "odd\x01\xff name\n"}, {to: "app/~~r/-1"}, {to: "app/~~r/--"},
 	{to: "app/com.bad.app-1", refused: true}, {to: "app/com.good.app-1"}, {to: "app/com.bad.app"}, {to: "app/vmdl1.tmp"}, {to: "app/~~full", refused: true, name: "~~full"},
 	{to: "app/~x/com.bad.app-1"}, {to: "app/x/com.bad.app-1"}, {to: "apps/~~r/com.bad.app-1"}, {to: "ap/~~r/com.bad.app-1"}, {to: "app/x/~~r/com.bad.app-1"},
+	// Apps' own.
+	{to: "data/com.x/app/com.bad.app-1"}, {to: "media/0/app/~~r/com.bad.app-1"}, {to: "x/app/~~full"},
 }
 
 var allowCases = []installCase{
 	{to: "app/~~r/com.ok-1"}, {to: "app/~~r/com.okay-1", refused: true}, {to: "app/~~r/com.o-1", refused: true}, {to: "app/~~r/com.fine.x-1"},
 	{to: "app/~~r/com.fine.not-1", refused: true}, {to: "app/~~r/com.fine-1", refused: true}, {to: "app/~~r/-1", refused: true}, {to: "app/vmdl2.tmp"},
-	{to: "app/com.ok-1"}, {to: "app/com.other-1", refused: true}, {to: "apps/~~r/com.other-1"},
+	{to: "app/com.ok-1"}, {to: "app/com.other-1", refused: true}, {to: "apps/~~r/com.other-1"}, {to: "data/com.x/app/com.other-1"}, {to: "data/com.x/app/~~r/a-b"},
 }
 
 // package is what the denial of a case is called.
@@ -60,14 +63,18 @@ func (c installCase) pkg() string {
 	return before
 }
 
-// scratch makes a directory for a test, on whatever file system temporary files are.
+// scratch makes a file system for a test, as a phone's data is one, and returns where it is mounted.
 func scratch(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "install")
-	if err != nil {
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
 	return dir
 }
 

@@ -46,7 +46,7 @@ func testInstallLimits(t *testing.T, g *appguard.Guard) {
 	p := makePhone(t, "p1")
 	p.set(t, g, appguard.Phone{Names: denyNames, Apps: map[uint32]appguard.Bits{appDenied: appguard.DenyRun}})
 	dir := scratch(t)
-	for _, d := range []string{"elsewhere/~~r/com.bad.app-1", "other/~~r", "app2", "app/~~r"} {
+	for _, d := range []string{"elsewhere/~~r/com.bad.app-1", "other/~~r", "other/app/~~r", "app/~~r"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -55,8 +55,9 @@ func testInstallLimits(t *testing.T, g *appguard.Guard) {
 		what        string
 		steps, want []string
 	}{
-		{"a whole directory of apps is moved", []string{fmt.Sprintf("rename %s/elsewhere %[1]s/app2/app", dir)}, []string{"done"}},
+		{"a whole directory of apps is moved", []string{fmt.Sprintf("exchange %s/elsewhere %[1]s/app", dir)}, []string{"done"}},
 		{"a directory with another name is shown as that of apps", []string{fmt.Sprintf("bind %s/other %[1]s/app", dir), "mkdir " + dir + "/app/~~r/com.bad.app-1"}, []string{"done", "done"}},
+		{"one that is not at the root", []string{fmt.Sprintf("bind %s/other/app %[1]s/app", dir), "mkdir " + dir + "/app/~~r/com.bad.app-1"}, []string{"done", "done"}},
 		{"a directory is called otherwise", []string{"mkdir " + dir + "/app/~~r/com.good-1"}, []string{"done"}},
 		// Whatever is in which directory: the app cannot run.
 		{"the app runs", []string{way(launches[0], appDenied)}, []string{killed}},

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case argCanary:
-			os.Exit(appguard.RunCanary(os.Args[2:]))
+			os.Exit(appguard.RunCanary())
 		case argGuest:
 			os.Exit(guestMain(os.Args[2:]))
 		case argAgent:

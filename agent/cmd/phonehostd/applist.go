@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -19,13 +17,11 @@ import (
 )
 
 // canaryCommand is the canary of app lists (appguard.RunCanary).
-type canaryCommand struct {
-	Dir string `arg:"" help:"A directory that it may use."`
-}
+type canaryCommand struct{}
 
 // Run tries what must be refused. SIGKILL may be the end of it.
-func (c canaryCommand) Run() error {
-	if code := appguard.RunCanary([]string{c.Dir}); code != 0 {
+func (canaryCommand) Run() error {
+	if code := appguard.RunCanary(); code != 0 {
 		os.Exit(code)
 	}
 	return nil
@@ -40,13 +36,8 @@ func (a *agent) openAppguard(ctx context.Context) (*appguard.Guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	// What a canary has left that was killed goes.
-	scratch := filepath.Join(a.cfg.RunDir, "canary")
-	if err := errors.Join(os.RemoveAll(scratch), os.Mkdir(scratch, 0o700)); err != nil {
-		return nil, fmt.Errorf("make the canary's directory: %w", err)
-	}
 	return appguard.Open(ctx, appguard.Config{
-		Dir: appsDir(a.cgroupRoot), CgroupRoot: root, Level: cgroup.GuestLevel(a.cgroupRoot), Scratch: scratch,
+		Dir: appsDir(a.cgroupRoot), CgroupRoot: root, Level: cgroup.GuestLevel(a.cgroupRoot),
 		// This very program, also when its file has been replaced.
 		Canary: []string{"/proc/self/exe", "canary"}, Logger: a.logger,
 	})

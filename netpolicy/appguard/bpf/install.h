@@ -2,7 +2,8 @@
 /*
  * Whether a package may be installed. Android's package manager unpacks it elsewhere and then renames the directory to
  * /data/app/~~RANDOM/PACKAGE-RANDOM, before Android 11 to /data/app/PACKAGE-RANDOM (PackageManagerServiceUtils.getNextCodePath). A package has no "-" in its name.
- * Directories are known by their names, wherever they are mounted.
+ * Directories are known by their names, wherever they are mounted: "app" is at the root of its file system, which is what is mounted at /data, or at
+ * /mnt/expand/UUID for storage that was added. What apps call "app" in their own directories is theirs.
  */
 #pragma once
 
@@ -19,6 +20,8 @@ inline bool is_app(const struct dentry *directory)
 {
 	char name[4] = {};
 
+	if (directory->d_parent != directory->d_sb->s_root)
+		return false;
 	bpf_probe_read_kernel(name, sizeof(name), directory->d_name.name);
 	return name[0] == 'a' && name[1] == 'p' && name[2] == 'p' && !name[3];
 }

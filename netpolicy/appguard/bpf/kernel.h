@@ -33,10 +33,17 @@ struct qstr {
 	const unsigned char *name;
 };
 
+struct dentry;
+
+struct super_block {
+	struct dentry *s_root;
+};
+
 struct dentry {
 	struct dentry *d_parent;
 	struct qstr d_name;
 	struct inode *d_inode;
+	struct super_block *d_sb;
 };
 
 /* Registers when a function begins, on each architecture. */
