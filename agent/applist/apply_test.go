@@ -386,6 +386,46 @@ func TestPackageManager(t *testing.T) {
 	})
 }
 
+// TestToldOnce counts what a guest's package manager is told: once that an app is denied, in each run of the guest, and once that it is not any more,
+// whatever else happens to the phone.
+func TestToldOnce(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		l := h.begin()
+		defer func() { l.end() }()
+		told := func(what string, want ...string) {
+			t.Helper()
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			var got []string
+			for _, words := range h.execs {
+				got = append(got, strings.Fields(words)[2])
+			}
+			if h.execs = nil; !slices.Equal(got, want) {
+				t.Errorf("%s: it was told %q, want %q", what, got, want)
+			}
+		}
+		l.create("p1", "")
+		h.installs("p1", launcher, "com.a 10002")
+		l.on("p1")
+		l.put("games", applist.Deny, "com.a")
+		told("on no list")
+		l.assign("games", "p1")
+		told("assigned", "suspend")
+		l.put("games", applist.Deny, "com.a", "com.b")
+		h.installs("p1", launcher, "com.a 10002", "com.c 10003")
+		told("nothing new is denied")
+		l.do(operation.Restart, "p1", nil)
+		told("started anew", "suspend")
+		l.end()
+		l = h.begin()
+		told("by another agent", "suspend")
+		if errs, err := l.Unassign(t.Context(), []string{"p1"}, "uid/0"); errors.Join(append(errs, err)...) != nil {
+			t.Fatal(errs, err)
+		}
+		told("unassigned", "unsuspend")
+	})
+}
+
 // TestHostWithoutEnforcement keeps lists and tells the guests where the kernel refuses nothing.
 func TestHostWithoutEnforcement(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
