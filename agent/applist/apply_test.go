@@ -426,6 +426,43 @@ func TestToldOnce(t *testing.T) {
 	})
 }
 
+// TestKernelFirst changes the list of more phones than get it at once: no guest is told before the kernel has it of all of them.
+func TestKernelFirst(t *testing.T) {
+	inBubble(t, func(t *testing.T, h *host) {
+		l := h.begin()
+		defer l.end()
+		var ids []string
+		for i := range atOnce + 8 {
+			id := fmt.Sprintf("p%d", i)
+			ids = append(ids, id)
+			l.create(id, "")
+			h.installs(id, launcher, "com.a 10002")
+			l.on(id)
+		}
+		l.put("games", applist.Deny, "com.b")
+		l.assign("games", ids...)
+		l.still()
+		h.k.takes = time.Second
+		h.onExec = func(id string) {
+			for _, other := range ids {
+				if got := l.judges(other, "10002"); got != "10002-" {
+					t.Errorf("%s is told while the kernel has of %s: %s", id, other, got)
+				}
+			}
+		}
+		l.put("games", applist.Deny, "com.a")
+		time.Sleep(time.Minute)
+		for _, id := range ids {
+			if got := h.suspends(id); got != "com.a" {
+				t.Errorf("%s has suspended %q", id, got)
+			}
+		}
+		if len(h.execs) != len(ids) {
+			t.Errorf("told %d times, want %d", len(h.execs), len(ids))
+		}
+	})
+}
+
 // TestHostWithoutEnforcement keeps lists and tells the guests where the kernel refuses nothing.
 func TestHostWithoutEnforcement(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
