@@ -35,7 +35,7 @@ type kernel struct {
 	rules  map[uint64]Rules
 	// runs counts the processes of apps, by the directory of their cgroup and their app id.
 	runs map[string]map[uint32]int
-	// fail is the error of SetPhone, and takes how long it takes where it changes anything.
+	// fail is the error of SetPhone, and takes how much longer it takes for each next slot, where it changes anything.
 	fail  error
 	takes time.Duration
 	// sets counts the calls of SetPhone that changed something.
@@ -72,7 +72,7 @@ func (k *kernel) SetPhone(cgroup uint64, r Rules) error {
 	if have, there := k.rules[cgroup]; !there || !have.same(r) || fmt.Sprint(have.Names) != fmt.Sprint(r.Names) {
 		k.sets++
 		k.mu.Unlock()
-		time.Sleep(k.takes) // of the bubble
+		time.Sleep(k.takes * time.Duration(r.Slot)) // of the bubble
 		k.mu.Lock()
 	}
 	maps.DeleteFunc(k.rules, func(_ uint64, have Rules) bool { return have.Slot == r.Slot })

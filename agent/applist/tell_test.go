@@ -94,13 +94,13 @@ func TestToldOnce(t *testing.T) {
 	})
 }
 
-// TestKernelFirst changes the list of more phones than get it at once: no guest is told before the kernel has it of all of them.
+// TestKernelFirst changes the list of phones of which each takes longer than the one before: no guest is told before the kernel has it of all of them.
 func TestKernelFirst(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		l := h.begin()
 		defer l.end()
 		var ids []string
-		for i := range atOnce + 8 {
+		for i := range 20 {
 			id := fmt.Sprintf("p%d", i)
 			ids = append(ids, id)
 			l.create(id, "")

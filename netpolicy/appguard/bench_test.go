@@ -230,7 +230,7 @@ func BenchmarkVerified(b *testing.B) {
 // adoptPhones is how many phones BenchmarkAdopt has, and adoptAtOnce how many are set at a time, as the agent does.
 const (
 	adoptPhones = 100
-	adoptAtOnce = 32
+	adoptAtOnce = 128
 )
 
 // BenchmarkAdopt has a guard take over what another has left pinned for 100 phones, each with 300 apps and a list of its own of 500 packages, and be told

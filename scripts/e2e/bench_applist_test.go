@@ -46,6 +46,9 @@ func BenchmarkAppList(b *testing.B) {
 		suspended = append(suspended, h.suspendEach(b, ids, fmt.Sprint("suspend", i), "suspend")...)
 		h.suspendEach(b, ids, fmt.Sprint("unsuspend", i), "unsuspend")
 	}
+	if told.reached(b, times+1) {
+		b.Errorf("guests were told %d times, want each once of each change: %d", told.times, times)
+	}
 	b.ReportMetric(quantile(kernel, 50), "p50_ms")
 	b.ReportMetric(quantile(kernel, 99), "p99_ms")
 	b.ReportMetric(quantile(calls, 50), "call_ms")
