@@ -349,47 +349,6 @@ func TestStoredIsApplied(t *testing.T) {
 	})
 }
 
-// TestPackageManager has a guest whose package manager takes one package at a time, and one that does not answer at first.
-func TestPackageManager(t *testing.T) {
-	inBubble(t, func(t *testing.T, h *host) {
-		l := h.begin()
-		h.oneByOne = true
-		l.put("games", applist.Deny, "com.a", "com.b")
-		l.create("p1", "games")
-		h.installs("p1", launcher, "com.a 10002", "com.b 10003")
-		l.on("p1")
-		if got := h.suspends("p1"); got != "com.a com.b" {
-			t.Errorf("suspended: %q, asked %q", got, h.execs)
-		}
-		if !strings.HasPrefix(h.execs[0], "p1: pm suspend --user 0 --dialogMessage This app is not allowed on this phone (games).") {
-			t.Errorf("asked %q", h.execs[0])
-		}
-		// What one agent has suspended the next one releases.
-		h.mu.Lock()
-		h.execErr = errors.New("no answer")
-		h.mu.Unlock()
-		if errs, err := l.Unassign(t.Context(), []string{"p1"}, "uid/0"); errors.Join(append(errs, err)...) != nil {
-			t.Error(errs, err)
-		}
-		l.still()
-		l.end()
-		h.mu.Lock()
-		h.execErr = nil
-		h.mu.Unlock()
-		l = h.begin()
-		defer l.end()
-		time.Sleep(time.Minute)
-		if got := h.suspends("p1"); got != "" {
-			t.Errorf("still suspended: %q", got)
-		}
-		asked := len(h.execs)
-		time.Sleep(time.Hour)
-		if len(h.execs) != asked {
-			t.Errorf("asked again and again: %q", h.execs[asked:])
-		}
-	})
-}
-
 // TestHostWithoutEnforcement keeps lists and tells the guests where the kernel refuses nothing.
 func TestHostWithoutEnforcement(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {

@@ -34,10 +34,10 @@ type follower struct {
 	told map[string]bool
 }
 
-// guest names a run of a guest.
+// guest names a run of a guest, as phone.Snapshot.SameRun does.
 type guest struct {
-	pid     uint32
-	started time.Time
+	pid  uint32
+	boot uint64
 }
 
 // sight is what rules depend on, beside the phone's table.
@@ -143,7 +143,7 @@ func (f *follower) begin(ctx context.Context, snap phone.Snapshot) error {
 	if snap.Status == phone.Unknown {
 		return nil // whatever runs goes on
 	}
-	now := guest{snap.InitPID, snap.StartTime}
+	now := guest{snap.InitPID, snap.Boot}
 	f.m.mu.Lock()
 	due := snap.InitPID != 0 && (snap.Record.Spec.AppList != "" || len(f.w.apps.suspended) > 0)
 	f.m.mu.Unlock()

@@ -35,8 +35,9 @@ type kernel struct {
 	rules  map[uint64]Rules
 	// runs counts the processes of apps, by the directory of their cgroup and their app id.
 	runs map[string]map[uint32]int
-	// fail is the error of SetPhone.
-	fail error
+	// fail is the error of SetPhone, and takes how much longer it takes for each next slot, where it changes anything.
+	fail  error
+	takes time.Duration
 	// sets counts the calls of SetPhone that changed something.
 	sets     int
 	refusals map[uint32][]Refusal
@@ -70,6 +71,9 @@ func (k *kernel) SetPhone(cgroup uint64, r Rules) error {
 	}
 	if have, there := k.rules[cgroup]; !there || !have.same(r) || fmt.Sprint(have.Names) != fmt.Sprint(r.Names) {
 		k.sets++
+		k.mu.Unlock()
+		time.Sleep(k.takes * time.Duration(r.Slot)) // of the bubble
+		k.mu.Lock()
 	}
 	maps.DeleteFunc(k.rules, func(_ uint64, have Rules) bool { return have.Slot == r.Slot })
 	k.rules[cgroup] = r

@@ -38,7 +38,8 @@ type host struct {
 	suspended map[string]map[string]bool
 	execs     []string
 	execErr   error
-	oneByOne  bool // the package manager takes one package at a time
+	onExec    func(id string) // called before a package manager is asked
+	oneByOne  bool            // the package manager takes one package at a time
 }
 
 func newHost(t *testing.T) *host {
@@ -83,6 +84,9 @@ func (h *host) Root(_ context.Context, id string) (*os.File, error) {
 
 // Exec implements Guests: the package manager of a guest.
 func (h *host) Exec(_ context.Context, id string, o container.ExecOptions) (uint32, error) {
+	if h.onExec != nil {
+		h.onExec(id)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.execErr != nil {

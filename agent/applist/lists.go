@@ -26,8 +26,9 @@ const (
 	MaxLists = 1000
 	// MaxBatch is how many lists one call deletes at most.
 	MaxBatch = 100
-	// atOnce is how many phones get a list at the same time.
-	atOnce = 32
+	// atOnce is how many phones get a list at the same time. Most of what each needs is to wait for grace periods of the kernel, which those that wait
+	// together share; each holds a thread meanwhile.
+	atOnce = 128
 )
 
 // List is a list as it is kept.
@@ -425,6 +426,7 @@ func (m *Manager) applyAll(ctx context.Context, ids []string) error {
 
 // applyEach is applyAll with an error for each phone, a fault with reason APP_LIST_FAILED or another.
 func (m *Manager) applyEach(ctx context.Context, ids []string) []error {
+	defer m.change()()
 	errs := make([]error, len(ids))
 	var acting errgroup.Group
 	acting.SetLimit(atOnce)
@@ -433,6 +435,23 @@ func (m *Manager) applyEach(ctx context.Context, ids []string) []error {
 	}
 	_ = acting.Wait() // none of them returns an error
 	return errs
+}
+
+// change begins a change of many phones, which over ends.
+func (m *Manager) change() (over func()) {
+	m.mu.Lock()
+	m.changes++
+	m.mu.Unlock()
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.changes--; m.changes > 0 {
+			return
+		}
+		for _, w := range m.wards {
+			m.signal(w.wake)
+		}
+	}
 }
 
 // Delete deletes lists, and returns an error for each, in their order: faults with reason NO_SUCH_APP_LIST, APP_LIST_IN_USE, APP_LIST_FAILED. With

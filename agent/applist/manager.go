@@ -70,6 +70,8 @@ type Manager struct {
 	dirty map[uint32]bool
 	// epoch counts the changes of what the host's kernel refuses.
 	epoch uint64
+	// changes counts the changes of many phones that are under way. Guests are told when they are over: the kernel is told first, of all phones.
+	changes int
 }
 
 // Open reads the lists and what is known of the phones' apps. Start begins to apply them.

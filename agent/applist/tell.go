@@ -32,8 +32,12 @@ func (f *follower) tell(ctx context.Context, snap phone.Snapshot) error {
 		return nil
 	}
 	f.m.mu.Lock()
-	a, deny := f.w.apps, f.w.deny
+	a, deny, changes := f.w.apps, f.w.deny, f.m.changes
 	f.m.mu.Unlock()
+	if changes > 0 {
+		f.due = true // whoever ends the last of them wakes this follower
+		return nil
+	}
 	suspend := missing(deny, f.told)
 	release := missing(a.suspended, deny)
 	release = slices.DeleteFunc(release, func(name string) bool {

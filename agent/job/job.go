@@ -164,7 +164,7 @@ func EndedWith(ctx context.Context, phones Phones, before phone.Snapshot) bool {
 			return false
 		}
 		for _, c := range changes {
-			if c.Deleted || c.Snapshot.Status != phone.Unknown && c.Snapshot.InitPID != before.InitPID || !c.Snapshot.StartTime.Equal(before.StartTime) && c.Snapshot.Status != phone.Unknown {
+			if c.Deleted || c.Snapshot.Status != phone.Unknown && !c.Snapshot.SameRun(before) {
 				return true
 			}
 		}

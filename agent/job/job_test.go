@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/google/go-cmp/cmp"
@@ -331,6 +332,30 @@ func TestTheGuestsEndEndsItsJobs(t *testing.T) {
 	close(gone)
 	if diff := cmp.Diff(map[string]string{"p1": "failed " + job.GuestEnded}, partsOf(a.ended(op.ID))); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// TestEndedWith: another run of a guest is known by its boot and its init; when it began is told anew whenever the clock is set.
+func TestEndedWith(t *testing.T) {
+	a := newHost(t).start()
+	a.on("p1")
+	now, err := a.sup.Get("p1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, tt := range map[string]struct {
+		edit func(s *phone.Snapshot)
+		want bool
+	}{
+		"the clock was set": {func(s *phone.Snapshot) { s.StartTime = s.StartTime.Add(-time.Hour) }, false},
+		"another boot":      {func(s *phone.Snapshot) { s.Boot-- }, true},
+		"another init":      {func(s *phone.Snapshot) { s.InitPID++ }, true},
+	} {
+		before := now
+		tt.edit(&before)
+		if got := job.EndedWith(t.Context(), a.sup, before); got != tt.want {
+			t.Errorf("%s: ended %t, want %t", name, got, tt.want)
+		}
 	}
 }
 

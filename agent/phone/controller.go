@@ -124,6 +124,10 @@ func (c *controller) stepContext(ctx context.Context) (context.Context, context.
 	return sctx, cancel
 }
 
+// sameStart is more than the difference between two looks at one process as to when it began, which is reckoned from its age: the clocks are read one
+// after the other. Greater ones are steps of the wall clock.
+const sameStart = time.Second
+
 // observe asks the runtime what is. A runtime that cannot answer leaves what was seen before, marked as not known.
 func (c *controller) observe(ctx context.Context) sight {
 	octx, cancel := context.WithTimeout(ctx, c.s.timing.AskTimeout)
@@ -133,6 +137,9 @@ func (c *controller) observe(ctx context.Context) sight {
 	if err == nil {
 		if !before.known {
 			c.note(stepIdle, nil, false)
+		}
+		if g, was := &obs.Guest, before.obs.Guest; g.PID == was.PID && g.BootGeneration == was.BootGeneration && g.StartedAt.Sub(was.StartedAt).Abs() < sameStart {
+			g.StartedAt = was.StartedAt
 		}
 		return sight{known: true, obs: obs}
 	}

@@ -454,3 +454,29 @@ func TestDeleteForceInEveryStatus(t *testing.T) {
 		})
 	}
 }
+
+// TestLooksChangeNothing looks at a phone again and again: nobody is told of what is the same, though the engine never says quite the same of when its
+// guest began. A step of the clock is told.
+func TestLooksChangeNothing(t *testing.T) {
+	runAgent(t, func(t *testing.T, a *agent) {
+		a.create("p1")
+		a.on("p1")
+		before := a.want("p1", Running)
+		look := func() Snapshot {
+			for range 5 {
+				a.phones["p1"].poke()
+				synctest.Wait()
+			}
+			return a.want("p1", Running)
+		}
+		if after := look(); after.Revision != before.Revision || !after.StartTime.Equal(before.StartTime) || !after.SameRun(before) {
+			t.Errorf("revision %d of %v, then %d of %v", before.Revision, before.StartTime, after.Revision, after.StartTime)
+		}
+		a.w.Lock()
+		a.w.Bodies["p1"].Guest.StartedAt = a.w.Bodies["p1"].Guest.StartedAt.Add(time.Hour)
+		a.w.Unlock()
+		if after := look(); after.StartTime.Sub(before.StartTime).Round(time.Second) != time.Hour || !after.SameRun(before) {
+			t.Errorf("began at %v, then, by a clock that was set an hour forward, at %v", before.StartTime, after.StartTime)
+		}
+	})
+}

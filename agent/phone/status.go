@@ -83,7 +83,9 @@ type Snapshot struct {
 	Reason string
 	// InitPID is the guest's init in the host's pid namespace; 0 when it does not run.
 	InitPID uint32
-	// StartTime is when the guest's init started; zero when it does not run.
+	// Boot is the boot generation of the guest that runs; 0 when none does.
+	Boot uint64
+	// StartTime is when the guest's init started, by the wall clock as it is now; zero when it does not run.
 	StartTime time.Time
 	// BootTime is when the present run reported boot completed; zero before.
 	BootTime time.Time
@@ -107,6 +109,9 @@ type Snapshot struct {
 	queued bool // waits for a boot slot
 }
 
+// SameRun reports whether the same run of the guest, or none, is seen in both. When it began does not tell: the wall clock is set now and then.
+func (s Snapshot) SameRun(o Snapshot) bool { return s.InitPID == o.InitPID && s.Boot == o.Boot }
+
 // OperationID returns the operation that is under way, an Update only while no other is; or "".
 func (s Snapshot) OperationID() string {
 	if s.Record.Task == nil && s.Record.Change != nil {
@@ -123,7 +128,7 @@ func snapshot(r *Record, s sight, now time.Time, t Timing) Snapshot {
 		return snap
 	}
 	if s.guestUp() {
-		snap.InitPID, snap.StartTime, snap.Outside = s.obs.Guest.PID, s.obs.Guest.StartedAt, s.obs.Guest.Outside
+		snap.InitPID, snap.Boot, snap.StartTime, snap.Outside = s.obs.Guest.PID, s.obs.Guest.BootGeneration, s.obs.Guest.StartedAt, s.obs.Guest.Outside
 		if r.Booted.Generation == s.obs.Guest.BootGeneration {
 			snap.BootTime = r.Booted.Time
 		}

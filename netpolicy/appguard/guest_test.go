@@ -124,6 +124,7 @@ func guestSteps() map[string]func(args []string) error {
 		"hear":      hearStep,
 		"wait":      waitStep,
 		"breed":     breed,
+		"cost":      costStep,
 	}
 }
 

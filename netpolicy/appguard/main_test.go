@@ -108,7 +108,13 @@ type phone struct {
 // makePhone makes the cgroups of a phone, which the test's end removes.
 func makePhone(t testing.TB, name string) phone {
 	t.Helper()
-	p := phone{dir: filepath.Join(cgroupRoot(), name, "guest")}
+	return makeCgroups(t, filepath.Join(cgroupRoot(), name))
+}
+
+// makeCgroups makes cgroups such as a phone has in a directory, which the test's end removes.
+func makeCgroups(t testing.TB, of string) phone {
+	t.Helper()
+	p := phone{dir: filepath.Join(of, "guest")}
 	p.below = filepath.Join(p.dir, "ctr")
 	if err := os.MkdirAll(p.below, 0o755); err != nil {
 		t.Fatal(err)

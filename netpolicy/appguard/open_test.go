@@ -1,7 +1,6 @@
 package appguard_test
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -85,31 +84,6 @@ func TestVerifiedInstructions(t *testing.T) {
 		if !strings.HasPrefix(name, "lsm_") && !strings.HasPrefix(name, "modify_") && !strings.HasPrefix(name, "kill_") {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-}
-
-// What there is, is taken over many times faster than made.
-func BenchmarkAdopt(b *testing.B) {
-	g := open(b)
-	for slot := range uint32(100) {
-		rules := appguard.Phone{Slot: slot, Apps: map[uint32]appguard.Bits{}}
-		for i := range uint32(300) {
-			rules.Apps[10000+i] = appguard.DenyRun
-		}
-		for i := range 500 {
-			rules.Names = append(rules.Names, appguard.Name{Name: fmt.Sprintf("com.example%d.app%d", slot, i)})
-		}
-		if err := g.SetPhone(uint64(1000+slot), rules); err != nil {
-			b.Fatal(err)
-		}
-	}
-	g.Close()
-	for b.Loop() {
-		g, err := appguard.Open(b.Context(), config())
-		if err != nil {
-			b.Fatal(err)
-		}
-		g.Close()
 	}
 }
 

@@ -40,6 +40,7 @@ func TestVMTierA(t *testing.T) {
 		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
 		t.Run("verifier", func(t *testing.T) { testVerifier(t, g) })
 		t.Run("try", func(t *testing.T) { testTry(t, g) })
+		t.Run("scale", func(t *testing.T) { testScale(t, g) })
 		g.Close()
 		t.Run("killed", func(t *testing.T) { testKilled(t, appguard.TierA, 6) })
 	})

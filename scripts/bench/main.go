@@ -20,10 +20,14 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
+
+	"github.com/phonehost/phonehost/scripts/vm/ready"
 )
 
-// suite is one run of go test.
+// suite is one run of a package's benchmarks, on this host or, where in says which, in a machine of the VM lab.
 type suite struct {
+	in                ready.Spec
 	pkg, bench, times string
 	rows              []row
 }
@@ -60,55 +64,57 @@ func (b bound) String() string {
 
 // suites are what docs/bench.md describes, in its order.
 func suites() []suite {
+	here, arm64 := ready.Spec{}, ready.Spec{Series: "6.12", Arch: "arm64"}
+	counted := ready.Spec{Series: "6.12", Arch: "arm64", Variants: []ready.Variant{ready.Counted}}
 	return []suite{
-		{"./encoder/cmd/phone-display", "^BenchmarkCPU$", "10x", []row{
+		{here, "./encoder/cmd/phone-display", "^BenchmarkCPU$", "10x", []row{
 			{"CPU/motion", "CPU per frame, motion : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
 			{"CPU/scroll", "CPU per frame, scroll : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
 			{"CPU/typing", "CPU per frame, typing : ffmpeg", "cpu_ms/frame", "ffmpeg_cpu_ms/frame", "ratio", 1.25, "ms"},
 		}},
-		{"./encoder/cmd/phone-display", "^BenchmarkPeer$", "6x", []row{
+		{here, "./encoder/cmd/phone-display", "^BenchmarkPeer$", "6x", []row{
 			{"Peer", "CPU per frame : sway + wf-recorder", "cpu_ms/frame", "sway_wf-recorder_cpu_ms/frame", "ratio", 0.6, "ms"},
 		}},
-		{"./scripts/e2e", "^BenchmarkTunnel$", "900x", []row{
+		{here, "./scripts/e2e", "^BenchmarkTunnel$", "900x", []row{
 			{"Tunnel", "commit to viewer less encoding, p50 : TLS echo", "p50_ms", "tls_echo_p50_ms", "ratio_p50", 3, "ms"},
 			{"Tunnel", "commit to viewer less encoding, p99 : TLS echo", "p99_ms", "tls_echo_p99_ms", "ratio_p99", 3, "ms"},
 		}},
-		{"./encoder/cmd/phone-display", "^BenchmarkStill$", "2x", []row{
+		{here, "./encoder/cmd/phone-display", "^BenchmarkStill$", "2x", []row{
 			{"Still", "still screen, watched: CPU", "watched_cpu_percent", "", "", 0.2, "% of a core"},
 			{"Still", "still screen, watched: frames encoded", "watched_frames_encoded", "", "", 0, "frames"},
 			{"Still", "still screen, unwatched: CPU", "unwatched_cpu_percent", "", "", 0.2, "% of a core"},
 		}},
-		{"./encoder/cmd/phone-display", "^BenchmarkMemory$", "1x", []row{
+		{here, "./encoder/cmd/phone-display", "^BenchmarkMemory$", "1x", []row{
 			{"Memory", "memory of a display, still (PSS)", "still_KiB", "", "", 12 << 10, "KiB"},
 			{"Memory", "memory of a display, unwatched, its guest draws (PSS)", "idle_KiB", "", "", 12 << 10, "KiB"},
 			{"Memory", "memory of a display, streaming (PSS)", "streaming_KiB", "", "", 32 << 10, "KiB"},
 		}},
-		{"./scripts/e2e", "^BenchmarkPowerOn$", "20x", []row{
+		{here, "./scripts/e2e", "^BenchmarkPowerOn$", "20x", []row{
 			{"PowerOn", "power-on to init's first instruction : ctr", "ms", "ctr_ms", "ratio", 1.3, "ms"},
 		}},
-		{"./scripts/e2e", "^BenchmarkReset$", "15x", []row{
+		{here, "./scripts/e2e", "^BenchmarkReset$", "15x", []row{
 			{"Reset", "reset of a phone that runs : restart", "ms", "restart_ms", "ratio", 1.2, "ms"},
 		}},
-		{"./scripts/e2e", "^BenchmarkStorm$", "2x", []row{
+		{here, "./scripts/e2e", "^BenchmarkStorm$", "2x", []row{
 			{"Storm", "100 phones created and on, 8 at once : ctr and its preparations", "s", "ctr_s", "ratio", 1.3, "s"},
 			{"Storm", "100 phones created and on, 8 at once : ctr run alone", "s", "ctr_run_s", "ratio_run", 1.3, "s"},
 			{"Storm", "memory beside the guest of one of 100 phones (PSS) : ctr", "beside_KiB", "ctr_beside_KiB", "", 10 << 10, "KiB"},
 			{"Storm", "adoption of 100 phones by a new agent : ctr tasks ls", "adopt_s", "ctr_ls_s", "", 1, "s"},
 		}},
-		{"./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
+		{here, "./agent/api", "^BenchmarkBatchGetStatus$", "2000x", []row{
 			{"BatchGetStatus", "status of 1000 phones, p99 : of 10", "p99_1000_ms", "p99_10_ms", "growth", 100, "ms"},
 		}},
-		{"./netpolicy", "^Benchmark(PhoneNetwork|PolicyChange)$", "100x", []row{
+		{here, "./netpolicy", "^Benchmark(PhoneNetwork|PolicyChange)$", "100x", []row{
 			{"PolicyChange", "a changed policy of 1000 rules in force for 100 phones : nft, a set of as many", "ms", "nft_ms", "ratio", 1, "ms"},
 			{"PhoneNetwork", "a phone's network made and removed : ip, sysctl and nft", "ms", "commands_ms", "ratio", 0.5, "ms"},
 			{"PhoneNetwork", "a phone's network made : ip, sysctl and nft", "up_ms", "commands_up_ms", "up_ratio", 0.5, "ms"},
 		}},
-		{"./runtime/volume/archive", "^BenchmarkExport$", "9x", []row{
+		{here, "./runtime/volume/archive", "^BenchmarkExport$", "9x", []row{
 			{"Export", "export of a phone's data : tar --zstd", "export_s", "tar_export_s", "export_ratio", 1.3, "s"},
 			{"Export", "import of a phone's data : tar --zstd", "import_s", "tar_import_s", "import_ratio", 1.3, "s"},
 			{"Export", "size of the archive : tar --zstd", "MiB", "tar_MiB", "size_ratio", 1.05, "MiB"},
 		}},
-		{"./scripts/bench/netbench", "^BenchmarkPolicy$", "9x", []row{
+		{here, "./scripts/bench/netbench", "^BenchmarkPolicy$", "9x", []row{
 			{"Policy", "TCP round trip, policy of 1000 networks : no policy", "tcp_us", "none_tcp_us", "tcp_ratio", 1.08, "µs"},
 			{"Policy", "TCP round trip, policy of 1000 networks : nftables", "tcp_us", "nft_tcp_us", "tcp_nft_ratio", 0.97, "µs"},
 			{"Policy", "UDP round trip, policy of 1000 networks : no policy", "udp_us", "none_udp_us", "udp_ratio", 1.08, "µs"},
@@ -116,13 +122,32 @@ func suites() []suite {
 			{"Policy", "new connection, policy of 1000 networks : no policy", "connection_us", "none_connection_us", "connection_ratio", 1.1, "µs"},
 			{"Policy", "bytes by one thread, policy of 1000 networks : no policy", "bulk_Gbit/s", "none_bulk_Gbit/s", "bulk_ratio", atLeast(0.92), "Gbit/s"},
 		}},
-		{"./scripts/bench/netbench", "^BenchmarkRules$", "9x", []row{
+		{here, "./scripts/bench/netbench", "^BenchmarkRules$", "9x", []row{
 			{"Rules", "TCP round trip, 10000 rules : 10 rules", "rules10000_us", "rules10_us", "ratio", 1.1, "µs"},
 		}},
-		{"./scripts/bench/netbench", "^BenchmarkLimit$", "9x", []row{
+		{here, "./scripts/bench/netbench", "^BenchmarkLimit$", "9x", []row{
 			{"Limit", "TCP round trip far below the limits : without limits", "limited_us", "none_us", "ratio", 1.5, "µs"},
 		}},
-		{"./netpolicy/shape", "^BenchmarkBandwidth$", "1x", bandwidth()},
+		{counted, "./netpolicy/appguard", "^BenchmarkCosts$", "3x", []row{
+			{"Costs", "setresuid in a phone with 10000 apps : no programs", "setresuid", "none_setresuid", "setresuid_ratio", 1.25, "instructions"},
+			{"Costs", "setresuid outside of phones : no programs", "outside", "none_outside", "outside_ratio", 1.15, "instructions"},
+			{"Costs", "rename of a file : no programs", "file", "none_file", "file_ratio", 1.12, "instructions"},
+			{"Costs", "rename of a directory elsewhere : no programs", "directory", "none_directory", "directory_ratio", 1.12, "instructions"},
+			{"Costs", "rename that installs an app : no programs", "install", "none_install", "install_ratio", 2, "instructions"},
+		}},
+		{arm64, "./netpolicy/appguard", "^BenchmarkVerified$", "1x", []row{
+			{"Verified", "instructions verified of the program that needs most", "percent", "", "", 5, "% of the limit"},
+		}},
+		{arm64, "./netpolicy/appguard", "^BenchmarkAdopt$", "5x", []row{
+			{"Adopt", "app rules of 100 phones adopted, all programs : loaded and set", "ms", "cold_ms", "ratio", 0.2, "ms"},
+		}},
+		{here, "./netpolicy/appguard", "^BenchmarkAdopt$", "9x", []row{
+			{"Adopt", "app rules of 100 phones adopted on this host : loaded and set", "ms", "cold_ms", "ratio", 0.2, "ms"},
+		}},
+		{here, "./scripts/e2e", "^BenchmarkAppList$", "5x", []row{
+			{"AppList", "500 other packages denied on 100 phones, p99 : pm suspend in each by ctr", "p99_ms", "suspend_p99_ms", "", 1000, "ms"},
+		}},
+		{here, "./netpolicy/shape", "^BenchmarkBandwidth$", "1x", bandwidth()},
 	}
 }
 
@@ -160,7 +185,7 @@ func run(ctx context.Context, out io.Writer, only string) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "MEASURE\tOURS\tPEER\tRATIO\tAIM\t")
 	for _, s := range chosen {
-		fmt.Fprintf(os.Stderr, "bench: %s %s\n", s.pkg, s.bench)
+		fmt.Fprintf(os.Stderr, "bench: %s %s%s\n", s.pkg, s.bench, s.where())
 		figures, err := s.run(ctx)
 		if err != nil {
 			return err
@@ -195,15 +220,26 @@ func choose(all []suite, only string) ([]suite, error) {
 
 // run returns the metrics of the suite's benchmarks by name, without "Benchmark" and the number of processors.
 func (s suite) run(ctx context.Context) (map[string]map[string]float64, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", s.bench, "-benchtime", s.times, "-timeout", "20m", s.pkg)
-	cmd.Env = append(os.Environ(), "PHONEHOST_TEST_REQUIRE=all")
-	cmd.Stderr = os.Stderr
-	text, err := cmd.Output()
+	text, err := s.output(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w\n%s", s.pkg, s.bench, err, text)
 	}
 	return parse(text)
 }
+
+// output runs the benchmarks and returns what they print.
+func (s suite) output(ctx context.Context) ([]byte, error) {
+	if s.in.Arch != "" {
+		return s.inMachine(ctx)
+	}
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", s.bench, "-benchtime", s.times, "-timeout", timeout.String(), s.pkg)
+	cmd.Env = append(os.Environ(), "PHONEHOST_TEST_REQUIRE=all")
+	cmd.Stderr = os.Stderr
+	return cmd.Output()
+}
+
+// timeout bounds one run of benchmarks.
+const timeout = 20 * time.Minute
 
 // parse reads what go test prints for benchmarks: a name, a count, and pairs of value and unit.
 func parse(text []byte) (map[string]map[string]float64, error) {

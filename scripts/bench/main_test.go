@@ -56,3 +56,20 @@ func TestChoose(t *testing.T) {
 		t.Error("what is no regular expression was taken")
 	}
 }
+
+// TestWhere: a suite says in which machine it runs, and there is such a machine.
+func TestWhere(t *testing.T) {
+	machines := 0
+	for _, s := range suites() {
+		if s.where() == "" {
+			continue
+		}
+		if err := s.in.Check(); err != nil || !strings.Contains(s.where(), s.in.String()) {
+			t.Errorf("%s runs %q: %v", s.bench, s.where(), err)
+		}
+		machines++
+	}
+	if machines == 0 {
+		t.Error("no suite runs in a machine")
+	}
+}

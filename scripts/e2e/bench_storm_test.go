@@ -75,33 +75,16 @@ func (h *host) storm(b *testing.B, m measures) {
 	prepare, run := h.ctrStorm(b, ids, m)
 	m.add("ratio", ours/(prepare+run))
 	m.add("ratio_run", ours/run)
-	gone, err := f.phones.Delete(b.Context(), &phonehostv1.DeleteRequest{PhoneIds: ids, Force: true})
-	if err != nil {
-		b.Fatal(err)
-	}
-	f.finish(gone.GetOperation())
+	f.remove(ids)
 }
 
 // storm creates the phones and powers them on, and returns the seconds until all run.
 func (f *fleet) storm(b *testing.B, ids []string, m measures) float64 {
+	b.Helper()
 	began := time.Now()
-	err := eachOf(b.Context(), ids, stormBoots, func(ctx context.Context, id string) error {
-		_, err := f.phones.CreatePhone(ctx, &phonehostv1.CreatePhoneRequest{Spec: &phonehostv1.PhoneSpec{
-			Id: id, Image: "phonehost.dev/testphone:latest", MemoryBytes: 256 << 20, DataBytes: 128 << 20,
-			Display:    &phonehostv1.DisplaySpec{Width: 240, Height: 426},
-			Properties: map[string]string{"debug.testphone.scene": "still"},
-		}})
-		return err
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
+	f.create(ids)
 	m.add("create_s", time.Since(began).Seconds())
-	on, err := f.phones.PowerOn(b.Context(), &phonehostv1.PowerOnRequest{PhoneIds: ids})
-	if err != nil {
-		b.Fatal(err)
-	}
-	f.finish(on.GetOperation())
+	f.powerOn(ids)
 	took := time.Since(began).Seconds()
 	m.add("s", took)
 	var last time.Time

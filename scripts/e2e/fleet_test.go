@@ -17,6 +17,7 @@ import (
 type fleet struct {
 	t          testing.TB
 	phones     phonehostv1.PhoneServiceClient
+	appLists   phonehostv1.AppListServiceClient
 	operations phonehostv1.OperationServiceClient
 }
 
@@ -30,7 +31,44 @@ func newFleet(h *host) *fleet {
 	h.t.Cleanup(func() { conn.Close() })
 	return &fleet{
 		t: h.t, phones: phonehostv1.NewPhoneServiceClient(conn.Control()), operations: phonehostv1.NewOperationServiceClient(conn.Control()),
+		appLists: phonehostv1.NewAppListServiceClient(conn.Control()),
 	}
+}
+
+// create creates phones whose screens are small and still, 8 at once.
+func (f *fleet) create(ids []string) {
+	f.t.Helper()
+	err := eachOf(f.t.Context(), ids, stormBoots, func(ctx context.Context, id string) error {
+		_, err := f.phones.CreatePhone(ctx, &phonehostv1.CreatePhoneRequest{Spec: &phonehostv1.PhoneSpec{
+			Id: id, Image: "phonehost.dev/testphone:latest", MemoryBytes: 256 << 20, DataBytes: 128 << 20,
+			Display:    &phonehostv1.DisplaySpec{Width: 240, Height: 426},
+			Properties: map[string]string{"debug.testphone.scene": "still"},
+		}})
+		return err
+	})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// powerOn powers phones on and waits until all run.
+func (f *fleet) powerOn(ids []string) {
+	f.t.Helper()
+	on, err := f.phones.PowerOn(f.t.Context(), &phonehostv1.PowerOnRequest{PhoneIds: ids})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.finish(on.GetOperation())
+}
+
+// remove removes phones, whatever they do.
+func (f *fleet) remove(ids []string) {
+	f.t.Helper()
+	gone, err := f.phones.Delete(f.t.Context(), &phonehostv1.DeleteRequest{PhoneIds: ids, Force: true})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.finish(gone.GetOperation())
 }
 
 // finish follows an operation to its end. It must succeed for every phone.

@@ -79,6 +79,7 @@ type Body struct {
 	Log string
 
 	asks  int // questions to the present guest
+	looks int // looks at a guest that runs
 	lives int // counts starts of guests
 	busy  bool
 }
@@ -292,10 +293,17 @@ func (w *World) Observe(ctx context.Context, id string) (container.Observation, 
 	if err := w.check(); err != nil {
 		return container.Observation{}, err
 	}
-	if b := w.Bodies[id]; b != nil {
-		return container.Observation{Guest: b.Guest, Display: b.Display}, ctx.Err()
+	b := w.Bodies[id]
+	if b == nil {
+		return container.Observation{}, ctx.Err()
 	}
-	return container.Observation{}, ctx.Err()
+	o := container.Observation{Guest: b.Guest, Display: b.Display}
+	if o.Guest.State == container.TaskRunning {
+		// The engine reckons it from the process's age, and no two looks at one process have quite the same.
+		b.looks++
+		o.Guest.StartedAt = o.Guest.StartedAt.Add(time.Duration(b.looks%3) * time.Microsecond)
+	}
+	return o, ctx.Err()
 }
 
 // IDs implements phone.Runtime.

@@ -63,6 +63,7 @@ type facts struct {
 	CgroupV1    []string // of the controllers memory and pids, those of version 1
 	Codec       uint32
 	Firewalls   bool // Docker, firewalld and ufw, none of which runs
+	Counted     bool // one processor, by whose clock the same always takes as long
 }
 
 // expected are the facts of the target called name, of targets.
@@ -96,6 +97,8 @@ func expected(t *testing.T, targets Targets, name string) facts {
 			want.Codec = capM2MMPlane
 		case Firewalls:
 			want.Firewalls = true
+		case Counted:
+			want.Counted = true
 		default:
 			t.Fatalf("the test knows nothing of the variant %s", v)
 		}
@@ -128,7 +131,28 @@ func observe(t *testing.T) facts {
 		t.Errorf("vicodec could not be loaded, and has nodes: %#x", caps)
 	}
 	f.Firewalls = firewalled(t)
+	f.Counted = runtime.NumCPU() == 1 && counted(t)
 	return f
+}
+
+// counted tells whether a loop that is over before anything interrupts it takes the same time again and again, within a thousandth.
+func counted(t *testing.T) bool {
+	t.Helper()
+	loop := func() time.Duration {
+		least, sum := time.Hour, 0
+		for range 50 {
+			began := time.Now()
+			for i := range 100_000 {
+				sum ^= i
+			}
+			least = min(least, time.Since(began))
+		}
+		runtime.KeepAlive(sum)
+		return least
+	}
+	first, second := loop(), loop()
+	t.Logf("a hundred thousand rounds take %v, and %v", first, second)
+	return (first - second).Abs() < first/1000
 }
 
 // firewalled tells whether the machine has Docker, firewalld and ufw, with a module that the last of them needs. That one of them runs is an error.
@@ -169,6 +193,7 @@ func TestVMVariants(t *testing.T) {
 		amd64.With(NoVicodec), arm64.With(NoVicodec).Nightly(),
 		amd64.With(MultiPlanar), arm64.With(MultiPlanar).Nightly(),
 		On("6.1").Arch("amd64").System().With(Firewalls), On("6.12").System().With(Firewalls).Nightly(),
+		arm64.With(Counted), amd64.With(Counted).Nightly(),
 		On("7.3").With(NoPSI, NoBPFLSM, NoVicodec).Nightly(),
 	)
 	Run(t, targets, func(t *testing.T) {

@@ -14,4 +14,5 @@ var (
 	NoVicodec   = ready.NoVicodec
 	MultiPlanar = ready.MultiPlanar
 	Firewalls   = ready.Firewalls
+	Counted     = ready.Counted
 )

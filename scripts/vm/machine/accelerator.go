@@ -30,7 +30,7 @@ func (m *Machine) chooseAccelerator(ctx context.Context) (Accel, error) {
 	default:
 		return "", fmt.Errorf("accelerator %q, want %s, %s or none: %w", m.config.Accelerator, KVM, TCG, errdefs.ErrInvalidArgument)
 	}
-	if m.config.Kernel.Arch != runtime.GOARCH {
+	if m.config.Kernel.Arch != runtime.GOARCH || m.config.Variant.Counted {
 		return TCG, nil
 	}
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)

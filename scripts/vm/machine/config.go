@@ -58,6 +58,10 @@ type Variant struct {
 	Without []string
 	// CgroupV1 boots with the hierarchies of cgroup v1 alone.
 	CgroupV1 bool
+	// Counted is a machine whose time is the number of instructions that it has executed, one a nanosecond (QEMU's -icount shift=0): what a program
+	// measures as time is then how much it does, whatever else the host has to do. It has one processor, and needs TCG. While the guest has nothing
+	// to do its time passes as the host's does.
+	Counted bool
 }
 
 // Snapshot is a saved machine, a directory that Save made. It can be resumed any number of times, also at once, by machines

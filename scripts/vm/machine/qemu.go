@@ -66,6 +66,12 @@ func (c Config) checked() (Config, error) {
 	c.CPUs = max(c.CPUs, 0)
 	if c.CPUs == 0 {
 		c.CPUs = 2
+		if c.Variant.Counted {
+			c.CPUs = 1
+		}
+	}
+	if c.Variant.Counted && (c.CPUs > 1 || c.Accelerator == KVM) {
+		return c, fmt.Errorf("machine that counts instructions with %d processors and accelerator %q, want 1 and %s: %w", c.CPUs, c.Accelerator, TCG, errdefs.ErrInvalidArgument)
 	}
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = 768
@@ -147,9 +153,12 @@ func sortedKeys(m map[string]string) []string {
 // devices are QEMU's arguments that a snapshot depends on, but for the paths of files.
 func (c Config) devices(e emulator, accel Accel) []string {
 	args := append([]string{"-nodefaults", "-no-user-config", "-display", "none"}, e.machine...)
-	if accel == KVM {
+	switch {
+	case accel == KVM:
 		args = append(args, "-accel", "kvm", "-cpu", "host")
-	} else {
+	case c.Variant.Counted:
+		args = append(args, "-accel", "tcg,thread=single", "-icount", "shift=0", "-cpu", e.cpu)
+	default:
 		args = append(args, "-accel", "tcg,thread="+e.threads, "-cpu", e.cpu)
 	}
 	args = append(args,

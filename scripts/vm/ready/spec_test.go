@@ -42,14 +42,14 @@ func TestParseVariant(t *testing.T) {
 		}
 	}
 	_, err := ParseVariant("noPSI")
-	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar, firewalls") {
+	if !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar, firewalls, counted") {
 		t.Errorf("a variant that does not exist: %v", err)
 	}
 }
 
 func TestTogether(t *testing.T) {
 	all := together(Variants())
-	if all.Name != "nobpflsm-preemptfull-nopsi-cgroupv1-novicodec-multiplanar-firewalls" || !all.CgroupV1 || all.Modules["vicodec"] != "multiplanar=1" ||
+	if all.Name != "nobpflsm-preemptfull-nopsi-cgroupv1-novicodec-multiplanar-firewalls-counted" || !all.CgroupV1 || !all.Counted || all.Modules["vicodec"] != "multiplanar=1" ||
 		strings.Join(all.Cmdline, " ") != "preempt=full psi=0" || strings.Join(all.LSM, " ") != "landlock yama apparmor" || strings.Join(all.Without, " ") != "vicodec" {
 		t.Errorf("all variants together are %+v", all)
 	}

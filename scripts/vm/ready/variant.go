@@ -24,6 +24,7 @@ const (
 	noVicodec
 	multiPlanar
 	firewalls
+	counted
 )
 
 // The variants of the lab.
@@ -44,11 +45,13 @@ var (
 	MultiPlanar = Variant{multiPlanar}
 	// Firewalls is a system machine that has Docker, firewalld and ufw of Debian 12, with the kernel's modules that they want. None of them runs.
 	Firewalls = Variant{firewalls}
+	// Counted is a machine with one processor, whose clock counts the instructions that were executed, one a nanosecond.
+	Counted = Variant{counted}
 )
 
 // Variants are all variants, in the order in which they are listed for people.
 func Variants() []Variant {
-	return []Variant{NoBPFLSM, PreemptFull, NoPSI, CgroupV1, NoVicodec, MultiPlanar, Firewalls}
+	return []Variant{NoBPFLSM, PreemptFull, NoPSI, CgroupV1, NoVicodec, MultiPlanar, Firewalls, Counted}
 }
 
 // ParseVariant returns the variant of that name; another name is ErrInvalidArgument.
@@ -80,6 +83,8 @@ func (v Variant) boot() machine.Variant {
 		return machine.Variant{Name: "multiplanar", Modules: map[string]string{"vicodec": "multiplanar=1"}}
 	case firewalls:
 		return machine.Variant{Name: firewallsAddition}
+	case counted:
+		return machine.Variant{Name: "counted", Counted: true}
 	}
 	return machine.Variant{Name: "unknown"}
 }
@@ -111,6 +116,7 @@ func together(variants []Variant) machine.Variant {
 		all.Cmdline = append(all.Cmdline, v.Cmdline...)
 		all.Without = append(all.Without, v.Without...)
 		all.CgroupV1 = all.CgroupV1 || v.CgroupV1
+		all.Counted = all.Counted || v.Counted
 		if v.LSM != nil {
 			all.LSM = slices.Clone(v.LSM)
 		}

@@ -58,7 +58,7 @@ func TestShellRefusals(t *testing.T) {
 		{"--arch=riscv64", "amd64, arm64"},
 		{"--kernel=5.4", "6.1, 6.12, 7.3"},
 		{"--kind=phone", `"system","kernel"`},
-		{"--variant=slow", "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar, firewalls"},
+		{"--variant=slow", "nobpflsm, preemptfull, nopsi, cgroupv1, novicodec, multiplanar, firewalls, counted"},
 		{"--variant=nopsi,nopsi", "twice"},
 		{"--arch=arm64 --variant=preemptfull", "take no preempt="},
 		{"--kernel=6.1 --variant=multiplanar", "no vicodec"},
