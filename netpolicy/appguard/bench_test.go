@@ -1,6 +1,7 @@
 package appguard_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -147,19 +148,25 @@ func costSetresuid([]string) (time.Duration, error) {
 	return time.Since(began), nil
 }
 
-// costDir makes a directory, of the same name each time: what a path costs depends on it.
-func costDir() (string, error) {
-	dir := filepath.Join(os.TempDir(), "appguard-cost")
-	return dir, os.Mkdir(dir, 0o700)
+// costDir mounts a file system, as a phone's data is one, at the same place each time: what a path costs depends on it.
+func costDir() (dir string, remove func(), err error) {
+	dir = filepath.Join(os.TempDir(), "appguard-cost")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return "", nil, err
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=16m"); err != nil {
+		return "", nil, errors.Join(err, os.Remove(dir))
+	}
+	return dir, func() { _ = unix.Unmount(dir, unix.MNT_DETACH); os.Remove(dir) }, nil
 }
 
 // costRename renames a file or a directory to and fro.
 func costRename(args []string) (time.Duration, error) {
-	dir, err := costDir()
+	dir, remove, err := costDir()
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	names := [2]string{filepath.Join(dir, "one"), filepath.Join(dir, "other")}
 	if args[0] == "file" {
 		err = os.WriteFile(names[0], nil, 0o644)
@@ -180,11 +187,11 @@ func costRename(args []string) (time.Duration, error) {
 
 // costInstall renames directories to where packages are, some hundred in a row, and takes them back in between, which does not count.
 func costInstall([]string) (took time.Duration, err error) {
-	dir, err := costDir()
+	dir, remove, err := costDir()
 	if err != nil {
 		return 0, err
 	}
-	defer os.RemoveAll(dir)
+	defer remove()
 	const some = 500
 	var staged, installed []string
 	for i := range some {

@@ -65,7 +65,10 @@ func TestDenialsWithoutRoom(t *testing.T) {
 	g := open(t)
 	p := makePhone(t, "p1")
 	const kinds = 300 // of refusals; the table holds 256
-	rules := appguard.Phone{UnknownDeny: true}
+	rules := appguard.Phone{Apps: map[uint32]appguard.Bits{}}
+	for i := range kinds {
+		rules.Apps[uint32(10000+i)] = appguard.DenyNetwork
+	}
 	p.set(t, g, rules)
 	for range 2 {
 		var steps []string

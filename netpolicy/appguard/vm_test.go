@@ -104,5 +104,5 @@ func TestVMBypass(t *testing.T) {
 	vm.Run(t, vm.On("6.12").Arch("amd64").With(vm.PreemptFull).Nightly(), func(t *testing.T) {
 		open(t).Close()
 		testBypass(t, 100, 20, 1e6)
-	}, vm.Require("all"), vm.Timeout(20*time.Minute))
+	}, vm.Require("all"), vm.Timeout(40*time.Minute))
 }
