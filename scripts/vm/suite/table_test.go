@@ -99,6 +99,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "runtime/container", Options: slow(45 * time.Minute)}},
 	{Suite: vm.Suite{Package: "runtime/displayroot"}},
 	{Suite: vm.Suite{Package: "runtime/image", Skipped: why(noAndroid, "TestImportWaydroid", "TestImportWaydroidRefuses", "TestImportWaydroidEndsInALayer")}},
+	{Suite: vm.Suite{Package: "runtime/image/preinstalled"}},
 	{Suite: vm.Suite{Package: "runtime/image/sparse", Skipped: why(noAndroid, "TestExpandsWhatImg2simgMakes")}},
 	{Suite: vm.Suite{Package: "runtime/logger"}},
 	{Suite: vm.Suite{Package: "runtime/ocispec", Without: why(noGo, "TestSpecsAreValid")}},
