@@ -60,6 +60,7 @@ var table = []entry{
 	{Suite: vm.Suite{Package: "agent/guestfile"}},
 	{Suite: vm.Suite{Package: "agent/health"}},
 	{Suite: vm.Suite{Package: "agent/hub"}},
+	{Suite: vm.Suite{Package: "agent/imageapps"}},
 	{Suite: vm.Suite{Package: "agent/job"}},
 	{Suite: vm.Suite{Package: "agent/metrics", Options: files("docs/metrics.md")}},
 	{Suite: vm.Suite{Package: "agent/mp4", Skipped: why(noFFmpeg,
