@@ -7,7 +7,8 @@
 // # From a list to the kernel
 //
 // A phone's rules are made of its list, of the packages that came with its image, and of its table of packages: the newest that was read, which
-// is stored, so that they are complete before the guest's first process runs (Ready). They are set whenever one of these changes: by the call that
+// is stored, so that they are complete before the guest's first process runs (Ready, which under a list that allows waits until the image has been
+// read, for half a minute at most). They are set whenever one of these changes: by the call that
 // changes the list or assigns it, which waits for that, and by the phone's follower. Then apps are ended that run and may not any more, and the
 // guest's package manager is told, so that a person sees why an app does not start; the kernel decides whether it obeys or not.
 //
@@ -16,8 +17,9 @@
 // and when the phone starts again, they are denied under lists that allow, and run under lists that deny until the table has them, which
 // the follower then reports (Stopped) if the list denies them.
 //
-// The packages of the image are those that whoever imported the image has read from it (Config.Preinstalled), else those of which the phone's
-// table says that they came with it. Where neither is known, a list that allows judges by name alone, and says so.
+// The packages of the image are those that were read from the image itself (Config.Images). What the phone's table says of them, which is the
+// guest's word, counts for two cases only: for packages in packed APEX files, where the image has such, since those are not read; and where the
+// image could not be read, which the phone's State tells. Where nothing is known at all, a list that allows judges by name alone, and says so.
 //
 // # What a crash leaves
 //
@@ -46,6 +48,7 @@ import (
 	"github.com/phonehost/phonehost/netpolicy/applist"
 	"github.com/phonehost/phonehost/netpolicy/packages"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/image/preinstalled"
 )
 
 // Enforcer is what this package needs of the kernel's side (netpolicy/appguard.Guard). What was set stays in force when the agent ends.
@@ -173,6 +176,14 @@ type Guests interface {
 // Packages follows the lists of packages of running guests (*packages.Watcher).
 type Packages interface {
 	Follow(ctx context.Context, root *os.File) <-chan packages.Update
+}
+
+// Images tells which packages came with images (*imageapps.Keeper).
+type Images interface {
+	// Packages returns those of an image, by its digest, as far as is known now. They are not to be changed. The error says why they are not known.
+	Packages(digest string) (preinstalled.Packages, error)
+	// Await waits until they are known, or could not be read: then the error says why.
+	Await(ctx context.Context, digest string) error
 }
 
 // Phones is what this package needs of the phones (*phone.Supervisor).

@@ -21,6 +21,7 @@ import (
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/netpolicy/applist"
 	"github.com/phonehost/phonehost/netpolicy/packages"
+	"github.com/phonehost/phonehost/runtime/image/preinstalled"
 )
 
 const launcher = "com.android.launcher 10001 @system"
@@ -30,6 +31,7 @@ const launcher = "com.android.launcher 10001 @system"
 func TestFirstBoot(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		h.w.Manner.AsksToBoot = -1
+		h.images.read("sha256:1", preinstalled.Packages{Names: map[string]bool{"com.android.launcher": true}})
 		l := h.begin()
 		l.put("kids", applist.Allow)
 		l.create("p1", "kids")
@@ -37,7 +39,7 @@ func TestFirstBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		l.still()
-		l.want("p1", "install:com.a- 10001+ 10002+ 110001+ 1000+")
+		l.want("p1", "install:com.a- install:com.android.launcher+ 10001+ 10002+ 110001+ 1000+")
 		h.installs("p1", launcher) // while it boots
 		l.still()
 		l.want("p1", "install:com.a- install:com.android.launcher+ 10001+ 10002+ 20002+")
@@ -110,28 +112,6 @@ func TestAnotherImage(t *testing.T) {
 		time.Sleep(time.Minute)
 		l.still()
 		l.want("p1", "10001+ 10002- 10003+ 10004+ 10005-")
-	})
-}
-
-// TestPackagesOfTheImage goes by what is known of an image, and where nothing is known and the table does not say either, by names alone.
-func TestPackagesOfTheImage(t *testing.T) {
-	inBubble(t, func(t *testing.T, h *host) {
-		l := h.begin()
-		defer l.end()
-		l.put("kids", applist.Allow, "com.b")
-		l.create("p1", "kids")
-		h.installs("p1", "com.android.launcher 10001", "com.a 10002", "com.b 10003") // of an Android that does not tell installers
-		l.on("p1")
-		l.want("p1", "install:com.a- install:com.b+ 10001+ 10002+ 10004+")
-		if s := l.state("p1"); s.Complete || !strings.Contains(s.Problem, "image") {
-			t.Errorf("%+v, want the problem", s)
-		}
-		h.preinstalled["sha256:1"] = map[string]bool{"com.android.launcher": true}
-		l.put("kids", applist.Allow)
-		l.want("p1", "install:com.a- install:com.b- install:com.android.launcher+ 10001+ 10002- 10003- 10004-")
-		if s := l.state("p1"); !s.Complete || s.Problem != "" || s.DeniedApps != 2 {
-			t.Errorf("%+v", s)
-		}
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/phonehost/phonehost/agent/fault"
 	"github.com/phonehost/phonehost/agent/phone"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/netpolicy/packages"
@@ -158,20 +159,41 @@ func (m *Manager) load() error {
 	})
 }
 
-// preinstalled returns the packages that came with a phone's image, as far as is known: the image's, or those that the table says did. known is
-// false where neither says any.
-func (m *Manager) preinstalled(digest string, t *packages.Table) (names map[string]bool, known bool) {
-	if names, known = m.cfg.Preinstalled(digest); known {
-		return names, true
+// imageApps are the packages of a phone's image, as far as is known.
+type imageApps struct {
+	names map[string]bool
+	// known is whether any are; nothing is known of an image where no package was found.
+	known bool
+	// unread says why the image was not read, so that the table's word counts; empty where it was.
+	unread string
+}
+
+// imageApps returns the packages of a phone's image: those that were read from it. The table's word counts for what is not read of an image, and
+// where nothing could be.
+func (m *Manager) imageApps(digest string, t *packages.Table) imageApps {
+	found, err := m.cfg.Images.Packages(digest)
+	i := imageApps{names: found.Names, known: len(found.Names) > 0}
+	if err == nil && i.known && !found.PackedAPEX {
+		return i
 	}
-	names = map[string]bool{}
+	switch {
+	case err != nil:
+		i.unread = "the packages that came with the image are not known from the image: " + fault.Readable(fault.Words(err))
+	case !i.known:
+		i.unread = "no packages were found in the image"
+	}
+	i.names = maps.Clone(found.Names)
+	if i.names == nil {
+		i.names = map[string]bool{}
+	}
 	if t != nil {
 		for _, p := range t.All() {
 			// Settings.writePackageListLPr writes these for packages of the image, from Android 12 on.
 			if p.Installer == "@system" || p.Installer == "@product" {
-				names[p.Name] = true
+				i.names[p.Name] = true
 			}
 		}
 	}
-	return names, len(names) > 0
+	i.known = len(i.names) > 0
+	return i
 }

@@ -38,7 +38,7 @@ func (m *Manager) Check(id, pkg string) (Answer, error) {
 	answer := Answer{AppList: snap.Record.Spec.AppList, Status: m.cfg.Enforcer.Status()}
 	answer.State, _ = m.State(snap)
 	of := applist.Phone{Table: a.table}
-	of.Preinstalled, _ = m.preinstalled(snap.Record.ImageDigest, a.table)
+	of.Preinstalled = m.imageApps(snap.Record.ImageDigest, a.table).names
 	if list != nil {
 		v := m.judge(*list, snap.Record.Slot, a)
 		of.Preinstalled = v.preinstalled

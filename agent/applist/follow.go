@@ -49,6 +49,8 @@ type sight struct {
 	image      string
 	booted     bool
 	epoch      uint64
+	// known counts the changes of what is known of the image.
+	known uint64
 }
 
 // follow follows a phone until the context ends or the phone is gone.
@@ -114,7 +116,7 @@ func (f *follower) sight(snap phone.Snapshot) sight {
 	if k := f.m.lists[s.list]; k != nil {
 		s.change = k.Generation
 	}
-	s.epoch = f.m.epoch
+	s.epoch, s.known = f.m.epoch, f.w.imageChanges
 	return s
 }
 

@@ -24,6 +24,7 @@ import (
 	"github.com/phonehost/phonehost/agent/phone/phonetest"
 	"github.com/phonehost/phonehost/agent/store"
 	"github.com/phonehost/phonehost/netpolicy/applist"
+	"github.com/phonehost/phonehost/runtime/image/preinstalled"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -159,9 +160,68 @@ type life struct {
 	journal *event.Journal
 }
 
-type library map[string]phone.Image
+// library is what is known of the packages of images. The zero value knows nothing.
+type library struct {
+	mu sync.Mutex
+	// known has those that were read, by digest, reading what is closed when one was that is being read.
+	known   map[string]preinstalled.Packages
+	reading map[string]chan struct{}
+}
 
-func (l library) Image(_ context.Context, ref string) (phone.Image, error) {
+// read has an image be read, and its packages be those.
+func (l *library) read(digest string, p preinstalled.Packages) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.known == nil {
+		l.known = map[string]preinstalled.Packages{}
+	}
+	l.known[digest] = p
+	if c := l.reading[digest]; c != nil {
+		close(c)
+		delete(l.reading, digest)
+	}
+}
+
+// begin has an image be one that is being read.
+func (l *library) begin(digest string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.reading = map[string]chan struct{}{digest: make(chan struct{})}
+}
+
+// Packages implements Images.
+func (l *library) Packages(digest string) (preinstalled.Packages, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p, known := l.known[digest]; known {
+		return p, nil
+	}
+	if l.reading[digest] != nil {
+		return preinstalled.Packages{}, fmt.Errorf("they are being read: %w", errdefs.ErrUnavailable)
+	}
+	return preinstalled.Packages{}, fmt.Errorf("image %s is not on this host: %w", digest, errdefs.ErrNotFound)
+}
+
+// Await implements Images.
+func (l *library) Await(ctx context.Context, digest string) error {
+	l.mu.Lock()
+	reading := l.reading[digest]
+	l.mu.Unlock()
+	if reading != nil {
+		select {
+		case <-reading:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	_, err := l.Packages(digest)
+	return err
+}
+
+// shelf has the images of the host.
+type shelf map[string]phone.Image
+
+func (l shelf) Image(_ context.Context, ref string) (phone.Image, error) {
 	if img, there := l[ref]; there {
 		img.Name = ref
 		return img, nil
@@ -192,16 +252,12 @@ func (h *host) beginOver(e Enforcer) *life {
 	must(err)
 	l := &life{h: h, t: h.t, db: db, ops: ops, journal: journal}
 	l.Manager, err = Open(Config{
-		DB: db, Journal: journal, Enforcer: e, Guests: h, Packages: h.follow, Logger: logger,
-		Preinstalled: func(digest string) (map[string]bool, bool) {
-			names, known := h.preinstalled[digest]
-			return names, known
-		},
+		DB: db, Journal: journal, Enforcer: e, Guests: h, Packages: h.follow, Images: &h.images, Logger: logger,
 	})
 	must(err)
 	l.sup, err = phone.New(phone.Config{
 		DB: db, Operations: ops, Journal: journal, Runtime: h.w, Networks: phonetest.Networks{World: h.w}, Displays: phonetest.Displays{World: h.w},
-		Images: library{"testphone": {Digest: "sha256:1", Profile: "testphone"}, "newer": {Digest: "sha256:2", Profile: "testphone"}}, Volumes: h.w,
+		Images: shelf{"testphone": {Digest: "sha256:1", Profile: "testphone"}, "newer": {Digest: "sha256:2", Profile: "testphone"}}, Volumes: h.w,
 		Host: phone.Capacity{CPUs: 4, MemoryBytes: 64 << 30}, HostBoot: "b", Logger: logger, AppLists: l.Manager, CheckAppList: l.CheckAssign,
 	})
 	must(err)

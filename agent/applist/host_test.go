@@ -28,8 +28,8 @@ type host struct {
 	w *phonetest.World
 	// dir has the root directories of the guests, and the database.
 	dir string
-	// preinstalled has what is known of images, by digest.
-	preinstalled map[string]map[string]bool
+	// images has what is known of images.
+	images library
 	// follow follows the guests' lists of packages.
 	follow Packages
 
@@ -43,7 +43,7 @@ type host struct {
 }
 
 func newHost(t *testing.T) *host {
-	h := &host{t: t, k: newKernel(), w: phonetest.New(), dir: t.TempDir(), preinstalled: map[string]map[string]bool{}, suspended: map[string]map[string]bool{}}
+	h := &host{t: t, k: newKernel(), w: phonetest.New(), dir: t.TempDir(), suspended: map[string]map[string]bool{}}
 	h.follow = polled{}
 	return h
 }

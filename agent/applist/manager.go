@@ -38,8 +38,8 @@ type Config struct {
 	Enforcer Enforcer
 	Guests   Guests
 	Packages Packages
-	// Preinstalled returns the packages that came with an image, by its digest, and whether they are known; nil means that they never are.
-	Preinstalled func(digest string) (names map[string]bool, known bool)
+	// Images knows the packages that came with images. Whoever makes it calls ImageChanged for it.
+	Images Images
 	// Logger takes what could not be put in force.
 	Logger *slog.Logger
 	// Now is the host's wall clock; nil means time.Now.
@@ -76,14 +76,11 @@ type Manager struct {
 
 // Open reads the lists and what is known of the phones' apps. Start begins to apply them.
 func Open(cfg Config) (*Manager, error) {
-	if cfg.DB == nil || cfg.Journal == nil || cfg.Enforcer == nil || cfg.Guests == nil || cfg.Packages == nil || cfg.Logger == nil {
+	if cfg.DB == nil || cfg.Journal == nil || cfg.Enforcer == nil || cfg.Guests == nil || cfg.Packages == nil || cfg.Images == nil || cfg.Logger == nil {
 		return nil, fmt.Errorf("open app lists: every part of the configuration is required: %w", errdefs.ErrInvalidArgument)
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Preinstalled == nil {
-		cfg.Preinstalled = func(string) (map[string]bool, bool) { return nil, false }
 	}
 	m := &Manager{
 		cfg: cfg, turn: make(chan struct{}, 1), told: make(chan []Denial), ended: make(chan struct{}), drains: make(chan struct{}, 1),
@@ -142,6 +139,19 @@ func (m *Manager) sweep(ctx context.Context) {
 	}
 	m.applyEach(ctx, ids) // what fails is kept with the phone, and logged
 	m.signal(m.drains)
+}
+
+// ImageChanged tells that something else is known of an image than before: the lists of the phones that are made from it are looked at again.
+func (m *Manager) ImageChanged(digest string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.wards {
+		// What has not been applied yet has no image, and is looked at in any case.
+		if w.apps.image == digest {
+			w.imageChanges++
+			m.signal(w.wake)
+		}
+	}
 }
 
 // signal wakes who waits at a channel that has room for one.

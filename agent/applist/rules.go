@@ -18,18 +18,23 @@ type verdict struct {
 	preinstalled map[string]bool
 	// blind says why launches and the network are not judged though there is a table; empty where they are.
 	blind string
+	// unread says that a list that allows goes by the table's word for what came with the image; empty where it does not.
+	unread string
 }
 
 // judge applies a list to what is known of a phone's apps.
 func (m *Manager) judge(l applist.List, slot uint32, a apps) verdict {
-	pre, known := m.preinstalled(a.image, a.table)
-	v := verdict{preinstalled: pre, rules: Rules{Slot: slot, Names: applist.Compile(l, pre)}}
+	image, allows := m.imageApps(a.image, a.table), l.Enabled && l.Mode == applist.Allow
+	v := verdict{preinstalled: image.names, rules: Rules{Slot: slot, Names: applist.Compile(l, image.names)}}
 	table := a.table
-	if l.Enabled && l.Mode == applist.Allow && !known && table != nil {
-		// To deny all that is not listed would be to deny the launcher too.
-		table, v.blind = nil, "which packages came with the image is not known, since the phone's list of packages does not say so (Android 12 and newer do): nothing is denied by app id"
+	if allows {
+		v.unread = image.unread
 	}
-	v.rules.Apps = applist.Verdicts(l, pre, table)
+	if allows && !image.known && table != nil {
+		// To deny all that is not listed would be to deny the launcher too.
+		table, v.blind = nil, "the phone's list of packages does not say either which came with the image (Android 12 and newer do): nothing is denied by app id"
+	}
+	v.rules.Apps = applist.Verdicts(l, image.names, table)
 	v.rules.Apps.UnknownDeny = v.rules.Apps.UnknownDeny && a.complete
 	return v
 }

@@ -48,6 +48,8 @@ type ward struct {
 	// deny are the packages that the phone has and may not run.
 	deny     map[string]bool
 	followed bool
+	// imageChanges counts the changes of what is known of its image.
+	imageChanges uint64
 }
 
 func newWard(id string) *ward {
@@ -210,7 +212,7 @@ func (m *Manager) set(ctx context.Context, w *ward, snap phone.Snapshot, list ap
 	deny := v.rules.denied(a)
 	m.denies(w, deny)
 	state := State{InForce: true, Complete: a.complete && v.blind == "", DeniedApps: len(deny)}
-	state.Problem = joined(v.blind, m.cfg.Enforcer.Status().gap())
+	state.Problem = joined(joined(v.unread, v.blind), m.cfg.Enforcer.Status().gap())
 	if snap.Outside {
 		state.InForce, state.Problem = false, "the guest runs below another cgroup root than the agent's, where nothing is refused until the phone is restarted"
 	}
@@ -277,6 +279,24 @@ func (m *Manager) stop(ctx context.Context, w *ward, snap phone.Snapshot, a apps
 	return err
 }
 
+// readyTime bounds how long the start of a phone waits until its image has been read.
+const readyTime = 30 * time.Second
+
+// awaitImage waits, for a phone on a list that allows, until it is known which packages came with its image. That it is not known is told by the
+// phone's State; the error is the context's.
+func (m *Manager) awaitImage(ctx context.Context, snap phone.Snapshot) error {
+	list, err := m.listOf(snap)
+	if err != nil || list == nil || !list.Enabled || list.Mode != applist.Allow {
+		return nil
+	}
+	waiting, cancel := context.WithTimeout(ctx, readyTime)
+	defer cancel()
+	if err := m.cfg.Images.Await(waiting, snap.Record.ImageDigest); err != nil && ctx.Err() == nil {
+		m.cfg.Logger.Warn("a phone on a list that allows is started before the packages of its image are known", "phone_id", snap.Record.Spec.ID, "error", err)
+	}
+	return ctx.Err()
+}
+
 // Ready implements phone.AppLists: it sets the rules of a phone whose guest is about to be started.
 func (m *Manager) Ready(ctx context.Context, id string) error {
 	snap, err := m.phones.Get(id)
@@ -286,6 +306,9 @@ func (m *Manager) Ready(ctx context.Context, id string) error {
 	w := m.wanted(snap)
 	if w == nil {
 		return nil
+	}
+	if err := m.awaitImage(ctx, snap); err != nil {
+		return err
 	}
 	return m.apply(ctx, w)
 }

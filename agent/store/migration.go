@@ -28,7 +28,7 @@ var migrations = []migration{
 
 // createAppListBuckets makes the buckets of version 3. The phones that there are are on no list.
 func createAppListBuckets(tx *bolt.Tx) error {
-	for _, name := range []string{"applists", "apps"} {
+	for _, name := range []string{"applists", "apps", "preinstalled"} {
 		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
 			return fmt.Errorf("make bucket %s: %w", name, err)
 		}

@@ -128,7 +128,7 @@ func TestMigration3(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, bucket := range []Bucket{AppLists, Apps} {
+		for _, bucket := range []Bucket{AppLists, Apps, Preinstalled} {
 			err := db.Update(func(tx *Tx) error { return tx.Bucket(bucket).Put([]byte("k"), []byte("v")) })
 			if err != nil {
 				t.Errorf("%s: bucket %v: %v", version, bucket, err)

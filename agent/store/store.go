@@ -18,6 +18,8 @@
 //	  <name>                          JSON of applist.stored: a list of apps
 //	apps
 //	  <phone id>                      JSON of applist.storedApps: the apps that a phone on such a list has
+//	preinstalled
+//	  <image digest>                  JSON of imageapps.stored: the packages that came with an image
 //	operations                        (sequence: the last operation's number)
 //	  by_id
 //	    <be64 number>                 JSON of operation.Operation

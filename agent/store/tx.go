@@ -28,6 +28,7 @@ var (
 	Policies            = Bucket{"policies"}
 	AppLists            = Bucket{"applists"}
 	Apps                = Bucket{"apps"}
+	Preinstalled        = Bucket{"preinstalled"}
 )
 
 // Tx is a transaction. It is valid only while the function that got it runs, on that goroutine.

@@ -77,8 +77,13 @@ func FuzzManifest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		info, err := parseManifest(b, &lazyTable{read: true})
 		classed(t, err)
+		name, nameErr := packageOf(b)
+		classed(t, nameErr)
 		if err == nil {
 			sound(t, info)
+			if nameErr != nil || name != info.Package {
+				t.Errorf("its name alone is %q, %v; with all else %q", name, nameErr, info.Package)
+			}
 		}
 	})
 }

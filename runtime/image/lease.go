@@ -41,7 +41,7 @@ func (s *Store) lease(ctx context.Context) (context.Context, func(collect bool),
 	}, nil
 }
 
-// Recover releases what a dead agent was about to import or unpack, and returns when it is gone. It is for the start, before any other
+// Recover releases what a dead agent was about to import, unpack or read, and returns when it is gone. It is for the start, before any other
 // call: it would end the imports of an agent that lives.
 func (s *Store) Recover(ctx context.Context) error {
 	service := s.client.LeasesService()
@@ -49,7 +49,7 @@ func (s *Store) Recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list the leases of unfinished imports: %w", err)
 	}
-	var errs []error
+	errs := []error{s.sweepMounts()}
 	for i, l := range stale {
 		var opts []leases.DeleteOpt
 		if i == len(stale)-1 {

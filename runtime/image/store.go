@@ -49,12 +49,15 @@ type Config struct {
 	Client *containerd.Client
 	// Unpacker unpacks the layers; nil means one of the Store's own, with containerd's default snapshotter.
 	Unpacker *Unpacker
+	// MountDir is a directory of the Store's own, where it mounts images for moments; empty means the system's directory for temporary files.
+	MountDir string
 }
 
 // Store is the images of this host.
 type Store struct {
 	client   *containerd.Client
 	unpacker *Unpacker
+	mountDir string
 }
 
 // New returns the store behind the client.
@@ -62,7 +65,7 @@ func New(config Config) (*Store, error) {
 	if config.Client == nil {
 		return nil, fmt.Errorf("image store: no containerd client: %w", errdefs.ErrInvalidArgument)
 	}
-	s := &Store{client: config.Client, unpacker: config.Unpacker}
+	s := &Store{client: config.Client, unpacker: config.Unpacker, mountDir: config.MountDir}
 	if s.unpacker == nil {
 		var err error
 		if s.unpacker, err = NewUnpacker(config.Client, ""); err != nil {

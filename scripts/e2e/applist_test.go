@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -127,6 +128,50 @@ func TestAppList(t *testing.T) {
 	requireContains(t, h.ctl("exec", "p1", "--", "ps"), "com.android.systemui")
 	h.ctl("applist", "add", "work", "com.example.net")
 	h.waitFor("the app being allowed by the guest too", func() bool { return strings.Contains(h.tries("p1"), "connected to") })
+}
+
+// TestAppListFirstBoot boots a phone for the first time on a list that allows nothing, and kills the agent meanwhile: launcher and system UI, which are
+// the image's, run and go on running, and what is installed then is denied. The image was read once, by the agent that died.
+func TestAppListFirstBoot(t *testing.T) {
+	h, _ := newNetHost(t)
+	kernel := h.enforcement()
+	h.ctl("applist", "put", "work", "--allow")
+	h.ctl("create", "p1", "--image", "phonehost.dev/testphone:latest", "--memory", "256MiB", "--data", "128MiB", "--app-list", "work")
+	h.ctl("on", "p1", "--no-wait")
+	h.waitFor("the guest's first process", func() bool { return h.show("p1").InitPID != 0 })
+	guest, early := h.show("p1").InitPID, h.show("p1").Status == "PHONE_STATUS_STARTING"
+	h.killAgent()
+	h.startAgent()
+	h.waitStatus("p1", "PHONE_STATUS_RUNNING")
+	if now := h.show("p1").InitPID; now != guest || !early {
+		t.Errorf("the agent was killed while the phone booted: %t; the guest's init was %d and is %d", early, guest, now)
+	}
+	h.waitFor("the image's apps", func() bool {
+		ps := h.ctl("exec", "p1", "--", "ps")
+		return strings.Contains(ps, "com.android.systemui") && strings.Contains(ps, "com.android.launcher3")
+	})
+	for _, pkg := range []string{"com.android.systemui", "com.android.launcher3", "com.android.settings"} {
+		requireContains(t, h.ctl("applist", "check", "p1", pkg), "preinstalled")
+	}
+	log, err := os.ReadFile(h.path("agent.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(log), "packages of an image read"); n != 1 {
+		t.Errorf("the image was read %d times", n)
+	}
+
+	if kernel.Install {
+		h.refused(1, "app", "install", netAPK(t, h.path("net.apk")), "p1")
+		return
+	}
+	h.installNet("p1")
+	h.testDenied("p1", kernel)
+	ps := h.ctl("exec", "p1", "--", "ps")
+	requireContains(t, ps, "com.android.systemui", "com.android.launcher3")
+	if shown := h.ctl("show", "p1"); strings.Contains(shown, "not known") {
+		t.Errorf("the image was read, and the phone says otherwise:\n%s", shown)
+	}
 }
 
 // triesAlone has the app connect while there is no agent.

@@ -24,6 +24,7 @@ import (
 	"github.com/phonehost/phonehost/agent/display"
 	"github.com/phonehost/phonehost/agent/event"
 	"github.com/phonehost/phonehost/agent/health"
+	"github.com/phonehost/phonehost/agent/imageapps"
 	"github.com/phonehost/phonehost/agent/job"
 	"github.com/phonehost/phonehost/agent/metrics"
 	"github.com/phonehost/phonehost/agent/nameserver"
@@ -64,19 +65,21 @@ type agent struct {
 	logger *slog.Logger
 	start  time.Time
 
-	health   *health.Registry
-	db       *store.DB
-	journal  *event.Journal
-	ops      *operation.Table
-	engine   *container.Engine
-	images   *image.Store
-	displays *display.Registry
-	phones   *phone.Supervisor
-	commands *command.Runner
-	apps     *app.Manager
-	archives *data.Spool
-	jobs     *job.Runner
-	hub      *stream.Hub
+	health  *health.Registry
+	db      *store.DB
+	journal *event.Journal
+	ops     *operation.Table
+	engine  *container.Engine
+	images  *image.Store
+	// imageApps are the packages that came with the images.
+	imageApps *imageapps.Keeper
+	displays  *display.Registry
+	phones    *phone.Supervisor
+	commands  *command.Runner
+	apps      *app.Manager
+	archives  *data.Spool
+	jobs      *job.Runner
+	hub       *stream.Hub
 	// networks is what gives phones their networks; netpolicy and network are nil where they have none.
 	networks  phone.Networks
 	netpolicy *netpolicy.Engine
@@ -135,13 +138,16 @@ func (a *agent) makeDirs(context.Context) error {
 	for _, dir := range []struct {
 		path string
 		mode os.FileMode
-	}{{a.cfg.StateDir, 0o711}, {a.cfg.RunDir, 0o755}, {a.cfg.LogDir, 0o750}, {a.netnsDir(), 0o755}, {filepath.Dir(a.cfg.Socket.Path), 0o755}} {
+	}{{a.cfg.StateDir, 0o711}, {a.cfg.RunDir, 0o755}, {a.cfg.LogDir, 0o750}, {a.netnsDir(), 0o755}, {a.imageDir(), 0o700}, {filepath.Dir(a.cfg.Socket.Path), 0o755}} {
 		if err := os.MkdirAll(dir.path, dir.mode); err != nil {
 			return fmt.Errorf("make directory: %w", err)
 		}
 	}
 	return nil
 }
+
+// imageDir is where images are mounted for moments.
+func (a *agent) imageDir() string { return filepath.Join(a.cfg.RunDir, "images") }
 
 func (a *agent) netnsDir() string { return netnsDir(a.cfg) }
 
@@ -205,7 +211,7 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	}
 	a.defers(a.engine.Close)
 	a.containerdUp.Store(true)
-	a.images, err = image.New(image.Config{Client: a.engine.Client(), Unpacker: a.engine.Unpacker()})
+	a.images, err = image.New(image.Config{Client: a.engine.Client(), Unpacker: a.engine.Unpacker(), MountDir: a.imageDir()})
 	if err != nil {
 		return err
 	}

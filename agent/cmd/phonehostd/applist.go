@@ -74,14 +74,19 @@ func (a *agent) openAppLists(ctx context.Context) error {
 		status := guard.Status()
 		a.logger.Info("app lists", "tier", status.Tier, "mechanism", status.Mechanism, "shown", status.Shown, "not_better", status.Why)
 	}
+	if err := a.openImageApps(); err != nil {
+		return err
+	}
 	a.lists, err = applist.Open(applist.Config{
-		DB: a.db, Journal: a.journal, Enforcer: enforcer, Guests: guestApps{a.engine}, Packages: watcher, Logger: a.logger,
+		DB: a.db, Journal: a.journal, Enforcer: enforcer, Guests: guestApps{a.engine}, Packages: watcher, Images: a.imageApps, Logger: a.logger,
 	})
 	return err
 }
 
 // startAppLists puts the lists in force, before any guest is started, and keeps trying whether the kernel does what it is taken to do.
 func (a *agent) startAppLists(ctx context.Context) error {
+	a.imageApps.Start(ctx)
+	a.defers(func() error { a.imageApps.Close(); return nil })
 	a.defers(func() error { a.lists.Close(); return nil })
 	a.lists.Start(ctx, a.phones)
 	a.onAppLists(nil)

@@ -144,7 +144,7 @@ func (a *agent) newServer() (*api.Server, error) {
 			Binder: a.phones.Binder, Health: a.health, Doctor: check, Logger: a.logger,
 		}),
 		Images: api.NewImageServer(api.ImageConfig{
-			Store: a.images, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
+			Store: toldImages{a.images, a.imageApps}, Users: a.phones.ImageUsers, DiskFree: a.diskFree, DiskReserveBytes: a.cfg.Limits.DiskReserveBytes,
 			SpoolDir: a.cfg.StateDir,
 		}),
 		Commands: api.NewCommandServer(api.CommandConfig{Commands: a.commands, Jobs: a.jobs}),
