@@ -23,6 +23,7 @@ import (
 	"github.com/phonehost/phonehost/netpolicy/packages"
 	phonehostv1 "github.com/phonehost/phonehost/proto/phonehost/v1"
 	"github.com/phonehost/phonehost/runtime/container"
+	"github.com/phonehost/phonehost/runtime/image/preinstalled"
 )
 
 // guard is the kernel's side of lists of apps of a host in memory, and its guests, as far as AppListService needs them. The table of every guest's
@@ -48,13 +49,22 @@ func newGuard(w *phonetest.World) *guard {
 // open has a host keep lists of apps, and its phones be on them.
 func (g *guard) open(t testing.TB, cfg *phone.Config) *applist.Manager {
 	t.Helper()
-	m, err := applist.Open(applist.Config{DB: cfg.DB, Journal: cfg.Journal, Enforcer: g, Guests: g, Packages: g, Logger: cfg.Logger})
+	m, err := applist.Open(applist.Config{DB: cfg.DB, Journal: cfg.Journal, Enforcer: g, Guests: g, Packages: g, Images: imageApps{}, Logger: cfg.Logger})
 	if err != nil {
 		t.Fatal(err)
 	}
 	cfg.AppLists, cfg.CheckAppList = m, m.CheckAssign
 	return m
 }
+
+// imageApps are of images that are all known, and have a launcher.
+type imageApps struct{}
+
+func (imageApps) Packages(string) (preinstalled.Packages, error) {
+	return preinstalled.Packages{Names: map[string]bool{"com.android.launcher": true}}, nil
+}
+
+func (imageApps) Await(context.Context, string) error { return nil }
 
 func (g *guard) Status() applist.Status {
 	g.mu.Lock()

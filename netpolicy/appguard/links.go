@@ -222,7 +222,7 @@ func (g *Guard) unpinOthers() error {
 		}
 	}
 	entries, err := os.ReadDir(g.pins.links(g.version))
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // no mechanism was tried
 		return err
 	}
 	for _, e := range entries {
