@@ -64,12 +64,8 @@ func TestDenialsAreExact(t *testing.T) {
 func TestDenialsWithoutRoom(t *testing.T) {
 	g := open(t)
 	p := makePhone(t, "p1")
-	const kinds = 300 // of refusals; the table holds 256
-	rules := appguard.Phone{Apps: map[uint32]appguard.Bits{}}
-	for i := range kinds {
-		rules.Apps[uint32(10000+i)] = appguard.DenyNetwork
-	}
-	p.set(t, g, rules)
+	const kinds = crowd // of refusals; the table holds 256
+	p.set(t, g, appguard.Phone{Apps: crowdOffline()})
 	for range 2 {
 		var steps []string
 		for i := range kinds {

@@ -125,6 +125,21 @@ func guestSteps() map[string]func(args []string) error {
 		"wait":      waitStep,
 		"breed":     breed,
 		"cost":      costStep,
+		"flood":     floodStep,
+		"acting":    actingStep,
+		"zygote":    zygoteStep,
+		"pool":      poolStep,
+		"forked":    forkedStep,
+		"unshared":  unsharedStep,
+		"whiteout":  func(a []string) error { return rename(a, unix.RENAME_WHITEOUT) },
+		"symlink":   func(a []string) error { return unix.Symlink(a[0], name(a[1])) },
+		"link":      func(a []string) error { return unix.Link(a[0], name(a[1])) },
+		"tmpfile":   tmpfileStep,
+		"chdir":     func(a []string) error { return unix.Chdir(a[0]) },
+		"handle":    handleStep,
+		"cover":     coverStep,
+		"overlay":   overlayStep,
+		"uring":     uringStep,
 	}
 }
 
@@ -216,10 +231,7 @@ func is(args []string) error {
 
 // bind shows a directory elsewhere, in a mount namespace of this thread's own.
 func bind(args []string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-		return err
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := apart(); err != nil {
 		return err
 	}
 	return unix.Mount(args[0], args[1], "", unix.MS_BIND, "")
@@ -360,30 +372,6 @@ func unixStep([]string) error {
 	defer unix.Close(pair[0])
 	_, err = unix.Write(pair[0], []byte("hello"))
 	return err
-}
-
-// deeperStep makes a cgroup where the process is alone, as it sees cgroups, and goes there. Nothing else is in sight.
-func deeperStep([]string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP); err != nil {
-		return err
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp("", "cgroup")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(dir)
-	if err := unix.Mount("cgroup2", dir, "cgroup2", 0, ""); err != nil {
-		return err
-	}
-	defer unix.Unmount(dir, unix.MNT_DETACH)
-	deeper := filepath.Join(dir, "deeper")
-	if err := os.Mkdir(deeper, 0o755); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(deeper, "cgroup.procs"), []byte("0"), 0)
 }
 
 // oftenStep does a step again and again until it is told a line, and each time has to meet the same.

@@ -23,7 +23,7 @@ var launchRules = appguard.Phone{Apps: map[uint32]appguard.Bits{appAllowed: 0, a
 // launches are all ways that tests know to get a uid: %d.
 var launches = []string{
 	"setresuid %[1]d %[1]d %[1]d", "setresuid %d -1 -1", "setresuid -1 %d -1", "setresuid -1 -1 %d", "setreuid %d -1", "setreuid -1 %d", "setreuid %[1]d %[1]d",
-	"setuid %d", "setfsuid %d", "thread setresuid %[1]d %[1]d %[1]d", "thread setfsuid %d", "mapped %d",
+	"setuid %d", "setfsuid %d", "thread setresuid %[1]d %[1]d %[1]d", "thread setfsuid %d", "mapped %d", "unshared %d", "forked %d", "thread forked %d",
 }
 
 // way writes the uid into one of launches.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/phonehost/phonehost/netpolicy/appguard"
 )
 
@@ -51,6 +53,9 @@ func testInstallLimits(t *testing.T, g *appguard.Guard) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile(filepath.Join(dir, "base.apk"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct {
 		what        string
 		steps, want []string
@@ -58,7 +63,17 @@ func testInstallLimits(t *testing.T, g *appguard.Guard) {
 		{"a whole directory of apps is moved", []string{fmt.Sprintf("exchange %s/elsewhere %[1]s/app", dir)}, []string{"done"}},
 		{"a directory with another name is shown as that of apps", []string{fmt.Sprintf("bind %s/other %[1]s/app", dir), "mkdir " + dir + "/app/~~r/com.bad.app-1"}, []string{"done", "done"}},
 		{"one that is not at the root", []string{fmt.Sprintf("bind %s/other/app %[1]s/app", dir), "mkdir " + dir + "/app/~~r/com.bad.app-1"}, []string{"done", "done"}},
+		{"a file system of its own is shown there", []string{"cover " + dir + "/app", "mkdir " + dir + "/app/~~r", "mkdir " + dir + "/app/~~r/com.bad.app-1"}, []string{"done", "done", "done"}},
 		{"a directory is called otherwise", []string{"mkdir " + dir + "/app/~~r/com.good-1"}, []string{"done"}},
+		{"one of another name is shown as a package's", []string{fmt.Sprintf("bind %s/other %[1]s/app/~~r/com.good-1", dir)}, []string{"done"}},
+		{"a link has the package's name", []string{fmt.Sprintf("symlink %s/other %[1]s/app/~~r/com.bad.app-2", dir)}, []string{"done"}},
+		{"a link is moved there", []string{fmt.Sprintf("symlink other %s/link", dir), fmt.Sprintf("rename %s/link %[1]s/app/~~r/com.bad.app-3", dir)}, []string{"done", "done"}},
+		{"a link has a random name", []string{fmt.Sprintf("symlink %s/other %[1]s/app/~~s", dir), "mkdir " + dir + "/app/~~s/com.bad.app-1"}, []string{"done", "done"}},
+		{"a file is linked into another package's directory", []string{fmt.Sprintf("link %s/base.apk %[1]s/app/~~r/com.good-1/base.apk", dir)}, []string{"done"}},
+		{"a file is linked where packages are", []string{fmt.Sprintf("link %s/base.apk %[1]s/app/com.bad.app-1.apk", dir)}, []string{"done"}},
+		{"a file without a name gets one", []string{fmt.Sprintf("tmpfile %s %[1]s/app/~~r/com.good-1/split.apk", dir)}, []string{"done"}},
+		{"a file without a name gets the package's", []string{fmt.Sprintf("tmpfile %s %[1]s/app/~~r/com.bad.app-4", dir)}, []string{"done"}},
+		{"the directory of apps is a link", []string{fmt.Sprintf("rename %s/app %[1]s/former", dir), fmt.Sprintf("symlink other %s/app", dir), "mkdir " + dir + "/app/~~r/com.bad.app-5"}, []string{"done", "done", "done"}},
 		// Whatever is in which directory: the app cannot run.
 		{"the app runs", []string{way(launches[0], appDenied)}, []string{killed}},
 	} {
@@ -66,4 +81,28 @@ func testInstallLimits(t *testing.T, g *appguard.Guard) {
 			t.Errorf("%s: %v meets %v; want %v", test.what, test.steps, met, test.want)
 		}
 	}
+}
+
+// deeperStep makes a cgroup where the process is alone, as it sees cgroups, and goes there. Nothing else is in sight.
+func deeperStep([]string) error {
+	if err := unix.Unshare(unix.CLONE_NEWCGROUP); err != nil {
+		return err
+	}
+	if err := apart(); err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "cgroup")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(dir)
+	if err := unix.Mount("cgroup2", dir, "cgroup2", 0, ""); err != nil {
+		return err
+	}
+	defer unix.Unmount(dir, unix.MNT_DETACH)
+	deeper := filepath.Join(dir, "deeper")
+	if err := os.Mkdir(deeper, 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(deeper, "cgroup.procs"), []byte("0"), 0)
 }

@@ -35,9 +35,13 @@ func onTier(t *testing.T, tier appguard.Tier, test func(t *testing.T, g *appguar
 func TestVMTierA(t *testing.T) {
 	onTier(t, appguard.TierA, func(t *testing.T, g *appguard.Guard) {
 		t.Run("launch", func(t *testing.T) { testLaunches(t, g) })
+		t.Run("pool", func(t *testing.T) { testPool(t, g) })
+		t.Run("parallel", func(t *testing.T) { testParallelLaunches(t, g, parallelLaunches/2, killed) })
+		t.Run("parallel refusal", func(t *testing.T) { testParallelRefusals(t, g, parallelLaunches/2) })
 		t.Run("refusal", func(t *testing.T) { testRefusal(t, g, "EPERM") })
 		t.Run("install", func(t *testing.T) { testInstalls(t, g) })
 		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
+		t.Run("speed", func(t *testing.T) { testInstallsAtSpeed(t, g) })
 		t.Run("verifier", func(t *testing.T) { testVerifier(t, g) })
 		t.Run("try", func(t *testing.T) { testTry(t, g) })
 		t.Run("scale", func(t *testing.T) { testScale(t, g) })
@@ -50,6 +54,9 @@ func TestVMTierA(t *testing.T) {
 func TestVMTierB(t *testing.T) {
 	onTier(t, appguard.TierB, func(t *testing.T, g *appguard.Guard) {
 		t.Run("launch", func(t *testing.T) { testLaunches(t, g) })
+		t.Run("pool", func(t *testing.T) { testPool(t, g) })
+		t.Run("parallel", func(t *testing.T) { testParallelLaunches(t, g, parallelLaunches/2, killed) })
+		t.Run("parallel refusal", func(t *testing.T) { testParallelRefusals(t, g, parallelLaunches/2) })
 		t.Run("refusal", func(t *testing.T) { testRefusal(t, g, "EPERM") })
 		t.Run("install", func(t *testing.T) { testInstalls(t, g) })
 		t.Run("limits", func(t *testing.T) { testInstallLimits(t, g) })
@@ -63,6 +70,8 @@ func TestVMTierB(t *testing.T) {
 func TestVMTierC(t *testing.T) {
 	onTier(t, appguard.TierC, func(t *testing.T, g *appguard.Guard) {
 		t.Run("launch", func(t *testing.T) { testLaunches(t, g) })
+		t.Run("pool", func(t *testing.T) { testPool(t, g) })
+		t.Run("parallel", func(t *testing.T) { testParallelLaunches(t, g, parallelLaunches, killed) })
 		t.Run("install", func(t *testing.T) {
 			if g.Status().Shown.Install {
 				t.Error("the status says that installations are refused")
