@@ -105,7 +105,7 @@ func (g *Guard) choose(ctx context.Context) error {
 			return err
 		}
 		if reason == "" {
-			g.record(m, shown, why)
+			g.record(m, shown, append(why, slips(m)...))
 			return nil
 		}
 		why = append(why, string(m)+": "+reason)
@@ -140,6 +140,19 @@ func (g *Guard) take(ctx context.Context, m Mechanism) (shown Shown, reason stri
 	closeLinks(g.links)
 	g.links = links
 	return shown, "", nil
+}
+
+// slips says what a mechanism may miss that the canary cannot show. A kprobe runs no program on a processor where somebody's bpf(2) call on a hash map was
+// preempted in the middle (bpf_prog_active, read by trace_call_bpf).
+func slips(m Mechanism) []string {
+	if m != MechanismKill {
+		return nil
+	}
+	full, how := preemptible()
+	if !full {
+		return nil
+	}
+	return []string{string(m) + ": a denied launch can slip through now and then, without a network, since kernel code can be preempted (" + how + ")"}
 }
 
 // record notes what is enforced.
