@@ -115,12 +115,12 @@ func TestVMAppguard(t *testing.T) {
 	vm.Package(t, vm.On("6.1", "6.12", "7.3").Nightly(), "netpolicy/appguard", vm.Require("root"), vm.Timeout(15*time.Minute))
 }
 
-// TestVMBypass: on a fully preemptible kernel no launch slips through, of ten thousand by zygotes and of a million by a storm, whatever is replaced
-// meanwhile.
+// TestVMBypass: on a fully preemptible kernel no launch slips through, of ten thousand denied ones that zygotes try beside as many that are allowed, and
+// of a million that a storm tries while everything is replaced.
 func TestVMBypass(t *testing.T) {
 	vm.Run(t, vm.On("6.12").Arch("amd64").With(vm.PreemptFull).Nightly(), func(t *testing.T) {
 		g := open(t)
-		t.Run("parallel", func(t *testing.T) { testParallelLaunches(t, g, 10_000, killed) })
+		t.Run("parallel", func(t *testing.T) { testParallelLaunches(t, g, 20_000, killed) })
 		g.Close()
 		testBypass(t, 100, 20, 1e6)
 	}, vm.Require("all"), vm.Timeout(40*time.Minute))

@@ -261,8 +261,7 @@ func poolStep(args []string) error {
 	return nil
 }
 
-// parallelLaunches is how many launches zygotes make in a machine, allowed and denied: TestVMTierA, TestVMTierB and TestVMTierC together make 8192 daily, and more than
-// 20000 in all machines.
+// parallelLaunches is how many launches zygotes make in a machine, allowed and denied; TestVMBypass makes more.
 const parallelLaunches = 2048
 
 // testParallelLaunches has several zygotes of a phone launch apps at once, every second of them one that is denied, while denials are drained: every
