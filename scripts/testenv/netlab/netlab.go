@@ -30,6 +30,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/phonehost/phonehost/netpolicy/netns"
+	"github.com/phonehost/phonehost/scripts/testenv"
 	"github.com/phonehost/phonehost/scripts/vm/machine"
 )
 
@@ -98,20 +99,32 @@ func enter() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	// The machine's control groups stay: a containerd that a test starts needs them.
-	groups, err := unix.OpenTree(unix.AT_FDCWD, "/sys/fs/cgroup", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
-	if err != nil {
-		return fmt.Errorf("keep the control groups: %w", err)
+	// The machine's control groups stay: a containerd that a test starts needs them. So do programs that were built before the tests.
+	kept := []string{"/sys/fs/cgroup"}
+	if programs := os.Getenv(testenv.BinariesEnv); programs != "" {
+		kept = append(kept, programs)
 	}
-	defer unix.Close(groups)
+	trees := make([]int, len(kept))
+	for i, dir := range kept {
+		var err error
+		if trees[i], err = unix.OpenTree(unix.AT_FDCWD, dir, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE); err != nil {
+			return fmt.Errorf("keep %s: %w", dir, err)
+		}
+		defer unix.Close(trees[i])
+	}
 	// A new sysfs shows the interfaces of the namespace that it is mounted in.
 	for _, m := range []struct{ kind, at string }{{"sysfs", "/sys"}, {"bpf", "/sys/fs/bpf"}, {"tmpfs", "/run"}} {
 		if err := unix.Mount(m.kind, m.at, m.kind, 0, ""); err != nil {
 			return fmt.Errorf("mount %s at %s: %w", m.kind, m.at, err)
 		}
 	}
-	if err := unix.MoveMount(groups, "", unix.AT_FDCWD, "/sys/fs/cgroup", unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
-		return fmt.Errorf("keep the control groups: %w", err)
+	for i, dir := range kept {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("keep %s: %w", dir, err)
+		}
+		if err := unix.MoveMount(trees[i], "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+			return fmt.Errorf("keep %s: %w", dir, err)
+		}
 	}
 	lo, err := netlink.LinkByName("lo")
 	if err != nil {
