@@ -95,8 +95,9 @@ type agent struct {
 
 	// unguarded tells why guests that may mount are not kept from the host; nil where they are.
 	unguarded error
-	// cgroupRoot is where phones get their cgroups, and delegated whether systemd leaves alone what is there.
+	// cgroupRoot is where phones get their cgroups, and delegated whether systemd leaves alone what is there; formerRoots are where former agents had them.
 	cgroupRoot   string
+	formerRoots  []string
 	delegated    bool
 	containerdUp atomic.Bool
 	// closers undo what was built, last first.
@@ -194,6 +195,7 @@ func (a *agent) openEngine(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.formerRoots = engine.FormerCgroupRoots
 	a.cgroupRoot, a.delegated = engine.CgroupRoot, place.Delegated && engine.CgroupRoot == place.Root
 	a.logger.Info("cgroups of phones", "root", a.cgroupRoot, "delegated", a.delegated)
 	if place.Systemd && !place.Delegated && c.Runtime.CgroupRoot == "" {

@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/containerd/errdefs"
@@ -59,8 +63,29 @@ func removeAppLists(cgroupRoot string) error {
 	return err
 }
 
+// dropFormerApps has the kernel judge no more the apps below the cgroups of former agents, where no phone runs any more.
+func (a *agent) dropFormerApps() {
+	for _, root := range a.formerRoots {
+		dir, err := cgroup.Dir(root)
+		if err != nil {
+			continue // without cgroup v2 nothing was ever there
+		}
+		events, err := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+		if strings.Contains(string(events), "populated 1") {
+			continue
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err = errors.Join(err, removeAppLists(root)); err != nil {
+			a.logger.Warn("what judged the apps of phones below a former cgroup is still there", "cgroup", root, "error", err)
+		}
+	}
+}
+
 // openAppLists makes what keeps the lists of apps. Where the kernel cannot refuse anything they are kept all the same, and told to the guests.
 func (a *agent) openAppLists(ctx context.Context) error {
+	a.dropFormerApps()
 	watcher := packages.NewWatcher(a.logger)
 	a.defers(func() error { watcher.Close(); return nil })
 	guard, err := a.openAppguard(ctx)
