@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"io"
 
 	"github.com/phonehost/phonehost/agent/cli/render"
@@ -23,32 +22,7 @@ func (c *appListDenialsCmd) Run(ctx context.Context, a *app) error {
 	if c.Follow {
 		return c.follow(ctx, a)
 	}
-	conn, err := a.connect(ctx)
-	if err != nil {
-		return err
-	}
-	q := &phonehostv1.EventServiceWatchRequest{NoFollow: true}
-	if len(c.IDs) == 1 {
-		q.PhoneId = c.IDs[0]
-	}
-	stream, err := phonehostv1.NewEventServiceClient(conn.Control()).Watch(ctx, q)
-	if err != nil {
-		return about(first(c.IDs), err)
-	}
-	table := render.NewAppDenials()
-	for {
-		answer, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return about(first(c.IDs), err)
-		}
-		denials := render.AppDenialsOf(answer.GetEvents(), c.IDs)
-		if err := rows(a, denials, func(w io.Writer) error { return table.Append(w, denials) }); err != nil {
-			return err
-		}
-	}
+	return fromJournal(ctx, a, c.IDs, render.AppDenialsOf, render.NewAppDenials().Append)
 }
 
 // follow prints what is refused from now on.

@@ -115,29 +115,33 @@ func (c *netDenialsCmd) Run(ctx context.Context, a *app) error {
 	if c.Follow {
 		return c.follow(ctx, a)
 	}
+	return fromJournal(ctx, a, c.IDs, render.DenialsOf, render.NewDenials().Append)
+}
+
+// fromJournal prints what the journal keeps of phones, all of them if none is named: of makes it of events, and show appends it to a table.
+func fromJournal[T proto.Message](ctx context.Context, a *app, ids []string, of func([]*phonehostv1.Event, []string) []T, show func(io.Writer, []T) error) error {
 	conn, err := a.connect(ctx)
 	if err != nil {
 		return err
 	}
 	q := &phonehostv1.EventServiceWatchRequest{NoFollow: true}
-	if len(c.IDs) == 1 {
-		q.PhoneId = c.IDs[0]
+	if len(ids) == 1 {
+		q.PhoneId = ids[0]
 	}
 	stream, err := phonehostv1.NewEventServiceClient(conn.Control()).Watch(ctx, q)
 	if err != nil {
-		return about(first(c.IDs), err)
+		return about(first(ids), err)
 	}
-	table := render.NewDenials()
 	for {
 		answer, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
-			return about(first(c.IDs), err)
+			return about(first(ids), err)
 		}
-		denials := render.DenialsOf(answer.GetEvents(), c.IDs)
-		if err := rows(a, denials, func(w io.Writer) error { return table.Append(w, denials) }); err != nil {
+		some := of(answer.GetEvents(), ids)
+		if err := rows(a, some, func(w io.Writer) error { return show(w, some) }); err != nil {
 			return err
 		}
 	}

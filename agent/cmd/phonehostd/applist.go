@@ -74,10 +74,10 @@ func (a *agent) dropFormerApps() {
 		if strings.Contains(string(events), "populated 1") {
 			continue
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			err = removeAppLists(root)
 		}
-		if err = errors.Join(err, removeAppLists(root)); err != nil {
+		if err != nil { // where it is not known whether phones run there, they stay judged
 			a.logger.Warn("what judged the apps of phones below a former cgroup is still there", "cgroup", root, "error", err)
 		}
 	}
