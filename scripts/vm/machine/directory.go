@@ -27,12 +27,36 @@ type directory struct {
 	lock *os.File
 }
 
+// alone returns with the directory of all machines' directories locked against other processes and goroutines that make, remove or look
+// through them: between a directory's making and its lock it looks like one that was left behind.
+func alone(parent string) (unlock func() error, err error) {
+	f, err := os.Open(parent)
+	if err != nil {
+		return nil, fmt.Errorf("lock the directory of machines: %w", err)
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if err == nil {
+			return f.Close, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", parent, err)
+		}
+	}
+}
+
 // newDirectory makes path, or a directory of the cache if path is "". It removes those of machines whose process was killed.
 func newDirectory(cache *asset.Cache, path string) (*directory, error) {
 	parent, err := cache.Keep("machines")
 	if err != nil {
 		return nil, err
 	}
+	unlock, err := alone(parent)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
 	if err := sweep(parent); err != nil {
 		return nil, err
 	}
@@ -46,17 +70,15 @@ func newDirectory(cache *asset.Cache, path string) (*directory, error) {
 		}
 		return &directory{path: path, lock: lock}, err
 	}
-	for {
-		path, err := os.MkdirTemp(parent, "machine-")
-		if err != nil {
-			return nil, fmt.Errorf("make the machine's directory: %w", err)
-		}
-		lock, err := tryLock(path)
-		if errors.Is(err, fs.ErrNotExist) || err == nil && lock == nil {
-			continue // another process took it for one that was left behind
-		}
-		return &directory{path: path, own: true, lock: lock}, err
+	path, err = os.MkdirTemp(parent, "machine-")
+	if err != nil {
+		return nil, fmt.Errorf("make the machine's directory: %w", err)
 	}
+	lock, err := tryLock(path)
+	if err == nil && lock == nil {
+		err = fmt.Errorf("directory %s was locked by another process as soon as it was made", path)
+	}
+	return &directory{path: path, own: true, lock: lock}, err
 }
 
 // tryLock locks a directory, or returns nil if it is locked.
@@ -85,7 +107,7 @@ func tryLock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// sweep removes the directories that no process has locked.
+// sweep removes the directories that no process has locked. The caller is alone.
 func sweep(parent string) error {
 	entries, err := os.ReadDir(parent)
 	if err != nil {
@@ -94,16 +116,13 @@ func sweep(parent string) error {
 	for _, entry := range entries {
 		path := filepath.Join(parent, entry.Name())
 		lock, err := tryLock(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
 		if err != nil {
 			return err
 		}
 		if lock == nil {
 			continue
 		}
-		err = removeAll(path)
+		err = os.RemoveAll(path)
 		lock.Close()
 		if err != nil {
 			return fmt.Errorf("remove a machine that was left behind: %w", err)
@@ -118,7 +137,12 @@ func (d *directory) file(name string) string { return filepath.Join(d.path, name
 func (d *directory) remove() error {
 	defer d.lock.Close()
 	if d.own {
-		return removeAll(d.path)
+		unlock, err := alone(filepath.Dir(d.path))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		return os.RemoveAll(d.path)
 	}
 	var all error
 	for _, name := range []string{diskFile, payloadFile, controlFile, lockFile} {
@@ -127,14 +151,4 @@ func (d *directory) remove() error {
 		}
 	}
 	return all
-}
-
-// removeAll removes a machine's directory. Another process that looks for machines which were left behind may make the lock file anew
-// once it is gone, which keeps the directory from being removed for that moment.
-func removeAll(path string) error {
-	for {
-		if err := os.RemoveAll(path); !errors.Is(err, unix.ENOTEMPTY) {
-			return err
-		}
-	}
 }
