@@ -29,7 +29,7 @@
 // # Goroutines
 //
 // A Manager owns one goroutine that hears of the phones, one follower for each phone that is or was on a list, one that hears of refusals, one
-// that reads them, and one that writes them into the journal. Close waits for all. Its methods may be called by many goroutines at once. For one
+// that reads them, one that looks once a minute for what slipped past the kernel, and one that writes them into the journal. Close waits for all. Its methods may be called by many goroutines at once. For one
 // phone, whoever sets its rules has its turn.
 package applist
 

@@ -101,6 +101,7 @@ func (m *Manager) Start(ctx context.Context, phones Phones) {
 	readers.Go(func() { m.hear(running) })
 	readers.Go(func() { m.readRefusals(running) })
 	readers.Go(func() { m.watch(running) })
+	readers.Go(func() { m.patrol(running) })
 	m.wg.Go(func() {
 		readers.Wait()
 		close(m.ended)
