@@ -18,7 +18,7 @@
 // the follower then reports (Stopped) if the list denies them.
 //
 // The packages of the image are those that were read from the image itself (Config.Images). What the phone's table says of them, which is the
-// guest's word, counts for two cases only: for packages in packed APEX files, where the image has such, since those are not read; and where the
+// guest's word, counts for two cases only: for packages in packed APEX files that could not be read, where the image has such; and where the
 // image could not be read, which the phone's State tells. Where nothing is known at all, a list that allows judges by name alone, and says so.
 //
 // # What a crash leaves
@@ -29,8 +29,8 @@
 // # Goroutines
 //
 // A Manager owns one goroutine that hears of the phones, one follower for each phone that is or was on a list, one that hears of refusals, one
-// that reads them, one that looks once a minute for what slipped past the kernel, and one that writes them into the journal. Close waits for all. Its methods may be called by many goroutines at once. For one
-// phone, whoever sets its rules has its turn.
+// that reads them, one that looks once a minute for what slipped past the kernel, and one that writes refusals into the journal. Close waits for
+// all. Its methods may be called by many goroutines at once. For one phone, whoever sets its rules has its turn.
 package applist
 
 import (

@@ -173,7 +173,7 @@ type imageApps struct {
 func (m *Manager) imageApps(digest string, t *packages.Table) imageApps {
 	found, err := m.cfg.Images.Packages(digest)
 	i := imageApps{names: found.Names, known: len(found.Names) > 0}
-	if err == nil && i.known && !found.PackedAPEX {
+	if err == nil && i.known && !found.UnreadAPEX {
 		return i
 	}
 	switch {

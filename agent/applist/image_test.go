@@ -39,7 +39,7 @@ func TestPackagesOfTheImage(t *testing.T) {
 func TestTheImageDecides(t *testing.T) {
 	inBubble(t, func(t *testing.T, h *host) {
 		read := func(packed bool, names ...string) preinstalled.Packages {
-			p := preinstalled.Packages{Names: map[string]bool{}, PackedAPEX: packed}
+			p := preinstalled.Packages{Names: map[string]bool{}, UnreadAPEX: packed}
 			for _, name := range names {
 				p.Names[name] = true
 			}

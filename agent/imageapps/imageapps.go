@@ -62,8 +62,8 @@ type stored struct {
 	// Revision is that of what has read it (preinstalled.Revision).
 	Revision int      `json:"revision"`
 	Packages []string `json:"packages"`
-	// PackedAPEX is preinstalled.Packages'.
-	PackedAPEX bool `json:"packed_apex,omitempty"`
+	// UnreadAPEX is preinstalled.Packages'.
+	UnreadAPEX bool `json:"unread_apex,omitempty"`
 }
 
 // table is their bucket.
@@ -128,7 +128,7 @@ func Open(cfg Config) (*Keeper, error) {
 
 // packages returns what is stored.
 func (s stored) packages() preinstalled.Packages {
-	p := preinstalled.Packages{Names: make(map[string]bool, len(s.Packages)), PackedAPEX: s.PackedAPEX}
+	p := preinstalled.Packages{Names: make(map[string]bool, len(s.Packages)), UnreadAPEX: s.UnreadAPEX}
 	for _, name := range s.Packages {
 		p.Names[name] = true
 	}
@@ -277,7 +277,7 @@ func (k *Keeper) try(ctx context.Context, digest string) error {
 		return ctx.Err() // the next agent reads it
 	}
 	if err == nil {
-		k.cfg.Logger.Info("packages of an image read", "image_digest", digest, "packages", len(found.Names), "packed_apex", found.PackedAPEX, "took", time.Since(began))
+		k.cfg.Logger.Info("packages of an image read", "image_digest", digest, "packages", len(found.Names), "unread_apex", found.UnreadAPEX, "took", time.Since(began))
 	}
 	k.settle(digest, found, err)
 	return err
@@ -286,7 +286,7 @@ func (k *Keeper) try(ctx context.Context, digest string) error {
 // store stores the packages of an image.
 func (k *Keeper) store(digest string, p preinstalled.Packages) error {
 	return k.cfg.DB.Update(func(tx *store.Tx) error {
-		return table.Put(tx, []byte(digest), stored{Revision: preinstalled.Revision, Packages: slices.Sorted(maps.Keys(p.Names)), PackedAPEX: p.PackedAPEX})
+		return table.Put(tx, []byte(digest), stored{Revision: preinstalled.Revision, Packages: slices.Sorted(maps.Keys(p.Names)), UnreadAPEX: p.UnreadAPEX})
 	})
 }
 

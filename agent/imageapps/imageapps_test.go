@@ -155,7 +155,7 @@ func TestReadOnce(t *testing.T) {
 		h.want(k, "a", "com.a com.aa")
 		h.want(k, "b", "com.b")
 		h.want(k, "c", "")
-		h.edit(func() { h.images["d"] = preinstalled.Packages{Names: map[string]bool{"com.d": true}, PackedAPEX: true} })
+		h.edit(func() { h.images["d"] = preinstalled.Packages{Names: map[string]bool{"com.d": true}, UnreadAPEX: true} })
 		k.ImagesChanged()
 		after(2 * time.Second)
 		h.want(k, "d", "com.d")
@@ -169,7 +169,7 @@ func TestReadOnce(t *testing.T) {
 			}
 		}
 		h.want(k, "a", "com.a com.aa")
-		if p, err := k.Packages("d"); err != nil || !p.PackedAPEX || !p.Names["com.d"] {
+		if p, err := k.Packages("d"); err != nil || !p.UnreadAPEX || !p.Names["com.d"] {
 			t.Errorf("d in the next life: %+v, %v", p, err)
 		}
 		if h.most != atOnce {

@@ -60,6 +60,7 @@ func walk(t *testing.T, fs *ext4.FS, number uint32, path string, into map[string
 			t.Fatalf("%s: %v", path, err)
 		}
 		d.Size, d.Content = in.Size, fmt.Sprintf("%x", sum.Sum(nil))
+		readAnywhere(t, fs, in, path)
 	case ext4.KindSymlink:
 		if d.Target, err = fs.Symlink(in); err != nil {
 			t.Fatalf("%s: %v", path, err)
@@ -77,6 +78,39 @@ func walk(t *testing.T, fs *ext4.FS, number uint32, path string, into map[string
 	}
 	if path != "" {
 		into[path] = d
+	}
+}
+
+// readAnywhere compares reads of an open file, of any length at any place, with its content.
+func readAnywhere(t *testing.T, fs *ext4.FS, in ext4.Inode, path string) {
+	t.Helper()
+	var content bytes.Buffer
+	if in.Size > 1<<24 {
+		return // a hole for the most part
+	}
+	if err := fs.Copy(&content, in); err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	f, err := fs.Open(in)
+	if err != nil || f.Size() != in.Size {
+		t.Fatalf("open %s: %v", path, err)
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	whole := bytes.NewReader(content.Bytes())
+	for i := range 50 {
+		off, n := rnd.Int64N(in.Size+10), rnd.IntN(20000)
+		if i == 0 {
+			off, n = 0, int(in.Size)
+		}
+		want, got := make([]byte, n), make([]byte, n)
+		wantN, wantErr := whole.ReadAt(want, off)
+		gotN, gotErr := f.ReadAt(got, off)
+		if gotN != wantN || gotErr != wantErr || !bytes.Equal(got[:gotN], want[:wantN]) {
+			t.Fatalf("%s: %d bytes at %d: read %d, %v; want %d, %v, and the same content", path, n, off, gotN, gotErr, wantN, wantErr)
+		}
+	}
+	if _, err := f.ReadAt(make([]byte, 1), -1); !errdefs.IsInvalidArgument(err) {
+		t.Errorf("%s: read at -1: %v", path, err)
 	}
 }
 
@@ -390,6 +424,15 @@ func FuzzImage(f *testing.F) {
 			}
 			if err == nil && in.Kind == ext4.KindFile {
 				err = fs.Copy(&bounded{1 << 20}, in)
+				if file, opened := fs.Open(in); opened == nil {
+					for _, at := range []int64{0, int64(len(change)), in.Size - 100} {
+						if _, fail := file.ReadAt(make([]byte, 5000), max(at, 0)); fail != nil && fail != io.EOF && !errdefs.IsInvalidArgument(fail) {
+							t.Error(fail)
+						}
+					}
+				} else if err == nil {
+					err = opened
+				}
 			}
 			if err == nil && in.Kind == ext4.KindSymlink {
 				_, err = fs.Symlink(in)

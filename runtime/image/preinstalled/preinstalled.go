@@ -3,15 +3,16 @@
 // # Where it looks
 //
 // Where Android's package manager does when it starts (InitAppsHelper, ScanPartition and PackagePartitions of Android 12 to 15): in app, priv-app
-// and overlay of each partition and of each flattened APEX, both the APKs that lie there and those in directories there; and APKs in
+// and overlay of each partition and of each APEX, both the APKs that lie there and those in directories there; and APKs in
 // /system/framework. The partitions are /system, /vendor, /odm, /oem, /product and /system_ext, or directories of /system where an image has
-// them there. An APEX that is packed, a file, holds a file system of its own and is not read: Packages.PackedAPEX tells that there are some.
+// them there. An APEX is flattened, a directory, or packed, a file that holds a file system of its own, and may be compressed once more: all are
+// read, where that file system is ext4. Packages.UnreadAPEX tells that there are others.
 //
 // # What an image cannot do
 //
 // An image may be hostile. Links are followed inside it only, as its guest would; only regular files are opened; at most 65536 directory entries and
-// 8192 APKs are looked at, and of an APK what apk.ReadName bounds. What exceeds that is an error, for then the answer would not be whole. An APK that cannot
-// be read brings no package, as for Android, and is logged.
+// 8192 APKs are looked at, those in packed APEXes among them, of an APEX 512 MiB when it is unpacked, and of an APK what apk.ReadName bounds. Too many files
+// are an error, for then the answer would not be whole. An APK that cannot be read brings no package, as for Android, and is logged.
 //
 // Nothing is kept between calls, which may be made at the same time.
 package preinstalled
@@ -34,14 +35,14 @@ import (
 )
 
 // Revision changes when the same image may give another answer than before: what an earlier revision has read is to be read again.
-const Revision = 1
+const Revision = 2
 
 // Packages are those that came with an image.
 type Packages struct {
 	// Names has them.
 	Names map[string]bool
-	// PackedAPEX is whether the image has packed APEX files, whose packages are not in Names.
-	PackedAPEX bool
+	// UnreadAPEX is whether the image has packed APEXes that could not be read, whose packages are not in Names.
+	UnreadAPEX bool
 }
 
 // bounds are how much is looked at.
@@ -130,7 +131,7 @@ func (s *scan) apex(name string, dir bool) error {
 		return s.apps(name)
 	}
 	if ext := path.Ext(name); ext == ".apex" || ext == ".capex" {
-		s.found.PackedAPEX = true
+		return s.packed(name)
 	}
 	return nil
 }
@@ -148,8 +149,8 @@ func (s *scan) file(name string, dir bool) error {
 	if dir || !strings.HasSuffix(name, ".apk") {
 		return nil
 	}
-	if s.apks++; s.apks > s.most.apks {
-		return fmt.Errorf("it has more than %d APKs: %w", s.most.apks, errdefs.ErrInvalidArgument)
+	if err := s.countAPK(); err != nil {
+		return err
 	}
 	f, err := s.open(name)
 	if err != nil || f == nil {
@@ -160,7 +161,12 @@ func (s *scan) file(name string, dir bool) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	pkg, err := apk.ReadName(f, info.Size())
+	return s.add(name, f, info.Size())
+}
+
+// add adds the package of an APK.
+func (s *scan) add(name string, r io.ReaderAt, size int64) error {
+	pkg, err := apk.ReadName(r, size)
 	switch {
 	case errdefs.IsInvalidArgument(err):
 		s.logger.Warn("an APK of an image cannot be read, and brings no package", "file", name, "error", err)
@@ -169,6 +175,28 @@ func (s *scan) file(name string, dir bool) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	s.found.Names[pkg] = true
+	return nil
+}
+
+// errExceeds marks what is more than any image may have.
+var errExceeds = fmt.Errorf("more than is looked at: %w", errdefs.ErrInvalidArgument)
+
+// count counts an entry of a directory, and gives up when it is time to.
+func (s *scan) count() error {
+	if err := s.halted(); err != nil {
+		return err
+	}
+	if s.entries++; s.entries > s.most.entries {
+		return fmt.Errorf("it has more than %d files and directories where packages are: %w", s.most.entries, errExceeds)
+	}
+	return nil
+}
+
+// countAPK counts an APK.
+func (s *scan) countAPK() error {
+	if s.apks++; s.apks > s.most.apks {
+		return fmt.Errorf("it has more than %d APKs: %w", s.most.apks, errExceeds)
+	}
 	return nil
 }
 
@@ -197,11 +225,8 @@ func (s *scan) each(dir string, show func(name string, dir bool) error) error {
 
 // entry shows one entry of a directory.
 func (s *scan) entry(name string, show func(name string, dir bool) error) error {
-	if err := s.halted(); err != nil {
+	if err := s.count(); err != nil {
 		return err
-	}
-	if s.entries++; s.entries > s.most.entries {
-		return fmt.Errorf("it has more than %d files and directories where packages are: %w", s.most.entries, errdefs.ErrInvalidArgument)
 	}
 	fd, kind, err := s.name(name)
 	if err != nil || fd < 0 {
