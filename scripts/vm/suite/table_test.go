@@ -38,7 +38,7 @@ func slow(limit time.Duration) []vm.Option { return []vm.Option{vm.Timeout(limit
 // table has every package with tests that is not elsewhere.
 var table = []entry{
 	{Suite: vm.Suite{Package: "agent/access"}},
-	{Suite: vm.Suite{Package: "agent/api"}},
+	{Suite: vm.Suite{Package: "agent/api", Options: files("netpolicy/datapath/bpf/layout.h")}},
 	{Suite: vm.Suite{Package: "agent/app"}},
 	{Suite: vm.Suite{Package: "agent/applist"}},
 	{Suite: vm.Suite{Package: "agent/cli", Options: files("docs/cli.md"), Skipped: append(
