@@ -136,10 +136,12 @@ func TestAppListFirstBoot(t *testing.T) {
 	h, _ := newNetHost(t)
 	kernel := h.enforcement()
 	h.ctl("applist", "put", "work", "--allow")
-	h.ctl("create", "p1", "--image", "phonehost.dev/testphone:latest", "--memory", "256MiB", "--data", "128MiB", "--app-list", "work")
+	h.ctl("create", "p1", "--image", "phonehost.dev/testphone:latest", "--memory", "256MiB", "--data", "128MiB", "--app-list", "work",
+		"--property", "debug.testphone.boot=3s")
 	h.ctl("on", "p1", "--no-wait")
 	h.waitFor("the guest's first process", func() bool { return h.show("p1").InitPID != 0 })
-	guest, early := h.show("p1").InitPID, h.show("p1").Status == "PHONE_STATUS_STARTING"
+	p := h.show("p1")
+	guest, early := p.InitPID, p.Status == "PHONE_STATUS_STARTING"
 	h.killAgent()
 	h.startAgent()
 	h.waitStatus("p1", "PHONE_STATUS_RUNNING")

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/phonehost/phonehost/scripts/testphone/paint"
 	"github.com/phonehost/phonehost/scripts/testphone/property"
@@ -18,6 +19,9 @@ import (
 
 // SceneProperty chooses the scene, one of paint.Scenes; empty means motion.
 const SceneProperty = "debug.testphone.scene"
+
+// BootProperty makes the boot last longer, by a duration such as "3s" after the first frame.
+const BootProperty = "debug.testphone.boot"
 
 // Config is what Run needs.
 type Config struct {
@@ -71,8 +75,23 @@ func Run(ctx context.Context, cfg Config) error {
 	return endOf(ctx, err)
 }
 
-// BootCompleted says that the phone has booted.
+// BootCompleted says that the phone has booted, later if BootProperty says so.
 func BootCompleted(ctx context.Context, c *property.Client) error {
+	text, err := c.Get(ctx, BootProperty)
+	if err != nil {
+		return err
+	}
+	if text != "" {
+		longer, err := time.ParseDuration(text)
+		if err != nil {
+			return fmt.Errorf("%s: %w", BootProperty, err)
+		}
+		select {
+		case <-time.After(longer):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 	return errors.Join(c.Set(ctx, "dev.bootcomplete", "1"), c.Set(ctx, "sys.boot_completed", "1"))
 }
 
