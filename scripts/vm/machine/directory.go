@@ -138,6 +138,9 @@ func (d *directory) remove() error {
 	defer d.lock.Close()
 	if d.own {
 		unlock, err := alone(filepath.Dir(d.path))
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // all directories were removed
+		}
 		if err != nil {
 			return err
 		}
