@@ -65,7 +65,7 @@ func names(t *testing.T, s *Store, digest string) []string {
 	t.Helper()
 	var found preinstalled.Packages
 	err := s.Files(t.Context(), digest, func(root *os.File) (err error) {
-		found, err = preinstalled.Read(t.Context(), root, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		found, err = preinstalled.Read(t.Context(), root, preinstalled.Spool{Dir: t.TempDir()}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 		return err
 	})
 	if err != nil {

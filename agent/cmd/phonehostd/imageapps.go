@@ -22,7 +22,8 @@ func (a *agent) openImageApps() (err error) {
 // readImageApps reads the packages of an image from its files.
 func (a *agent) readImageApps(ctx context.Context, digest string) (found preinstalled.Packages, err error) {
 	err = a.images.Files(ctx, digest, func(root *os.File) (err error) {
-		found, err = preinstalled.Read(ctx, root, a.logger.With("image_digest", digest))
+		unpack := preinstalled.Spool{Dir: a.cfg.StateDir, Room: a.phones.CheckDisk}
+		found, err = preinstalled.Read(ctx, root, unpack, a.logger.With("image_digest", digest))
 		return err
 	})
 	return found, err

@@ -48,9 +48,6 @@ const chunk = 1 << 18
 
 // each calls fn with the content of an inode in order, size bytes in all. What fn gets is valid only within it.
 func (f *FS) each(in Inode, size int64, fn func([]byte) error) error {
-	if uint64(size) > 1<<32*uint64(f.block) {
-		return invalid("inode %d has a size of %d", in.Number, size)
-	}
 	buf := make([]byte, max(chunk, f.block))
 	left := size
 	feed := func(start uint64, count uint64) error {
@@ -76,9 +73,6 @@ func (f *FS) each(in Inode, size int64, fn func([]byte) error) error {
 		if err != nil {
 			return err
 		}
-		if r.at < next || r.start != 0 && (r.start >= f.blocks || r.count > f.blocks-r.start) {
-			return invalid("inode %d has its block %d at %d of %d", in.Number, r.at, r.start, f.blocks)
-		}
 		if err := feed(0, r.at-next); err != nil {
 			return err
 		}
@@ -92,8 +86,27 @@ func (f *FS) each(in Inode, size int64, fn func([]byte) error) error {
 	return feed(0, (uint64(left)+uint64(f.block)-1)/uint64(f.block))
 }
 
-// runs goes through where an inode's blocks lie, in order.
+// runs goes through where an inode's blocks lie, in order and within the image.
 func (f *FS) runs(in Inode) iter.Seq2[run, error] {
+	return func(yield func(run, error) bool) {
+		if uint64(in.Size) > 1<<32*uint64(f.block) {
+			yield(run{}, invalid("inode %d has a size of %d", in.Number, in.Size))
+			return
+		}
+		next := uint64(0)
+		for r, err := range f.rawRuns(in) {
+			if err == nil && (r.at < next || r.start != 0 && (r.start >= f.blocks || r.count > f.blocks-r.start)) {
+				err = invalid("inode %d has its block %d at %d of %d", in.Number, r.at, r.start, f.blocks)
+			}
+			if next = r.at + r.count; !yield(r, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// rawRuns is runs as the image has them.
+func (f *FS) rawRuns(in Inode) iter.Seq2[run, error] {
 	return func(yield func(run, error) bool) {
 		if in.flags&flagExtents != 0 {
 			f.extents(in, in.data[:], maxDepth+1, yield)

@@ -21,25 +21,18 @@ func (f *FS) Open(in Inode) (*File, error) {
 	if in.Kind != KindFile {
 		return nil, invalid("inode %d is no regular file", in.Number)
 	}
-	if uint64(in.Size) > 1<<32*uint64(f.block) {
-		return nil, invalid("inode %d has a size of %d", in.Number, in.Size)
-	}
 	file := &File{fs: f, size: in.Size}
-	next := uint64(0)
 	for r, err := range f.runs(in) {
 		switch {
 		case err != nil:
 			return nil, err
-		case r.at < next || r.start != 0 && (r.start >= f.blocks || r.count > f.blocks-r.start):
-			return nil, invalid("inode %d has its block %d at %d of %d", in.Number, r.at, r.start, f.blocks)
 		case len(file.runs) == maxRuns:
 			return nil, invalid("inode %d lies in more than %d pieces", in.Number, maxRuns)
 		}
-		next = r.at + r.count
 		if r.start != 0 {
 			file.add(r)
 		}
-		if int64(next)*f.block >= in.Size {
+		if int64(r.at+r.count)*f.block >= in.Size {
 			break
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/phonehost/phonehost/runtime/image/ext4"
+	"github.com/phonehost/phonehost/runtime/image/spool"
 )
 
 // The files of an APEX that matter here (AOSP, system/apex/docs/README.md): the file system, which is stored and not compressed so that it can be
@@ -25,23 +26,14 @@ const (
 const (
 	// maxDirectory is how many bytes of an APEX are read to find its files; it has a dozen.
 	maxDirectory = 1 << 20
-	// maxUnpacked is the greatest size in bytes of an APEX that was compressed; the largest of Android 15, ART's, has some 60 MB.
-	maxUnpacked = 512 << 20
+	// maxUnpacked is how many bytes all compressed APEXes of an image may have when they are unpacked; the largest of Android 15, ART's, has some 60 MB.
+	maxUnpacked = 1 << 30
 )
 
 // packed looks at a packed APEX, a file. One whose file system cannot be read is noted, and logged: an image is not wrong for having what this
 // package does not know.
 func (s *scan) packed(name string) error {
-	f, err := s.open(name)
-	if err != nil || f == nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	err = s.archive(name, f, info.Size(), false)
+	err := s.look(name, func(f *os.File, size int64) error { return s.archive(name, f, size, false) })
 	if errdefs.IsInvalidArgument(err) && !errors.Is(err, errExceeds) {
 		s.logger.Warn("a packed APEX of an image cannot be read; which packages it brings is not known", "file", name, "error", err)
 		s.found.UnreadAPEX = true
@@ -68,12 +60,12 @@ func (s *scan) archive(name string, r io.ReaderAt, size int64, unpacked bool) er
 
 // compressed looks at the APEX in a compressed one. It is unpacked into a file that has no name.
 func (s *scan) compressed(name string, inner *zip.File) error {
-	spool, err := os.CreateTemp("", "apex-*")
-	if err != nil {
-		return fmt.Errorf("unpack %s: %w", name, err)
+	file, err := spool.New(s.spool.Dir, s.spool.Room)
+	if err == nil {
+		defer file.Close()
+		err = file.Ask()
 	}
-	defer spool.Close()
-	if err := os.Remove(spool.Name()); err != nil {
+	if err != nil {
 		return fmt.Errorf("unpack %s: %w", name, err)
 	}
 	r, err := inner.Open()
@@ -81,8 +73,9 @@ func (s *scan) compressed(name string, inner *zip.File) error {
 		return notAZip(err)
 	}
 	defer r.Close()
-	out := &spooled{w: spool}
-	n, err := io.Copy(out, io.LimitReader(haltable{r, s.halted}, maxUnpacked+1))
+	out, room := &spooled{w: file}, s.most.unpacked-s.unpacked
+	n, err := io.Copy(out, io.LimitReader(haltable{r, s.halted}, room+1))
+	s.unpacked = min(s.unpacked+n, s.most.unpacked)
 	switch halted := s.halted(); {
 	case halted != nil:
 		return halted
@@ -90,10 +83,10 @@ func (s *scan) compressed(name string, inner *zip.File) error {
 		return fmt.Errorf("unpack %s: %w", name, out.err)
 	case err != nil:
 		return notAZip(err)
-	case n > maxUnpacked:
-		return fmt.Errorf("it has more than %d bytes when unpacked: %w", int64(maxUnpacked), errdefs.ErrInvalidArgument)
+	case n > room:
+		return fmt.Errorf("the compressed APEXes of the image have more than %d bytes when unpacked: %w", s.most.unpacked, errdefs.ErrInvalidArgument)
 	}
-	return s.archive(name, spool, n, true)
+	return s.archive(name, file, n, true)
 }
 
 // spooled tells errors of writing from those of what is written.

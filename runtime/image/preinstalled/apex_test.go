@@ -134,6 +134,40 @@ func TestHostileAPEX(t *testing.T) {
 	}
 }
 
+// TestUnpacking has compressed APEXes share what may be unpacked, ends the reading when the disk has no room, and leaves nothing behind.
+func TestUnpacking(t *testing.T) {
+	i := newImage(t)
+	one := apex(t, i.payload(map[string]string{"app/A/A.apk": "com.a"}, nil))
+	for _, name := range []string{"a", "b"} {
+		i.write("system/apex/"+name+".capex", archive(t, entry{compressedName, one, zip.Deflate}))
+	}
+	root, err := os.Open(i.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close()
+	dir, logger, size := t.TempDir(), slog.New(slog.DiscardHandler), int64(len(one))
+	for _, test := range []struct {
+		most   int64
+		unread bool
+	}{{2 * size, false}, {2*size - 1, true}} {
+		found, err := read(t.Context(), root, Spool{Dir: dir}, logger, bounds{entries: 100, apks: 10, unpacked: test.most})
+		if err != nil || !found.Names["com.a"] || found.UnreadAPEX != test.unread {
+			t.Errorf("%d bytes may be unpacked: %+v, %v; unread %t is wanted", test.most, found, err, test.unread)
+		}
+	}
+	full := errors.New("no room")
+	if _, err := Read(t.Context(), root, Spool{Dir: dir, Room: func() error { return full }}, logger); !errors.Is(err, full) {
+		t.Errorf("on a full disk: %v", err)
+	}
+	if _, err := Read(t.Context(), root, Spool{Dir: filepath.Join(dir, "none")}, logger); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without the directory: %v", err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // TestAPEXWithinTheBounds counts what is in packed APEXes like all else.
 func TestAPEXWithinTheBounds(t *testing.T) {
 	i := newImage(t)
@@ -142,15 +176,15 @@ func TestAPEXWithinTheBounds(t *testing.T) {
 		most bounds
 		want string
 	}{
-		"entries": {bounds{entries: 4, apks: 10}, "more than 4 files"},
-		"APKs":    {bounds{entries: 100, apks: 1}, "more than 1 APKs"},
+		"entries": {bounds{entries: 4, apks: 10, unpacked: maxUnpacked}, "more than 4 files"},
+		"APKs":    {bounds{entries: 100, apks: 1, unpacked: maxUnpacked}, "more than 1 APKs"},
 	} {
 		root, err := os.Open(i.dir)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer root.Close()
-		if _, err := read(t.Context(), root, slog.New(slog.DiscardHandler), test.most); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.want) {
+		if _, err := read(t.Context(), root, Spool{Dir: t.TempDir()}, slog.New(slog.DiscardHandler), test.most); !errdefs.IsInvalidArgument(err) || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v, want %q", name, err, test.want)
 		}
 	}

@@ -11,7 +11,7 @@
 // # What an image cannot do
 //
 // An image may be hostile. Links are followed inside it only, as its guest would; only regular files are opened; at most 65536 directory entries and
-// 8192 APKs are looked at, those in packed APEXes among them, of an APEX 512 MiB when it is unpacked, and of an APK what apk.ReadName bounds. Too many files
+// 8192 APKs are looked at, those in packed APEXes among them, of compressed APEXes 1 GiB when they are unpacked, and of an APK what apk.ReadName bounds. Too many files
 // are an error, for then the answer would not be whole. An APK that cannot be read brings no package, as for Android, and is logged.
 //
 // Nothing is kept between calls, which may be made at the same time.
@@ -46,10 +46,13 @@ type Packages struct {
 }
 
 // bounds are how much is looked at.
-type bounds struct{ entries, apks int }
+type bounds struct {
+	entries, apks int
+	unpacked      int64 // bytes of compressed APEXes
+}
 
 // most is more than any Android has, which is some hundreds.
-var most = bounds{entries: 1 << 16, apks: 1 << 13}
+var most = bounds{entries: 1 << 16, apks: 1 << 13, unpacked: maxUnpacked}
 
 // atOnce is how many entries of a directory are in memory.
 const atOnce = 256
@@ -63,14 +66,22 @@ var partitions = []string{
 // appDirs are where a partition has its packages, and an APEX.
 var appDirs = []string{"app", "priv-app", "overlay"}
 
-// Read reads the packages of an image from its root directory, which nobody changes meanwhile. Errors: ErrInvalidArgument of errdefs for an
-// image that exceeds the bounds; the context's; what the file system says.
-func Read(ctx context.Context, root *os.File, logger *slog.Logger) (Packages, error) {
-	return read(ctx, root, logger, most)
+// Spool is where compressed APEXes are unpacked, one at a time, while they are looked at.
+type Spool struct {
+	// Dir is a directory on a disk. What is there has no name, and nothing stays behind.
+	Dir string
+	// Room is asked before each and as it grows; its error ends the reading. It may be nil.
+	Room func() error
 }
 
-func read(ctx context.Context, root *os.File, logger *slog.Logger, most bounds) (Packages, error) {
-	s := &scan{most: most, halted: ctx.Err, root: root, logger: logger, found: Packages{Names: map[string]bool{}}, seen: map[[2]uint64]bool{}}
+// Read reads the packages of an image from its root directory, which nobody changes meanwhile. Errors: ErrInvalidArgument of errdefs for an
+// image that exceeds the bounds; the context's and Room's; what the file system says.
+func Read(ctx context.Context, root *os.File, unpack Spool, logger *slog.Logger) (Packages, error) {
+	return read(ctx, root, unpack, logger, most)
+}
+
+func read(ctx context.Context, root *os.File, unpack Spool, logger *slog.Logger, most bounds) (Packages, error) {
+	s := &scan{most: most, halted: ctx.Err, root: root, spool: unpack, logger: logger, found: Packages{Names: map[string]bool{}}, seen: map[[2]uint64]bool{}}
 	for _, partition := range partitions {
 		if err := s.partition(partition); err != nil {
 			return Packages{}, fmt.Errorf("packages of the image: %w", err)
@@ -87,10 +98,12 @@ type scan struct {
 	most          bounds
 	halted        func() error // tells when to give up
 	root          *os.File
+	spool         Spool
 	logger        *slog.Logger
 	found         Packages
 	seen          map[[2]uint64]bool // partitions, by device and inode: one may be a link to another
 	entries, apks int                // so far
+	unpacked      int64              // so far
 }
 
 // partition looks at a partition, unless that has been done by another name.
@@ -152,6 +165,11 @@ func (s *scan) file(name string, dir bool) error {
 	if err := s.countAPK(); err != nil {
 		return err
 	}
+	return s.look(name, func(f *os.File, size int64) error { return s.add(name, f, size) })
+}
+
+// look opens a file of the image to be looked at.
+func (s *scan) look(name string, at func(f *os.File, size int64) error) error {
 	f, err := s.open(name)
 	if err != nil || f == nil {
 		return err
@@ -161,7 +179,7 @@ func (s *scan) file(name string, dir bool) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
-	return s.add(name, f, info.Size())
+	return at(f, info.Size())
 }
 
 // add adds the package of an APK.

@@ -78,7 +78,7 @@ func (i *image) read(ctx context.Context) (Packages, string, error) {
 	}
 	defer root.Close()
 	var log bytes.Buffer
-	found, err := Read(ctx, root, slog.New(slog.NewTextHandler(&log, nil)))
+	found, err := Read(ctx, root, Spool{Dir: i.t.TempDir()}, slog.New(slog.NewTextHandler(&log, nil)))
 	return found, log.String(), err
 }
 
@@ -212,8 +212,8 @@ func TestBounds(t *testing.T) {
 	for _, tt := range []struct {
 		bounds
 		refused string
-	}{{bounds{5, 2}, ""}, {bounds{4, 2}, "more than 4 files and directories"}, {bounds{5, 1}, "more than 1 APKs"}} {
-		found, err := read(t.Context(), root, slog.New(slog.DiscardHandler), tt.bounds)
+	}{{bounds{5, 2, 0}, ""}, {bounds{4, 2, 0}, "more than 4 files and directories"}, {bounds{5, 1, 0}, "more than 1 APKs"}} {
+		found, err := read(t.Context(), root, Spool{Dir: t.TempDir()}, slog.New(slog.DiscardHandler), tt.bounds)
 		if tt.refused == "" && (err != nil || len(found.Names) != 2) {
 			t.Errorf("%+v: %v, %v", tt.bounds, found, err)
 		}

@@ -8,10 +8,9 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/phonehost/phonehost/runtime/image/ext4"
 	"github.com/phonehost/phonehost/runtime/image/sparse"
+	"github.com/phonehost/phonehost/runtime/image/spool"
 )
 
 // MaxImage bounds an image, in bytes of its file system.
@@ -36,7 +35,7 @@ func (f *File) Close() error { return f.f.Close() }
 // is written and after each 16 MiB, and ends it with an error. An error of r or room comes back as it is; one that is the image's fault
 // says what the image is instead.
 func Spool(dir, name string, r io.Reader, room func() error) (_ *File, err error) {
-	f, err := nameless(dir)
+	f, err := spool.New(dir, room)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
@@ -52,35 +51,22 @@ func Spool(dir, name string, r io.Reader, room func() error) (_ *File, err error
 	}
 	head = head[:n]
 	all := io.MultiReader(bytes.NewReader(head), r)
-	target := &roomy{f: f, room: room}
-	if err := target.ask(); err != nil {
+	if err := f.Ask(); err != nil {
 		return nil, err
 	}
 	var size int64
 	switch {
 	case isSparse(head):
-		size, err = sparse.Expand(target, all, MaxImage)
+		size, err = sparse.Expand(f, all, MaxImage)
 	case isExt4(head):
-		size, err = copyRaw(target, all)
+		size, err = copyRaw(f, all)
 	default:
 		err = invalid("want an ext4 image, raw or sparse, but this is %s", identify(head))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &File{f: f, size: size}, nil
-}
-
-// nameless makes a file without a name, or, where the file system knows no such files, takes its name away at once.
-func nameless(dir string) (*os.File, error) {
-	if fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o600); err == nil {
-		return os.NewFile(uintptr(fd), dir+"/(an image)"), nil
-	}
-	f, err := os.CreateTemp(dir, ".import-*")
-	if err != nil {
-		return nil, err
-	}
-	return f, errors.Join(os.Remove(f.Name()))
+	return &File{f: f.File, size: size}, nil
 }
 
 // copyRaw copies an image as it is, but for pages of zeros.
@@ -102,35 +88,6 @@ func copyRaw(w sparse.Target, r io.Reader) (size int64, err error) {
 			return size, w.Truncate(size)
 		}
 	}
-}
-
-// roomy is a file that asks for room as it grows.
-type roomy struct {
-	f     *os.File
-	room  func() error
-	since int64 // bytes written since it asked
-}
-
-// roomEvery is how many bytes are written between two questions.
-const roomEvery = 16 << 20
-
-func (w *roomy) WriteAt(p []byte, off int64) (int, error) {
-	if w.since += int64(len(p)); w.since >= roomEvery {
-		if err := w.ask(); err != nil {
-			return 0, err
-		}
-	}
-	return w.f.WriteAt(p, off)
-}
-
-func (w *roomy) Truncate(size int64) error { return w.f.Truncate(size) }
-
-func (w *roomy) ask() error {
-	w.since = 0
-	if w.room == nil {
-		return nil
-	}
-	return w.room()
 }
 
 // headBytes is as much of a file as identify looks at.
